@@ -1,0 +1,6 @@
+//! The decisions: who owns a flow, what goes to which account, what a user may still have.
+//!
+//! Nothing here does IO, reads a clock or is asynchronous, and nothing here can fail: the time is an
+//! argument, input comes as events, output as effects that the daemon carries out.
+
+pub mod event;

@@ -1,0 +1,15 @@
+//! boxmeter: meters and limits each user of a stock sing-box server, in the kernel.
+//!
+//! Data flows from `kernel` and `source` through `core` to `ledger`; `daemon` wires them together
+//! and answers the API, whose contract is the crate `boxmeter-web`; `cli` is a client of that API.
+
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod doctor;
+pub mod kernel;
+pub mod ledger;
+pub mod singbox;
+pub mod source;
+pub mod units;

@@ -1,0 +1,3 @@
+//! The program `boxmeter`: see `boxmeter --help`.
+
+fn main() {}
