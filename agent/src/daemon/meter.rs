@@ -1,0 +1,398 @@
+//! The meter: carries the kernel's news and sing-box's sightings to the core, and the core's effects
+//! to the kernel.
+//!
+//! Owns the kernel, the attributor and the accounts; decides nothing itself. Everything here runs on
+//! one task, so that nothing needs a lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use boxmeter_common::{
+    command::{self, Command},
+    flow::{FLOW_CLOSING, FLOW_OLD, Flow, FlowKey},
+};
+
+use crate::{
+    clock,
+    core::{
+        account::{Accounts, Anomaly, SlotsFull},
+        attribute::{Attributor, Effect, FlowView, InboundInfo},
+        event::{Counters, FlowId, FlowSeen, InboundIndex, Now, Slot, SourceEvent, UserId},
+        snapshot::Publisher,
+    },
+    kernel::{Kernel, KernelError, KernelEvent, flow_seen},
+};
+
+/// Peers walked per tick: 100,000 peers are walked within ten ticks, at about 3 ms each.
+const PEERS_PER_TICK: usize = 10_000;
+
+/// A UDP peer without an owner is forgotten after this silence: probes and spoofed addresses must
+/// not fill the table.
+const PEER_IDLE_UNOWNED_NS: u64 = 60_000_000_000;
+
+/// As sing-box's own default for UDP sessions.
+const PEER_IDLE_OWNED_NS: u64 = 300_000_000_000;
+
+/// From marking a peer to forgetting it; no program run lasts nearly as long.
+const PEER_FORGET_NS: u64 = 200_000_000;
+
+/// A complete walk over all sockets repairs lost events and settles what idle flows have pending.
+const WALK_EVERY_NS: u64 = 10_000_000_000;
+
+/// What the kernel needs to write a new account: the meter that budgets are measured on.
+pub struct Meter {
+    pub kernel: Kernel,
+    pub attributor: Attributor,
+    pub accounts: Accounts,
+    pub publisher: Publisher,
+    /// `boxmeter_common::user::METER_*`.
+    billed_meter: u32,
+    /// Where UDP flows are, to end one by its id.
+    peers: HashMap<FlowId, FlowKey>,
+    peers_cursor: Option<Vec<u8>>,
+    forget: VecDeque<(u64, FlowId, FlowKey)>,
+    commands: Vec<Command>,
+    reported: BTreeMap<(UserId, InboundIndex), [u64; 2]>,
+    generations: HashMap<Slot, u32>,
+    next_walk_ns: u64,
+    walk_wanted: bool,
+}
+
+/// One reading of all accounts.
+pub struct Tick {
+    pub rows: Vec<crate::core::account::Row>,
+    pub anomalies: Vec<Anomaly>,
+}
+
+impl Meter {
+    /// Takes over whatever the kernel's maps have: accounts, users and live flows.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn new(kernel: Kernel, billed_meter: u32) -> Result<Self, KernelError> {
+        let mut accounts = Accounts::default();
+        for (slot, user) in kernel.users() {
+            accounts.adopt_user(slot, user);
+        }
+        for (slot, account) in kernel.accounts() {
+            if let Some(user) = account.user {
+                accounts.adopt(slot, user, account.inbound);
+            }
+        }
+        Ok(Meter {
+            kernel,
+            attributor: Attributor::default(),
+            accounts,
+            publisher: Publisher::default(),
+            billed_meter,
+            peers: HashMap::new(),
+            peers_cursor: None,
+            forget: VecDeque::new(),
+            commands: Vec::new(),
+            reported: BTreeMap::new(),
+            generations: HashMap::new(),
+            next_walk_ns: 0,
+            walk_wanted: false,
+        })
+    }
+
+    pub fn set_inbounds(&mut self, inbounds: &[InboundInfo]) {
+        self.accounts.set_inbounds(inbounds.iter().map(|inbound| inbound.index));
+        self.attributor.set_inbounds(inbounds);
+    }
+
+    pub fn set_users(&mut self, names: BTreeMap<Arc<str>, UserId>) -> Result<(), KernelError> {
+        self.attributor.set_users(names, clock::now());
+        self.carry_out()
+    }
+
+    /// Reads what the kernel has to say. To be called before each batch of sightings.
+    ///
+    /// # Errors
+    /// When the kernel refuses a command.
+    pub fn kernel_events(&mut self) -> Result<Vec<KernelEvent>, KernelError> {
+        let mut others = Vec::new();
+        for event in self.kernel.events() {
+            match event {
+                KernelEvent::Opened(seen, key) => self.opened(seen, key),
+                KernelEvent::Closed { seen, key, at_ns } => {
+                    self.opened(seen, key);
+                    self.attributor.flow_closed(seen.id, at_ns, clock::now());
+                }
+                KernelEvent::Lost => self.walk_wanted = true,
+                other => others.push(other),
+            }
+        }
+        if self.walk_wanted {
+            self.walk_sockets()?;
+        }
+        self.carry_out()?;
+        Ok(others)
+    }
+
+    fn opened(&mut self, seen: FlowSeen, key: FlowKey) {
+        if key.network == boxmeter_common::UDP {
+            self.peers.insert(seen.id, key);
+        }
+        let owner = seen.owner.and_then(|slot| self.accounts.user_of(slot));
+        self.attributor.flow_seen(seen, owner, clock::now());
+    }
+
+    /// # Errors
+    /// As [`Meter::kernel_events`].
+    pub fn source_event(&mut self, event: SourceEvent) -> Result<(), KernelError> {
+        let now = clock::now();
+        match event {
+            SourceEvent::Connected { source, replay: true } => self.attributor.replay_begins(source, now),
+            SourceEvent::Connected { replay: false, .. } | SourceEvent::Disconnected { .. } => {}
+            SourceEvent::Sighting(sighting) => self.attributor.sighting(sighting, now),
+            SourceEvent::Ended { source, connection, totals } => {
+                self.attributor.ended(source, &connection, totals, now);
+            }
+            SourceEvent::Lost { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Carries out everything that the core wants done.
+    ///
+    /// # Errors
+    /// When the kernel refuses a command; what it did not work off is tried again with the next call.
+    pub fn carry_out(&mut self) -> Result<(), KernelError> {
+        while let Some(effect) = self.attributor.poll_effect() {
+            match effect {
+                Effect::Own { flow, user, .. } => self.own(&flow, user)?,
+                Effect::Shared { flow, .. } => self.by_id(command::OP_SHARED, flow),
+                Effect::Handover { flow } => self.close_peer(flow, u64::MAX),
+                Effect::Expire { flow } => self.by_id(command::OP_EXPIRE, flow),
+                Effect::Reported { user, inbound, bytes } => {
+                    let sum = self.reported.entry((user, inbound)).or_default();
+                    for direction in 0..2 {
+                        sum[direction] = sum[direction].saturating_add(bytes[direction]);
+                    }
+                }
+            }
+        }
+        self.run()
+    }
+
+    fn own(&mut self, flow: &FlowSeen, user: UserId) -> Result<(), KernelError> {
+        let slot = match self.account(user, flow.inbound)? {
+            Ok(slot) => slot,
+            Err(full) => {
+                // Its bytes stay unattributed; nothing is lost, and people see why.
+                self.publisher.degrade("kernel", full.to_string(), clock::now());
+                return Ok(());
+            }
+        };
+        let key = crate::kernel::flow_key(flow);
+        self.commands.push(Command { op: command::OP_OWN, slot: slot.0, id: flow.id.0, key, ..Command::default() });
+        Ok(())
+    }
+
+    /// The account slot of a pair, written to the kernel before any flow gets it.
+    fn account(&mut self, user: UserId, inbound: InboundIndex) -> Result<Result<Slot, SlotsFull>, KernelError> {
+        let user_slot = match self.accounts.user_slot_for(user) {
+            Ok(given) => given,
+            Err(full) => return Ok(Err(full)),
+        };
+        if user_slot.new {
+            self.kernel.write_user(user_slot.slot, user, self.billed_meter)?;
+        }
+        let given = match self.accounts.slot_for(user, inbound) {
+            Ok(given) => given,
+            Err(full) => return Ok(Err(full)),
+        };
+        if given.new {
+            self.kernel.write_account(given.slot, user_slot.slot, user, inbound)?;
+        }
+        Ok(Ok(given.slot))
+    }
+
+    fn by_id(&mut self, op: u32, flow: FlowId) {
+        let key = self.peers.get(&flow).copied().unwrap_or_default();
+        self.commands.push(Command { op, id: flow.0, key, ..Command::default() });
+    }
+
+    fn close_peer(&mut self, flow: FlowId, before_ns: u64) {
+        if let Some(&key) = self.peers.get(&flow) {
+            self.commands.push(Command {
+                op: command::OP_CLOSE_PEER,
+                id: flow.0,
+                key,
+                before_ns,
+                ..Command::default()
+            });
+        }
+    }
+
+    fn run(&mut self) -> Result<(), KernelError> {
+        if self.commands.is_empty() {
+            return Ok(());
+        }
+        let mut commands = std::mem::take(&mut self.commands);
+        let done = self.kernel.run(&mut commands);
+        if done.is_err() {
+            // Each command may be repeated: a move that was made leaves nothing to move.
+            self.commands = commands;
+            return done;
+        }
+        let now = clock::now();
+        for command in commands {
+            self.done(&command, now);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, command: &Command, now: Now) {
+        let id = FlowId(command.id);
+        match (command.op, command.result) {
+            (command::OP_CLOSE_PEER, command::RESULT_LIVE) => {
+                self.attributor.flow_closed(id, now.mono_ns, now);
+                self.forget.push_back((now.mono_ns + PEER_FORGET_NS, id, command.key));
+            }
+            (command::OP_FORGET_PEER, _) => {
+                self.peers.remove(&id);
+            }
+            (command::OP_OWN, command::RESULT_FULL) => {
+                let reason = "more owners were told than flows picked up; they are told again".to_owned();
+                self.publisher.degrade("kernel", reason, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// One tick: walks, ends idle peers, reads all accounts.
+    ///
+    /// # Errors
+    /// When a map cannot be read; the counters stay in the kernel and come with a later tick.
+    pub fn tick(&mut self) -> Result<Tick, KernelError> {
+        let now = clock::now();
+        if now.mono_ns >= self.next_walk_ns {
+            self.walk_sockets()?;
+            self.take_closed()?;
+            self.next_walk_ns = now.mono_ns + WALK_EVERY_NS;
+        }
+        self.walk_peers(now)?;
+        self.attributor.tick(now);
+        self.carry_out()?;
+        Ok(self.read())
+    }
+
+    /// Settles what idle sockets still have pending and reads all accounts: for an answer that is to
+    /// include everything up to now.
+    ///
+    /// # Errors
+    /// As [`Meter::tick`].
+    pub fn read_now(&mut self) -> Result<Tick, KernelError> {
+        self.walk_sockets()?;
+        self.carry_out()?;
+        Ok(self.read())
+    }
+
+    fn read(&mut self) -> Tick {
+        let now = clock::now();
+        let mut readings: Vec<(Slot, Counters)> = Vec::new();
+        for (slot, account) in self.kernel.accounts() {
+            self.generations.insert(slot, account.generation);
+            readings.push((slot, account.counters));
+        }
+        let reading = self.accounts.read(&readings, now);
+        Tick { rows: reading.rows, anomalies: reading.anomalies }
+    }
+
+    pub fn generation(&self, slot: Slot) -> u32 {
+        self.generations.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// Takes the bytes that sing-box reported for traffic outside the watched sockets.
+    pub fn take_reported(&mut self) -> BTreeMap<(UserId, InboundIndex), [u64; 2]> {
+        std::mem::take(&mut self.reported)
+    }
+
+    fn walk_sockets(&mut self) -> Result<(), KernelError> {
+        self.walk_wanted = false;
+        let began_ns = clock::mono_ns();
+        let flows = self.kernel.walk_sockets()?;
+        let mut open: BTreeSet<FlowId> = self.peers.keys().copied().collect();
+        for flow in &flows {
+            open.insert(FlowId(flow.id));
+            self.found(flow);
+        }
+        self.attributor.reconcile_walk(&open, began_ns, clock::now());
+        Ok(())
+    }
+
+    fn found(&mut self, flow: &Flow) {
+        if let Some(mut seen) = flow_seen(flow) {
+            if flow.flags & FLOW_OLD != 0 {
+                seen.opened_ns = 0;
+            }
+            self.opened(seen, flow.key);
+        }
+    }
+
+    /// Ended flows that wait for an owner: all of them, whether or not their events arrived.
+    fn take_closed(&mut self) -> Result<(), KernelError> {
+        for flow in self.kernel.closed()? {
+            self.found(&flow);
+            self.attributor.flow_closed(FlowId(flow.id), flow.last_ns, clock::now());
+        }
+        Ok(())
+    }
+
+    fn walk_peers(&mut self, now: Now) -> Result<(), KernelError> {
+        while self.forget.front().is_some_and(|&(due, _, _)| due <= now.mono_ns) {
+            if let Some((_, id, key)) = self.forget.pop_front() {
+                self.commands.push(Command { op: command::OP_FORGET_PEER, id: id.0, key, ..Command::default() });
+            }
+        }
+        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor.take(), PEERS_PER_TICK)?;
+        self.peers_cursor = cursor;
+        for flow in &flows {
+            let id = FlowId(flow.id);
+            if flow.flags & FLOW_CLOSING != 0 {
+                if !self.forget.iter().any(|&(_, other, _)| other == id) {
+                    self.forget.push_back((now.mono_ns + PEER_FORGET_NS, id, flow.key));
+                }
+                continue;
+            }
+            self.found(flow);
+            let idle = if flow.owner == 0 { PEER_IDLE_UNOWNED_NS } else { PEER_IDLE_OWNED_NS };
+            if flow.last_ns.saturating_add(idle) < now.mono_ns {
+                self.close_peer(id, now.mono_ns - idle);
+            }
+        }
+        self.run()
+    }
+
+    /// The open flows with their payload so far, for people.
+    ///
+    /// # Errors
+    /// As [`Meter::tick`].
+    pub fn flows(&mut self) -> Result<Vec<(FlowView, Flow)>, KernelError> {
+        let mut found: HashMap<FlowId, Flow> = HashMap::new();
+        for flow in self.kernel.walk_sockets()? {
+            self.found(&flow);
+            found.insert(FlowId(flow.id), flow);
+        }
+        let mut cursor = None;
+        loop {
+            let (flows, next) = self.kernel.walk_peers(cursor, PEERS_PER_TICK)?;
+            for flow in flows {
+                if flow.flags & FLOW_CLOSING == 0 {
+                    self.found(&flow);
+                    found.insert(FlowId(flow.id), flow);
+                }
+            }
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        self.carry_out()?;
+        Ok(self.attributor.flows().filter_map(|view| Some((view, *found.get(&view.id)?))).collect())
+    }
+}
