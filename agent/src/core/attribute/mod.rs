@@ -422,6 +422,8 @@ impl Attributor {
             self.recheck(number, now);
         }
         while let Some(number) = self.waiters.pop_aged(now.mono_ns) {
+            // Only so many are looked at when a flow opens: here is the last chance.
+            self.recheck(number, now);
             let Some(waiting) = self.waiters.remove(number) else { continue };
             match self.users.by_name(&waiting.user) {
                 Some(_) => self.counters.sightings_unmatched += 1,
