@@ -240,6 +240,7 @@ impl Attributor {
             shared_with: None,
             connection: 0,
             by: None,
+            weak: false,
             owned_elsewhere: flow.owner.is_some() && owner.is_none(),
             handed_over: false,
         };

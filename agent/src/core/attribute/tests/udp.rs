@@ -113,7 +113,8 @@ fn reported_totals_count_each_byte_once() {
         closed,
         ..sighting(id, MIXED, PEER, "alice", created_ms)
     };
-    let reported = |up, down| vec![Effect::Reported { user: user("alice"), inbound: MIXED, bytes: [up, down] }];
+    let reported =
+        |up, down| vec![Effect::Reported { user: user("alice"), inbound: MIXED, bytes: [up, down] }];
     assert_eq!(world.sights(totals("a", 10, 100, 5, false), 20), reported(100, 5));
     assert_eq!(world.sights(totals("a", 10, 100, 5, false), 30), []);
     assert_eq!(world.sights(totals("a", 10, 90, 7, false), 40), reported(0, 2), "never back");
