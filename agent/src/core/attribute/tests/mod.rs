@@ -1,0 +1,1 @@
+//! Tables, scenarios and properties of attribution.
