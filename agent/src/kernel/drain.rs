@@ -56,9 +56,14 @@ fn owner_slot(owner: u32) -> Option<Slot> {
 }
 
 /// The reading end of the ring buffer. Readable (poll, epoll) when there is news.
-#[derive(Debug)]
 pub struct Events {
     ring: RingBuf<MapData>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
 }
 
 impl AsRawFd for Events {

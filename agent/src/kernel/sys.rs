@@ -178,14 +178,11 @@ fn found(result: io::Result<i64>) -> io::Result<bool> {
 /// All keys of a small map.
 pub fn keys<K: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
     let mut keys: Vec<K> = Vec::new();
-    let mut next = K::default();
     loop {
-        let mut attr = Elem::new(map, &next, std::ptr::from_mut(&mut next) as u64);
-        if let Some(last) = keys.last() {
-            attr.key = std::ptr::from_ref(last) as u64;
-        } else {
-            attr.key = 0;
-        }
+        let mut next = K::default();
+        let after = keys.last().map_or(0, |last| std::ptr::from_ref(last) as u64);
+        let value = std::ptr::from_mut(&mut next) as u64;
+        let mut attr = Elem { map: map.as_raw_fd() as u32, pad: 0, key: after, value, flags: 0 };
         if !found(call(MAP_GET_NEXT_KEY, &mut attr))? {
             return Ok(keys);
         }
