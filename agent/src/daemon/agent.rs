@@ -27,8 +27,8 @@ use super::{
 };
 use crate::{
     clock,
-    core::event::SourceEvent,
-    kernel::{EventsFd, KernelError, KernelEvent},
+    core::{account::UserSlot, event::SourceEvent},
+    kernel::{Events, KernelError, KernelEvent},
     ledger::{CommitError, Committed, NewEvent},
 };
 
@@ -43,6 +43,7 @@ type Flushed = oneshot::Sender<Result<(), String>>;
 
 pub struct Agent {
     pub meter: Meter,
+    pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxy: Proxy,
     pub pictures: PictureSender,
@@ -63,17 +64,25 @@ pub enum End {
 }
 
 impl Agent {
+    /// Takes over what lives in the kernel, reads sing-box's configuration and starts the source.
+    ///
+    /// # Errors
+    /// When the kernel's maps cannot be read.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        self.look_at_proxy().await?;
+        self.on_tick()?;
+        Ok(())
+    }
+
     /// Runs until it is told to end.
     ///
     /// # Errors
     /// When the kernel's maps cannot be read any more.
     pub async fn run(
         &mut self,
-        events_fd: EventsFd,
         mut questions: mpsc::Receiver<Question>,
         mut end: impl Future<Output = ()> + Unpin,
     ) -> anyhow::Result<End> {
-        let kernel_news = AsyncFd::with_interest(events_fd, tokio::io::Interest::READABLE)?;
         let mut ticks = tokio::time::interval(self.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(Duration::from_secs(1));
@@ -81,7 +90,7 @@ impl Agent {
         loop {
             tokio::select! {
                 biased;
-                ready = kernel_news.readable() => {
+                ready = self.news.readable_mut() => {
                     ready?.clear_ready();
                     self.kernel_news()?;
                 }
@@ -100,13 +109,13 @@ impl Agent {
     }
 
     fn kernel_news(&mut self) -> Result<(), KernelError> {
-        for event in self.meter.kernel_events()? {
+        for event in self.meter.kernel_events(self.news.get_mut())? {
             let (kind, slot) = match event {
-                KernelEvent::Warned { slot, .. } => ("quota_warned", slot),
-                KernelEvent::Cut { slot, .. } => ("quota_cut", slot),
-                KernelEvent::Opened(..) | KernelEvent::Closed { .. } | KernelEvent::Lost => continue,
+                KernelEvent::Warned { user, .. } => ("quota_warned", user),
+                KernelEvent::Cut { user, .. } => ("quota_cut", user),
+                KernelEvent::Opened(_) | KernelEvent::Closed { .. } => continue,
             };
-            let user = self.meter.accounts.user_in(slot);
+            let user = self.meter.accounts.user_in(UserSlot(slot.0));
             self.event(kind, user, serde_json::json!({}));
         }
         Ok(())
@@ -166,11 +175,11 @@ impl Agent {
     }
 
     fn kernel_status(&self) -> KernelStatus {
-        let cost = self.meter.kernel.ns_per_packet();
+        let cost = self.meter.kernel.ns_per_packet().map(|ns| (ns > 0).then_some(ns));
         KernelStatus {
             attached: true,
             epoch: uuid::Uuid::from_bytes(self.meter.kernel.epoch()).simple().to_string(),
-            ns_per_packet: NsPerPacket { ingress: cost.ingress, egress: cost.egress },
+            ns_per_packet: NsPerPacket { ingress: cost[0], egress: cost[1] },
             counters: self
                 .meter
                 .kernel
@@ -183,7 +192,7 @@ impl Agent {
 
     fn on_tick(&mut self) -> Result<(), KernelError> {
         let tick = self.meter.tick()?;
-        self.commits.take(tick, &self.meter);
+        self.commits.take(tick);
         self.start_commit();
         self.publish();
         Ok(())
@@ -195,7 +204,7 @@ impl Agent {
             return;
         }
         match self.meter.read_now() {
-            Ok(tick) => self.commits.take(tick, &self.meter),
+            Ok(tick) => self.commits.take(tick),
             Err(error) => tracing::warn!("reading the counters: {error}"),
         }
         self.start_commit();
@@ -207,7 +216,7 @@ impl Agent {
         }
         self.flush_running.append(&mut self.flush_waiting);
         let events = self.events.drain(..).collect();
-        self.commits.start(self.meter.kernel.epoch(), self.meter.kernel.watched(), events, clock::now());
+        self.commits.start(self.meter.kernel.epoch(), self.meter.watched(), events, clock::now());
     }
 
     fn committed(&mut self, done: Result<Committed, (CommitError, Vec<NewEvent>)>) {

@@ -24,7 +24,7 @@ use crate::{
         event::{Counters, Network, Now, OwnerBy, UserId},
         snapshot::Degraded,
     },
-    kernel::AuditReading,
+    kernel::Audit as AuditReading,
     ledger::{By, EventRecord, QueryError, Reader, UsageAnswer, UsageQuery, UserRecord},
 };
 
@@ -258,37 +258,34 @@ pub fn event(record: &EventRecord, zone: &TimeZone) -> Event {
     }
 }
 
+/// `unattributed` includes flows whose owner is not known yet. `watched` is shown as of the moment of
+/// the sums, which lies between its two readings.
 pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
-    let (users, unattributed) = (traffic(reading.users), traffic(reading.unattributed));
-    let mut difference = 0;
-    let mut width = 0;
-    let mut watched = Counters::default();
-    let sides = [
-        (&reading.before.payload, &reading.after.payload, &reading.users.payload, &reading.unattributed.payload),
-        (&reading.before.wire, &reading.after.wire, &reading.users.wire, &reading.unattributed.wire),
+    let users = traffic(reading.users);
+    let unattributed = traffic(reading.unattributed).plus(&traffic(reading.pending));
+    let (before, after) = (traffic(reading.watched_before), traffic(reading.watched_after));
+    let sums = users.plus(&unattributed);
+    let between = |field: fn(&Traffic) -> u64| field(&sums).clamp(field(&before), field(&after).max(field(&before)));
+    let width = |field: fn(&Traffic) -> u64| field(&after).saturating_sub(field(&before));
+    let fields: [fn(&Traffic) -> u64; 4] = [
+        |t| t.upload_payload_bytes,
+        |t| t.download_payload_bytes,
+        |t| t.upload_wire_bytes,
+        |t| t.download_wire_bytes,
     ];
-    for (meter, (before, after, users, unattributed)) in sides.into_iter().enumerate() {
-        for direction in [UPLOAD, DOWNLOAD] {
-            let sum = users[direction].saturating_add(unattributed[direction]);
-            let (low, high) = (before[direction], after[direction]);
-            difference = difference.max(low.saturating_sub(sum)).max(sum.saturating_sub(high));
-            width = width.max(high.saturating_sub(low));
-            let shown = sum.clamp(low, high.max(low));
-            if meter == 0 {
-                watched.payload[direction] = shown;
-            } else {
-                watched.wire[direction] = shown;
-            }
-        }
-    }
     Audit {
         schema: Schema,
-        watched: traffic(watched),
+        watched: Traffic {
+            upload_payload_bytes: between(fields[0]),
+            download_payload_bytes: between(fields[1]),
+            upload_wire_bytes: between(fields[2]),
+            download_wire_bytes: between(fields[3]),
+        },
         users,
         unattributed,
-        difference_bytes: difference,
-        width_bytes: width,
-        width_us: reading.width_ns / 1_000,
+        difference_bytes: reading.difference_bytes(),
+        width_bytes: fields.into_iter().map(width).max().unwrap_or(0),
+        width_us: reading.after_ns.saturating_sub(reading.before_ns) / 1_000,
         from: None,
         to: None,
         as_of: Some(as_of),

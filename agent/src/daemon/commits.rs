@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::meter::{Meter, Tick};
+use super::meter::Tick;
 use crate::{
     core::{
         account::{self, Anomaly},
@@ -14,20 +14,14 @@ use crate::{
 pub struct Commits {
     pub ledger: Ledger,
     /// Rows that the ledger does not have yet: the newest reading of each slot.
-    waiting: BTreeMap<Slot, Waiting>,
+    waiting: BTreeMap<Slot, account::Row>,
     inbounds: BTreeMap<InboundIndex, InboundNo>,
     running: Option<Running>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Waiting {
-    row: account::Row,
-    generation: u32,
-}
-
 struct Running {
     reply: Reply<Committed>,
-    rows: Vec<Waiting>,
+    rows: Vec<account::Row>,
     events: Vec<NewEvent>,
 }
 
@@ -50,7 +44,7 @@ impl Commits {
         self.running.is_some()
     }
 
-    pub fn take(&mut self, tick: Tick, meter: &Meter) {
+    pub fn take(&mut self, tick: Tick) {
         for anomaly in &tick.anomalies {
             match anomaly {
                 Anomaly::CountersFell { slot, .. } => {
@@ -62,7 +56,7 @@ impl Commits {
             }
         }
         for row in tick.rows {
-            self.waiting.insert(row.slot, Waiting { row, generation: meter.generation(row.slot) });
+            self.waiting.insert(row.slot, row);
         }
     }
 
@@ -75,17 +69,18 @@ impl Commits {
     ) {
         // A row whose inbound the ledger does not know yet waits until it does.
         let known = self.waiting.values().filter_map(|waiting| {
-            let inbound = *self.inbounds.get(&waiting.row.owner.inbound)?;
+            let inbound = *self.inbounds.get(&waiting.owner.inbound)?;
             let row = Row {
-                slot: waiting.row.slot.0,
-                generation: waiting.generation,
-                user: waiting.row.owner.user,
+                slot: waiting.slot.0,
+                // Slots are never given to another pair within an epoch.
+                generation: 0,
+                user: waiting.owner.user,
                 inbound,
-                total: waiting.row.counters,
+                total: waiting.counters,
             };
             Some((*waiting, row))
         });
-        let (rows, ledger_rows): (Vec<Waiting>, Vec<Row>) = known.unzip();
+        let (rows, ledger_rows): (Vec<account::Row>, Vec<Row>) = known.unzip();
         let watched = watched
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
@@ -104,7 +99,7 @@ impl Commits {
         match result {
             Ok(committed) => {
                 for written in running.rows {
-                    let slot = written.row.slot;
+                    let slot = written.slot;
                     if self.waiting.get(&slot) == Some(&written) {
                         self.waiting.remove(&slot);
                     }

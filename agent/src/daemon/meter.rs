@@ -17,16 +17,16 @@ use boxmeter_common::{
 use crate::{
     clock,
     core::{
-        account::{Accounts, Anomaly, SlotsFull},
+        account::{Accounts, Anomaly, UserSlot},
         attribute::{Attributor, Effect, FlowView, InboundInfo},
         event::{Counters, FlowId, FlowSeen, InboundIndex, Now, Slot, SourceEvent, UserId},
         snapshot::Publisher,
     },
-    kernel::{Kernel, KernelError, KernelEvent, flow_seen},
+    kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor, seen},
 };
 
 /// Peers walked per tick: 100,000 peers are walked within ten ticks, at about 3 ms each.
-const PEERS_PER_TICK: usize = 10_000;
+const PEERS_PER_TICK: u32 = 10_000;
 
 /// A UDP peer without an owner is forgotten after this silence: probes and spoofed addresses must
 /// not fill the table.
@@ -41,7 +41,7 @@ const PEER_FORGET_NS: u64 = 200_000_000;
 /// A complete walk over all sockets repairs lost events and settles what idle flows have pending.
 const WALK_EVERY_NS: u64 = 10_000_000_000;
 
-/// What the kernel needs to write a new account: the meter that budgets are measured on.
+/// See the module.
 pub struct Meter {
     pub kernel: Kernel,
     pub attributor: Attributor,
@@ -51,13 +51,12 @@ pub struct Meter {
     billed_meter: u32,
     /// Where UDP flows are, to end one by its id.
     peers: HashMap<FlowId, FlowKey>,
-    peers_cursor: Option<Vec<u8>>,
+    peers_cursor: PeerCursor,
     forget: VecDeque<(u64, FlowId, FlowKey)>,
     commands: Vec<Command>,
     reported: BTreeMap<(UserId, InboundIndex), [u64; 2]>,
-    generations: HashMap<Slot, u32>,
+    events_lost: u64,
     next_walk_ns: u64,
-    walk_wanted: bool,
 }
 
 /// One reading of all accounts.
@@ -73,12 +72,12 @@ impl Meter {
     /// When the maps cannot be read.
     pub fn new(kernel: Kernel, billed_meter: u32) -> Result<Self, KernelError> {
         let mut accounts = Accounts::default();
-        for (slot, user) in kernel.users() {
-            accounts.adopt_user(slot, user);
+        for user in kernel.users() {
+            accounts.adopt_user(UserSlot(user.slot.0), user.user);
         }
-        for (slot, account) in kernel.accounts() {
+        for account in kernel.accounts() {
             if let Some(user) = account.user {
-                accounts.adopt(slot, user, account.inbound);
+                accounts.adopt(account.slot, user, account.inbound);
             }
         }
         Ok(Meter {
@@ -88,18 +87,18 @@ impl Meter {
             publisher: Publisher::default(),
             billed_meter,
             peers: HashMap::new(),
-            peers_cursor: None,
+            peers_cursor: PeerCursor::default(),
             forget: VecDeque::new(),
             commands: Vec::new(),
             reported: BTreeMap::new(),
-            generations: HashMap::new(),
+            events_lost: 0,
             next_walk_ns: 0,
-            walk_wanted: false,
         })
     }
 
-    pub fn set_inbounds(&mut self, inbounds: &[InboundInfo]) {
-        self.accounts.set_inbounds(inbounds.iter().map(|inbound| inbound.index));
+    /// `known`: every inbound of this epoch, watched now or earlier.
+    pub fn set_inbounds(&mut self, inbounds: &[InboundInfo], known: Vec<InboundIndex>) {
+        self.accounts.set_inbounds(known);
         self.attributor.set_inbounds(inbounds);
     }
 
@@ -112,21 +111,27 @@ impl Meter {
     ///
     /// # Errors
     /// When the kernel refuses a command.
-    pub fn kernel_events(&mut self) -> Result<Vec<KernelEvent>, KernelError> {
+    pub fn kernel_events(&mut self, events: &mut Events) -> Result<Vec<KernelEvent>, KernelError> {
         let mut others = Vec::new();
-        for event in self.kernel.events() {
+        while let Some(event) = events.poll() {
             match event {
-                KernelEvent::Opened(seen, key) => self.opened(seen, key),
-                KernelEvent::Closed { seen, key, at_ns } => {
-                    self.opened(seen, key);
-                    self.attributor.flow_closed(seen.id, at_ns, clock::now());
+                KernelEvent::Opened(flow) => {
+                    let key = crate::kernel::key(&flow);
+                    self.opened(flow, key);
                 }
-                KernelEvent::Lost => self.walk_wanted = true,
+                KernelEvent::Closed { flow, at_ns, .. } => {
+                    let key = crate::kernel::key(&flow);
+                    self.opened(flow, key);
+                    self.attributor.flow_closed(flow.id, at_ns, clock::now());
+                }
                 other => others.push(other),
             }
         }
-        if self.walk_wanted {
+        let lost = self.kernel.stat(boxmeter_common::stats::Stat::EventsFull);
+        if lost != self.events_lost {
+            self.events_lost = lost;
             self.walk_sockets()?;
+            self.take_closed()?;
         }
         self.carry_out()?;
         Ok(others)
@@ -179,36 +184,22 @@ impl Meter {
     }
 
     fn own(&mut self, flow: &FlowSeen, user: UserId) -> Result<(), KernelError> {
-        let slot = match self.account(user, flow.inbound)? {
+        let slot = match self.kernel.allocate_account(user, flow.inbound, self.billed_meter) {
             Ok(slot) => slot,
-            Err(full) => {
+            Err(full @ KernelError::Full { .. }) => {
                 // Its bytes stay unattributed; nothing is lost, and people see why.
                 self.publisher.degrade("kernel", full.to_string(), clock::now());
                 return Ok(());
             }
+            Err(error) => return Err(error),
         };
-        let key = crate::kernel::flow_key(flow);
+        self.accounts.adopt(slot, user, flow.inbound);
+        if let Some(user_slot) = self.kernel.user_slot(user) {
+            self.accounts.adopt_user(UserSlot(user_slot.0), user);
+        }
+        let key = crate::kernel::key(flow);
         self.commands.push(Command { op: command::OP_OWN, slot: slot.0, id: flow.id.0, key, ..Command::default() });
         Ok(())
-    }
-
-    /// The account slot of a pair, written to the kernel before any flow gets it.
-    fn account(&mut self, user: UserId, inbound: InboundIndex) -> Result<Result<Slot, SlotsFull>, KernelError> {
-        let user_slot = match self.accounts.user_slot_for(user) {
-            Ok(given) => given,
-            Err(full) => return Ok(Err(full)),
-        };
-        if user_slot.new {
-            self.kernel.write_user(user_slot.slot, user, self.billed_meter)?;
-        }
-        let given = match self.accounts.slot_for(user, inbound) {
-            Ok(given) => given,
-            Err(full) => return Ok(Err(full)),
-        };
-        if given.new {
-            self.kernel.write_account(given.slot, user_slot.slot, user, inbound)?;
-        }
-        Ok(Ok(given.slot))
     }
 
     fn by_id(&mut self, op: u32, flow: FlowId) {
@@ -294,17 +285,10 @@ impl Meter {
 
     fn read(&mut self) -> Tick {
         let now = clock::now();
-        let mut readings: Vec<(Slot, Counters)> = Vec::new();
-        for (slot, account) in self.kernel.accounts() {
-            self.generations.insert(slot, account.generation);
-            readings.push((slot, account.counters));
-        }
+        let readings: Vec<(Slot, Counters)> =
+            self.kernel.accounts().map(|account| (account.slot, account.counters)).collect();
         let reading = self.accounts.read(&readings, now);
         Tick { rows: reading.rows, anomalies: reading.anomalies }
-    }
-
-    pub fn generation(&self, slot: Slot) -> u32 {
-        self.generations.get(&slot).copied().unwrap_or_default()
     }
 
     /// Takes the bytes that sing-box reported for traffic outside the watched sockets.
@@ -312,8 +296,13 @@ impl Meter {
         std::mem::take(&mut self.reported)
     }
 
+    /// Everything seen of each inbound, owned or not.
+    pub fn watched(&self) -> Vec<(InboundIndex, Counters)> {
+        let inbounds = self.kernel.inbounds().into_iter();
+        inbounds.map(|inbound| (inbound.index, self.kernel.watched(inbound.index).counters)).collect()
+    }
+
     fn walk_sockets(&mut self) -> Result<(), KernelError> {
-        self.walk_wanted = false;
         let began_ns = clock::mono_ns();
         let flows = self.kernel.walk_sockets()?;
         let mut open: BTreeSet<FlowId> = self.peers.keys().copied().collect();
@@ -326,12 +315,11 @@ impl Meter {
     }
 
     fn found(&mut self, flow: &Flow) {
-        if let Some(mut seen) = flow_seen(flow) {
-            if flow.flags & FLOW_OLD != 0 {
-                seen.opened_ns = 0;
-            }
-            self.opened(seen, flow.key);
+        let mut flow_seen = seen(flow);
+        if flow.flags & FLOW_OLD != 0 {
+            flow_seen.opened_ns = 0;
         }
+        self.opened(flow_seen, flow.key);
     }
 
     /// Ended flows that wait for an owner: all of them, whether or not their events arrived.
@@ -344,13 +332,13 @@ impl Meter {
     }
 
     fn walk_peers(&mut self, now: Now) -> Result<(), KernelError> {
-        while self.forget.front().is_some_and(|&(due, _, _)| due <= now.mono_ns) {
+        while self.forget.front().is_some_and(|&(due, ..)| due <= now.mono_ns) {
             if let Some((_, id, key)) = self.forget.pop_front() {
                 self.commands.push(Command { op: command::OP_FORGET_PEER, id: id.0, key, ..Command::default() });
             }
         }
-        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor.take(), PEERS_PER_TICK)?;
-        self.peers_cursor = cursor;
+        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, PEERS_PER_TICK)?;
+        self.peers_cursor = cursor.unwrap_or_default();
         for flow in &flows {
             let id = FlowId(flow.id);
             if flow.flags & FLOW_CLOSING != 0 {
@@ -378,9 +366,9 @@ impl Meter {
             self.found(&flow);
             found.insert(FlowId(flow.id), flow);
         }
-        let mut cursor = None;
-        loop {
-            let (flows, next) = self.kernel.walk_peers(cursor, PEERS_PER_TICK)?;
+        let mut cursor = Some(PeerCursor::default());
+        while let Some(at) = cursor {
+            let (flows, next) = self.kernel.walk_peers(at, PEERS_PER_TICK)?;
             for flow in flows {
                 if flow.flags & FLOW_CLOSING == 0 {
                     self.found(&flow);
@@ -388,9 +376,6 @@ impl Meter {
                 }
             }
             cursor = next;
-            if cursor.is_none() {
-                break;
-            }
         }
         self.carry_out()?;
         Ok(self.attributor.flows().filter_map(|view| Some((view, *found.get(&view.id)?))).collect())

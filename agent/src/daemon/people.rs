@@ -31,11 +31,11 @@ pub fn watched(config: &SingboxConfig) -> impl Iterator<Item = (&Inbound, u16)> 
 }
 
 /// One entry per inbound and network.
-pub fn ports(config: &SingboxConfig, netns_cookie: u64) -> Vec<WatchPort> {
+pub fn ports(config: &SingboxConfig, netns: u64) -> Vec<WatchPort> {
     let mut ports = Vec::new();
     for (inbound, port) in watched(config) {
         for network in inbound.transports.networks() {
-            ports.push(WatchPort { netns_cookie, port, network, tag: Arc::clone(&inbound.tag) });
+            ports.push(WatchPort { netns, port, network, tag: inbound.tag.to_string() });
         }
     }
     ports

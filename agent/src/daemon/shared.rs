@@ -13,7 +13,7 @@ use crate::{
         event::{Counters, InboundIndex, UserId},
         snapshot::Snapshot,
     },
-    kernel::AuditReading,
+    kernel::Audit,
     ledger::{InboundRecord, UserRecord},
 };
 
@@ -27,7 +27,7 @@ pub enum Question {
     /// The open flows.
     Flows(oneshot::Sender<Result<Vec<(FlowView, Flow)>, String>>),
     /// The kernel's sums between two readings of the watched totals.
-    Audit(oneshot::Sender<Result<AuditReading, String>>),
+    Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
     /// Commit, then remove programs and maps and end.
