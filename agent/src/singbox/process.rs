@@ -1,0 +1,1 @@
+//! Finds the sing-box process that uses a configuration.
