@@ -31,7 +31,9 @@ pub enum ConfigError {
     Invalid { path: PathBuf, detail: String },
     #[error("unknown key `{key}` in {path}{}", hint(.nearest))]
     UnknownKey { path: PathBuf, key: String, nearest: Option<String> },
-    #[error("`[fleet]` in {path} is reserved for metering over many machines, which this version cannot; remove it")]
+    #[error(
+        "`[fleet]` in {path} is reserved for metering over many machines, which this version cannot; remove it"
+    )]
     Fleet { path: PathBuf },
     #[error("`{key}` in {path}: {detail}")]
     Value { path: PathBuf, key: &'static str, detail: String },
@@ -242,7 +244,9 @@ impl Config {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(file) {
             Ok(text) => Config::parse(&text, file),
-            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Config::default())
+            }
             Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
         }
     }
@@ -286,9 +290,11 @@ impl Config {
         if self.singbox.config.is_empty() {
             return Err(("singbox.config", "names no file; leave it out for /etc/sing-box".to_owned()));
         }
-        for (key, path) in
-            [("kernel.pins", &self.kernel.pins), ("ledger.path", &self.ledger.path), ("api.socket", &self.api.socket)]
-        {
+        for (key, path) in [
+            ("kernel.pins", &self.kernel.pins),
+            ("ledger.path", &self.ledger.path),
+            ("api.socket", &self.api.socket),
+        ] {
             if !path.is_absolute() {
                 return Err((key, "must be an absolute path".to_owned()));
             }
@@ -301,7 +307,10 @@ impl Config {
         }
         let public = &self.panel.public_listen;
         if !public.is_empty() && public.parse::<SocketAddr>().is_err() {
-            return Err(("panel.public_listen", "must be an address and a port, as \"0.0.0.0:8791\"".to_owned()));
+            return Err((
+                "panel.public_listen",
+                "must be an address and a port, as \"0.0.0.0:8791\"".to_owned(),
+            ));
         }
         self.zone().map(drop).map_err(|error| {
             ("billing.time_zone", format!("{error}; use an IANA name as \"Asia/Shanghai\", or \"local\""))
@@ -332,7 +341,11 @@ fn check_keys(table: &toml::Table, path: &Path) -> Result<(), ConfigError> {
 /// The known key with the fewest edits, if it is near enough to have been meant.
 fn nearest_of<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
     let limit = 1 + key.chars().count() / 3;
-    known.map(|name| (edits(key, name), name)).filter(|(edits, _)| *edits <= limit).min().map(|(_, name)| name.clone())
+    known
+        .map(|name| (edits(key, name), name))
+        .filter(|(edits, _)| *edits <= limit)
+        .min()
+        .map(|(_, name)| name.clone())
 }
 
 /// Insertions, deletions and replacements that make one of the other (Levenshtein).
@@ -380,7 +393,9 @@ impl<'de> Deserialize<'de> for Reload {
             Some(("command", command)) if !command.trim().is_empty() => {
                 Ok(Reload::Command(command.trim().to_owned()))
             }
-            _ => Err(de::Error::custom("expected \"auto\", \"systemd:UNIT\", \"signal\", \"command:…\" or \"never\"")),
+            _ => Err(de::Error::custom(
+                "expected \"auto\", \"systemd:UNIT\", \"signal\", \"command:…\" or \"never\"",
+            )),
         }
     }
 }
@@ -418,7 +433,9 @@ mod duration {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| de::Error::custom("expected a duration as \"500ms\", \"1s\", \"10m\", \"2h\" or \"1d\""))
+        parse(&text).ok_or_else(|| {
+            de::Error::custom("expected a duration as \"500ms\", \"1s\", \"10m\", \"2h\" or \"1d\"")
+        })
     }
 
     pub(super) fn parse(text: &str) -> Option<Duration> {

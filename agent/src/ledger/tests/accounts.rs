@@ -23,7 +23,10 @@ fn a_name_that_comes_back_is_another_user() {
     assert_eq!(all.rows.iter().map(|row| row.usage.payload[0]).collect::<Vec<_>>(), [101, 0, 0]);
     assert_eq!(all.rows.iter().map(|row| row.tombstoned).collect::<Vec<_>>(), [true, false, false]);
     let kinds: Vec<_> = rig.reader().events(Some(user(&rig, 0)), None, None, 10).unwrap();
-    assert_eq!(kinds.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["user_adopted", "user_vanished"]);
+    assert_eq!(
+        kinds.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(),
+        ["user_adopted", "user_vanished"]
+    );
 }
 
 #[test]
@@ -59,7 +62,11 @@ fn usage_belongs_to_the_account_in_force() {
     let answer = rig.reader().usage(&ask(By::Period, "UTC", turn + 60_000)).unwrap();
     assert_eq!(
         shown(&answer),
-        ["alice 11-24T10:00 11-24T10:01 100", "alice 11-24T10:01 11-24T10:01 30", "alice 11-24T10:01 11-24T10:02 1"]
+        [
+            "alice 11-24T10:00 11-24T10:01 100",
+            "alice 11-24T10:01 11-24T10:01 30",
+            "alice 11-24T10:01 11-24T10:02 1"
+        ]
     );
     assert_eq!(rig.checked_sum(), 131);
     assert_eq!(rig.reader().last_traffic().unwrap()[&alice], turn + 2000);

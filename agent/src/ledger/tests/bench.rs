@@ -69,7 +69,11 @@ fn tick_of_ten_thousand_users() {
     assert_eq!(reader.usage(&query).unwrap().rows.len(), USERS);
     println!("totals of all users: {:?}", began.elapsed());
     let began = Instant::now();
-    let query = UsageQuery { user: Some("user77".to_owned()), from_ms: Some(start_ms()), ..ask(By::Minute, "UTC", start_ms() + 400_000) };
+    let query = UsageQuery {
+        user: Some("user77".to_owned()),
+        from_ms: Some(start_ms()),
+        ..ask(By::Minute, "UTC", start_ms() + 400_000)
+    };
     reader.usage(&query).unwrap();
     println!("one user by minute: {:?}", began.elapsed());
 }

@@ -41,7 +41,8 @@ fn truth(n: u64) -> u64 {
 #[test]
 #[ignore = "run by killed_at_random_points in a process of its own"]
 fn committing_child() {
-    let (Some(path), Ok(from)) = (std::env::var_os("BOXMETER_TEST_LEDGER"), std::env::var("BOXMETER_TEST_FROM"))
+    let (Some(path), Ok(from)) =
+        (std::env::var_os("BOXMETER_TEST_LEDGER"), std::env::var("BOXMETER_TEST_FROM"))
     else {
         return;
     };
@@ -104,5 +105,6 @@ fn killed_at_random_points() {
 
 fn sums_of(has: u64) -> [i64; 4] {
     let counters = counters(has);
-    [counters.payload[0], counters.payload[1], counters.wire[0], counters.wire[1]].map(|n| i64::try_from(n).unwrap())
+    [counters.payload[0], counters.payload[1], counters.wire[0], counters.wire[1]]
+        .map(|n| i64::try_from(n).unwrap())
 }

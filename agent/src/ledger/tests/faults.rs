@@ -21,7 +21,13 @@ impl Tmpfs {
     fn new(size: &str) -> Option<Tmpfs> {
         let directory = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
-        match mount(Some("boxmeter-test"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str())) {
+        match mount(
+            Some("boxmeter-test"),
+            directory.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        ) {
             Ok(()) => Some(Tmpfs(directory)),
             Err(error) => {
                 eprintln!("skipped: needs root to mount a tmpfs ({error})");
@@ -76,7 +82,7 @@ fn a_full_disk_is_reported_and_caught_up_with() {
 }
 
 /// A process of its own that holds the database's lock; see `lock_holder`.
-fn hold_lock(path: &Path) -> Child {
+fn hold_lock(path: &Path) -> (Child, impl Iterator<Item = String>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["ledger::tests::faults::lock_holder", "--exact", "--ignored", "--nocapture"])
         .env("BOXMETER_TEST_LOCK", path)
@@ -84,9 +90,9 @@ fn hold_lock(path: &Path) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line.contains("lock is held")), "the other process failed");
-    child
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("lock is held")), "the other process failed");
+    (child, lines)
 }
 
 #[test]
@@ -109,12 +115,13 @@ fn a_lock_of_another_process_is_waited_out() {
     let (users, inbound) = sync(&ledger, &["alice"], start_ms());
     let rig = Rig { directory, ledger, users, inbound };
     rig.commit(start_ms(), &[(Some(0), 1)]);
-    let mut holder = hold_lock(&path);
+    let (mut holder, output) = hold_lock(&path);
     let refused = rig.ledger.commit(rig.batch(start_ms() + 1000, &[(Some(0), 2)])).wait();
     assert_eq!(refused, Err(CommitError::Locked));
     // Readers do not mind.
     assert_eq!(rig.checked_sum(), 1);
     drop(holder.stdin.take());
+    output.for_each(drop);
     assert!(holder.wait().unwrap().success());
     assert_eq!(rig.commit(start_ms() + 2000, &[(Some(0), 3)]).added, counters(2));
     assert_eq!(rig.checked_sum(), 3);
@@ -177,7 +184,10 @@ fn newer_and_foreign_files_are_refused() {
     let nowhere = rig.directory.path().join("missing/ledger.db");
     assert!(matches!(Ledger::open(&nowhere, options("UTC")), Err(LedgerError::NoDirectory { .. })));
     assert!(matches!(Reader::open(&nowhere), Err(LedgerError::NotFound { .. })));
-    assert!(matches!(Ledger::open(rig.directory.path(), options("UTC")), Err(LedgerError::NotALedger { .. })));
+    assert!(matches!(
+        Ledger::open(rig.directory.path(), options("UTC")),
+        Err(LedgerError::NotALedger { .. })
+    ));
 }
 
 #[test]
@@ -249,7 +259,10 @@ fn a_full_queue_refuses_and_counts() {
     }
     blocker.execute_batch("ROLLBACK").unwrap();
     drop(blocker);
-    let busy = replies.into_iter().filter_map(|reply| reply.wait().err()).filter(|error| matches!(error, CommitError::Busy(_)));
+    let busy = replies
+        .into_iter()
+        .filter_map(|reply| reply.wait().err())
+        .filter(|error| matches!(error, CommitError::Busy(_)));
     assert_eq!(busy.count() as u64, rig.ledger.refused());
     assert!(rig.ledger.refused() > 0);
     rig.commit(start_ms(), &[(Some(0), 1000)]);

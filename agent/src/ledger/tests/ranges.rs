@@ -51,9 +51,9 @@ fn hours_of_zones_with_broken_offsets() {
     assert_eq!(
         shown(&kolkata),
         [
-            "alice 11-24T10:00 11-24T10:30 3",
+            "alice 11-24T09:30 11-24T10:30 3",
             "alice 11-24T10:30 11-24T11:30 6",
-            "alice 11-24T11:30 11-24T12:01 3"
+            "alice 11-24T11:30 11-24T12:30 3"
         ]
     );
     let kathmandu = rig.reader().usage(&ask(By::Hour, "Asia/Kathmandu", now)).unwrap();
@@ -78,7 +78,8 @@ fn days_and_months_of_the_ledgers_zone_stay_exact() {
         for instant in &instants {
             *truth.entry(label(*instant)).or_insert(0_u64) += 1;
         }
-        let rows: Vec<_> = answer.rows.iter().map(|row| (label(row.start_ms), row.usage.payload[0])).collect();
+        let rows: Vec<_> =
+            answer.rows.iter().map(|row| (label(row.start_ms), row.usage.payload[0])).collect();
         assert_eq!(rows, truth.into_iter().collect::<Vec<_>>());
         assert!(answer.rows.iter().all(|row| row.exact));
     }
@@ -131,7 +132,7 @@ proptest! {
     /// Any range in any zone gives what adding up the ticks gives, by look-up and by scan alike.
     #[test]
     fn any_recent_range_is_exact(
-        gaps in prop::collection::vec(1_000_i64..9_000_000, 1..40),
+        gaps in prop::collection::vec(1_000_i64..4_000_000, 1..40),
         from in -20_000_000_i64..120_000_000,
         length in 0_i64..200_000_000,
         by in prop::sample::select(vec![By::Range, By::Minute, By::Hour, By::Day, By::Month]),

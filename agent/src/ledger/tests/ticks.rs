@@ -26,7 +26,8 @@ fn a_repeated_batch_changes_nothing() {
     let batch = rig.batch(start_ms(), &[(Some(0), 100), (Some(0), 130), (None, 7)]);
     let first = rig.ledger.commit(batch.clone()).wait().unwrap();
     assert_eq!(first.added.payload[0], 137, "a slot that comes twice counts on");
-    let again = rig.ledger.commit(rig.batch(start_ms() + 60_000, &[(Some(0), 130), (None, 7)])).wait().unwrap();
+    let again =
+        rig.ledger.commit(rig.batch(start_ms() + 60_000, &[(Some(0), 130), (None, 7)])).wait().unwrap();
     assert_eq!((again.rows_grown, again.added, again.anomalies.len()), (0, Counters::default(), 0));
     assert_eq!(rig.checked_sum(), 137);
 }
@@ -36,7 +37,8 @@ fn a_falling_counter_is_refused_and_reported_once() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     rig.commit(start_ms(), &[(Some(0), 100), (Some(1), 10)]);
     for second in 1..4 {
-        let committed = rig.commit(start_ms() + second * 1000, &[(Some(0), 99), (Some(1), 10 + second as u64)]);
+        let committed =
+            rig.commit(start_ms() + second * 1000, &[(Some(0), 99), (Some(1), 10 + second as u64)]);
         assert_eq!(committed.anomalies, [Anomaly { kind: AnomalyKind::Fell, slot: 256, generation: 1 }]);
         assert_eq!(committed.added, counters(1), "the other rows are committed");
     }
@@ -59,7 +61,8 @@ fn readings_that_cannot_be_right_are_refused_alone() {
     let nowhere = Row { slot: 301, inbound: InboundNo(99), ..rig.row(None, 3) };
     let stolen = Row { slot: 256, ..rig.row(Some(1), 50) };
     batch.rows.extend([too_big, stranger, nowhere, stolen]);
-    batch.watched = vec![(rig.inbound, counters(9)), (InboundNo(99), counters(1)), (rig.inbound, counters(8))];
+    batch.watched =
+        vec![(rig.inbound, counters(9)), (InboundNo(99), counters(1)), (rig.inbound, counters(8))];
     let committed = rig.ledger.commit(batch).wait().unwrap();
     let kinds: Vec<_> = committed.anomalies.iter().map(|anomaly| anomaly.kind).collect();
     use AnomalyKind::*;
@@ -103,7 +106,10 @@ fn a_clock_that_jumps_moves_bytes_and_loses_none() {
         for zone in ["Asia/Shanghai", "Asia/Kathmandu", "America/New_York"] {
             let from = UsageQuery { from_ms: Some(start_ms() - 800 * day), ..ask(by, zone, now) };
             for query in [ask(by, zone, now), from] {
-                let answer = rig.reader().usage(&query).unwrap();
+                let answer = match rig.reader().usage(&query) {
+                    Err(QueryError::TooLong(_)) if matches!(by, By::Minute | By::Hour) => continue,
+                    answer => answer.unwrap(),
+                };
                 let sum: u64 = answer.rows.iter().map(|row| row.usage.payload[0]).sum();
                 assert_eq!(sum, total, "{by:?} {zone}: {:?}", shown(&answer));
             }
@@ -123,7 +129,8 @@ fn old_minutes_go_and_no_byte_with_them() {
     let reader = rig.reader();
     let info = reader.info().unwrap();
     let now = start_ms() + (4 * 72 - 1) * 20 * 60_000;
-    assert_eq!(info.minutes_from_ms, now - 2 * 86_400_000);
+    let cutoff = now - 2 * 86_400_000;
+    assert!((cutoff - 20 * 60_000..=cutoff).contains(&info.minutes_from_ms));
     let sums: std::collections::HashMap<_, _> = level_sums(reader.connection()).into_iter().collect();
     assert_eq!(sums["usage_minutes"][0], 2 * 72 + 1);
     assert_eq!((sums["usage_hours"][0], sums["usage_days"][0]), (4 * 72, 4 * 72));
