@@ -42,9 +42,10 @@ use totals::Totals;
 
 use crate::{
     clock,
-    config::{BilledMeter, Config},
+    config::{AutoPath, Config, Meter as BilledMeter, Source},
     kernel::{Kernel, KernelConfig},
     ledger::{Ledger, Options},
+    source::Setting,
 };
 
 /// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
@@ -63,20 +64,37 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 fn kernel_config(config: &Config) -> KernelConfig {
     KernelConfig {
-        cgroup: config.kernel.cgroup.clone(),
+        cgroup: match &config.kernel.cgroup {
+            AutoPath::Auto => None,
+            AutoPath::Path(path) => Some(path.clone()),
+        },
         pins: config.kernel.pins.clone(),
         object: std::env::var_os("BOXMETER_BPF_OBJECT").map(Into::into),
         ..KernelConfig::default()
     }
 }
 
+fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
+    config.zone().context("the time zone of [billing] time_zone")
+}
+
+fn setting(source: Source) -> Setting {
+    match source {
+        Source::Auto => Setting::Auto,
+        Source::Api => Setting::Api,
+        Source::ClashLogs => Setting::ClashLogs,
+        Source::LogFile => Setting::LogFile,
+    }
+}
+
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let started = clock::now();
     let kernel = Kernel::open(&kernel_config(config))?;
-    let zone = config.billing.zone.clone();
+    let zone = zone(config)?;
     let ledger = Ledger::open(&config.ledger.path, Options::new(zone.clone(), started.wall_ms))?;
     let info = ledger.info().await.ok();
-    let news = AsyncFd::with_interest(kernel.events()?, Interest::READABLE)?;
+    // SAFETY: `Events` gives the same descriptor each time, and owns it as long as it lives.
+    let news = unsafe { AsyncFd::register_with_interest(kernel.events()?, Interest::READABLE)? };
     let billed = match config.billing.meter {
         BilledMeter::Payload => METER_PAYLOAD,
         BilledMeter::Wire => METER_WIRE,
@@ -99,7 +117,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
     let proxy = Proxy::new(
         config.singbox.config.clone(),
-        config.singbox.source,
+        setting(config.singbox.source),
         config.billing.default_policy.clone(),
     );
     let mut agent = Agent {
@@ -174,7 +192,7 @@ pub fn detach(config: &Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let started = clock::now();
         let kernel = Kernel::open(&kernel_config(config))?;
-        let ledger = Ledger::open(&config.ledger.path, Options::new(config.billing.zone.clone(), started.wall_ms))?;
+        let ledger = Ledger::open(&config.ledger.path, Options::new(zone(config)?, started.wall_ms))?;
         let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
         let inbounds = ledger.inbounds().await?;
         let known = meter.kernel.inbounds();

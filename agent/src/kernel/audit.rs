@@ -3,7 +3,7 @@
 use std::{fs, os::fd::AsRawFd};
 
 use boxmeter_common::{
-    stats::STAT_NAMES,
+    stats::{STAT_NAMES, Stat},
     user::Counters,
     watch::WATCHED_SHARDS,
 };
@@ -132,6 +132,12 @@ impl Kernel {
             (*name, unsafe { shared::load(self.stats.at(index as u32)) })
         };
         STAT_NAMES.iter().enumerate().map(read).collect()
+    }
+
+    /// One of the programs' own counters.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        // SAFETY: a mapped word.
+        unsafe { shared::load(self.stats.at(stat as u32)) }
     }
 
     /// Lets the kernel time the programs as long as the result lives. It costs some 30 ns per run.
