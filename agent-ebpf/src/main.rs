@@ -73,7 +73,7 @@ pub extern "C" fn command(_skb: *mut __sk_buff) -> i32 {
 
 /// Walks the sockets that have a flow.
 #[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(link_section = "iter/tcp")]
 pub extern "C" fn sockets_iter(ctx: *const walk::Context) -> i32 {
     walk::socket(ctx);
     0

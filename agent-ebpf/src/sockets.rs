@@ -52,7 +52,7 @@ const WINDOW_MAX: i32 = 32 << 20;
 const MARK_TRIES: usize = 8;
 
 #[inline(always)]
-fn storage(sk: *mut bpf_sock) -> *mut Flow {
+pub fn storage(sk: *mut bpf_sock) -> *mut Flow {
     // SAFETY: a full socket, checked by the caller.
     unsafe { bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast() }
 }
@@ -242,18 +242,18 @@ fn opened(ops: *mut bpf_sock_ops) {
     }
     let Some(inbound) = watch::inbound(candidate, ops.cast(), TCP, port) else { return };
     let mut flow = EMPTY;
+    // All words are read, whatever the family: read in branches, a compiler would merge them into
+    // one read at a computed place, which the verifier refuses.
     // SAFETY: see `operation`.
     let peer = unsafe {
-        if word!((*ops).family) == AF_INET {
-            [0, 0, 0xffff_u32.to_be(), word!((*ops).remote_ip4)]
-        } else {
-            [
-                word!((*ops).remote_ip6[0]),
-                word!((*ops).remote_ip6[1]),
-                word!((*ops).remote_ip6[2]),
-                word!((*ops).remote_ip6[3]),
-            ]
-        }
+        let v4 = [0, 0, 0xffff_u32.to_be(), word!((*ops).remote_ip4)];
+        let v6 = [
+            word!((*ops).remote_ip6[0]),
+            word!((*ops).remote_ip6[1]),
+            word!((*ops).remote_ip6[2]),
+            word!((*ops).remote_ip6[3]),
+        ];
+        if word!((*ops).family) == AF_INET { v4 } else { v6 }
     };
     // SAFETY: see `operation`.
     unsafe {

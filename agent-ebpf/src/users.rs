@@ -77,7 +77,7 @@ fn tell(user: *mut User, slot: u32, bit: u32, kind: u32, billed: u64) {
     // SAFETY: see `user`.
     let bits = unsafe { &raw mut (*user).events };
     if atomic::load32(bits) & bit == 0 && atomic::fetch_or(bits, bit) & bit == 0 {
-        events::of_user(kind, slot, billed, clock::coarse_ns());
+        events::of_user(kind, slot, billed, clock::now_ns());
     }
 }
 

@@ -1,12 +1,18 @@
-//! The iterator over all sockets that have a flow: it gives noted owners to sockets that are
-//! silent, and writes every flow for the agent to read.
+//! The iterator over TCP sockets: it gives noted owners to sockets that are silent, settles what
+//! they hold for a known owner, and writes every flow for the agent to read.
+//!
+//! It is the iterator `tcp`, which sees one network namespace, and not the one over socket storage,
+//! which sees all: some kernels refuse programs of the latter.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
+use aya_ebpf::{
+    bindings::seq_file,
+    helpers::generated::{bpf_seq_write, bpf_skc_to_tcp_sock},
+};
 use boxmeter_common::{flow::Flow, user::ACCOUNT_NONE};
 
-use crate::flows;
+use crate::{flows, sockets};
 
 /// The head of every iterator's context.
 #[repr(C)]
@@ -14,20 +20,26 @@ struct Meta {
     seq: *mut seq_file,
 }
 
-/// `struct bpf_iter__bpf_sk_storage_map`.
+/// `struct bpf_iter__tcp`.
 #[repr(C)]
 pub struct Context {
     meta: *const Meta,
-    map: *const c_void,
-    sk: *const c_void,
-    value: *mut Flow,
+    sk: *mut c_void,
 }
 
 #[inline(always)]
 pub fn socket(ctx: *const Context) {
-    // SAFETY: the kernel fills the context; all pointers are null at the end of the walk.
+    // SAFETY: the kernel fills the context; the socket is null at the end of the walk.
     unsafe {
-        let flow = (&raw const (*ctx).value).read_volatile();
+        let sk = (&raw const (*ctx).sk).read_volatile();
+        if sk.is_null() {
+            return;
+        }
+        let sk = bpf_skc_to_tcp_sock(sk);
+        if sk.is_null() {
+            return;
+        }
+        let flow = sockets::storage(sk.cast());
         if flow.is_null() {
             return;
         }

@@ -32,9 +32,13 @@ static INBOUNDS: Map<u32, Inbound, ARRAY, { INBOUNDS_MAX as usize }, MMAPABLE> =
 #[btf_map]
 static WATCHED: Map<u32, Watched, ARRAY, { (INBOUNDS_MAX * WATCHED_SHARDS) as usize }, MMAPABLE> = Map::new();
 
-/// Set by the loader where cgroup_skb programs can read the cookie of the network namespace.
+/// Set to 1 by the loader where cgroup_skb programs can read the cookie of the network namespace,
+/// and to 0 elsewhere.
+///
+/// What it is before must be like no other constant: the compiler keeps equal constants in one
+/// place, and a map key would change with this one.
 #[unsafe(no_mangle)]
-static NETNS_COOKIE: Global<u32> = Global::new(0);
+static NETNS_COOKIE: Global<u32> = Global::new(0x6e65_746e);
 
 /// An inbound that listens on the port in some namespace; 0: nobody watches it.
 #[inline(always)]
@@ -49,7 +53,7 @@ pub fn candidate(network: u8, port: u16) -> u32 {
 /// The inbound that listens in the namespace of the packet or socket `ctx`.
 #[inline(always)]
 pub fn inbound(candidate: u32, ctx: *mut c_void, network: u8, port: u16) -> Option<u32> {
-    if NETNS_COOKIE.load() == 0 {
+    if NETNS_COOKIE.load() != 1 {
         return Some(candidate);
     }
     // SAFETY: a context of a program that has this helper: the loader asked the kernel.

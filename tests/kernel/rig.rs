@@ -8,7 +8,7 @@ use std::{
 
 use boxmeter::{
     core::event::{InboundIndex, Network, Slot, UserId},
-    kernel::{Events, Kernel, KernelConfig, WatchPort, own_netns_cookie},
+    kernel::{Events, Kernel, KernelConfig, Namespace, WatchPort},
 };
 use boxmeter_common::{
     command::{Command, OP_OWN},
@@ -77,7 +77,7 @@ impl Rig {
     }
 
     pub fn watch(&mut self, network: Network, port: u16) -> InboundIndex {
-        let netns = own_netns_cookie().unwrap();
+        let netns = Namespace::own().unwrap().cookie();
         let port = WatchPort { netns, port, network, tag: format!("in-{port}") };
         self.kernel.watch(&[port]).unwrap()[0]
     }

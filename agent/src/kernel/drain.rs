@@ -18,7 +18,7 @@ use boxmeter_common::{
     user::ACCOUNT_NONE,
 };
 
-use super::{accounts::UserSlot, error::KernelError, load::Kernel, sys};
+use super::{accounts::UserSlot, error::KernelError, load::Kernel, netns::Namespace, sys};
 use crate::core::event::{FlowId, FlowSeen, InboundIndex, Network, Slot};
 
 /// News from the programs.
@@ -151,17 +151,24 @@ impl Kernel {
         Ok(Events { ring: RingBuf::try_from(map).map_err(other)? })
     }
 
-    /// Every TCP flow whose socket lives. On its way the kernel gives noted owners to silent
-    /// sockets and settles what is pending for a known owner.
+    /// Says in which namespaces sockets are walked; at first that is the agent's own.
+    pub fn set_namespaces(&mut self, namespaces: Vec<Namespace>) {
+        self.namespaces = namespaces;
+    }
+
+    /// Every TCP flow whose socket lives in one of the namespaces. On its way the kernel gives
+    /// noted owners to silent sockets and settles what is pending for a known owner.
     ///
     /// # Errors
-    /// The iterator failed.
+    /// The iterator failed, or a namespace cannot be entered.
     pub fn walk_sockets(&self) -> Result<Vec<Flow>, KernelError> {
         let failed = || KernelError::io("bpf: walking the sockets");
-        let walk = sys::iter_create(self.walk.as_fd()).map_err(failed())?;
         let mut bytes = Vec::new();
-        let mut file = File::from(walk);
-        file.read_to_end(&mut bytes).map_err(failed())?;
+        for namespace in &self.namespaces {
+            // The walk is bound to the namespace of the thread that creates it, and read from here.
+            let walk = namespace.run(|| sys::iter_create(self.walk.as_fd())).map_err(failed())?;
+            File::from(walk).read_to_end(&mut bytes).map_err(failed())?;
+        }
         let flows = bytes.chunks_exact(size_of::<Flow>());
         // SAFETY: long enough, and every bit pattern is a `Flow`.
         Ok(flows.map(|flow| unsafe { flow.as_ptr().cast::<Flow>().read_unaligned() }).collect())

@@ -24,6 +24,7 @@ use boxmeter_common::{
 use super::{
     accounts::Directory,
     error::KernelError,
+    netns::Namespace,
     pins::{self, Pins, State},
     probe,
     shared::Shared,
@@ -70,6 +71,8 @@ pub struct Kernel {
     pub(super) owners: OwnedFd,
     pub(super) walk: OwnedFd,
     pub(super) directory: Directory,
+    /// Where sockets are walked.
+    pub(super) namespaces: Vec<Namespace>,
 }
 
 /// Descriptors of the programs that are in the kernel now.
@@ -120,9 +123,8 @@ impl Kernel {
         programs: Programs,
         links: Vec<OwnedFd>,
     ) -> Result<Self, KernelError> {
-        let sockets = pins.open(maps::SOCKETS)?;
-        let walk = sys::link_iter(programs.walk.as_fd(), sockets.as_fd())
-            .map_err(KernelError::io("bpf: an iterator over socket storage"))?;
+        let walk = sys::link_iter(programs.walk.as_fd())
+            .map_err(KernelError::io("bpf: an iterator over TCP sockets"))?;
         let mut kernel = Kernel {
             meta,
             netns_aware,
@@ -143,6 +145,7 @@ impl Kernel {
             _links: links,
             pins,
             directory: Directory::default(),
+            namespaces: vec![Namespace::own()?],
         };
         kernel.directory = kernel.read_directory();
         Ok(kernel)
@@ -206,24 +209,23 @@ fn load_maps(config: &KernelConfig, pins: &Pins, netns_aware: bool) -> Result<Eb
     loaded.map_err(|error| refused(&error))
 }
 
-/// The text of an error with all its causes: aya keeps the kernel's own words in the last ones.
-fn refused(error: &dyn std::error::Error) -> KernelError {
+/// Says what a failure means. A verifier that refuses a program answers `EACCES` too: its words are
+/// in the error, and then they are what counts.
+fn refused(error: &(dyn std::error::Error + 'static)) -> KernelError {
     let mut text = error.to_string();
     let mut cause = error.source();
+    let mut number = None;
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            match io.raw_os_error() {
-                Some(libc::EPERM) if text.contains("map") => return KernelError::Memlock,
-                Some(libc::EPERM | libc::EACCES) if !text.contains("verifier") => {
-                    return KernelError::Permission { what: "loading BPF programs" };
-                }
-                _ => {}
-            }
-        }
+        number = number.or(error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    KernelError::Refused(text)
+    match number {
+        // Programs that need no privilege were loaded before (`probe::required`).
+        Some(libc::EPERM) if text.contains("map") => KernelError::Memlock,
+        Some(libc::EPERM) => KernelError::Permission { what: "loading BPF programs" },
+        _ => KernelError::Refused(text),
+    }
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<Programs, KernelError> {
@@ -264,7 +266,7 @@ fn loaded_sock_ops(program: &mut SockOps) -> Loaded<'_> {
 }
 
 fn loaded_iter<'a>(program: &'a mut Iter, btf: &Btf) -> Loaded<'a> {
-    program.load("bpf_sk_storage_map", btf)?;
+    program.load("tcp", btf)?;
     Ok(program.fd()?.as_fd())
 }
 

@@ -22,5 +22,5 @@ pub use audit::{Audit, InboundTotals};
 pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
 pub use load::{Kernel, KernelConfig};
-pub use netns::{netns_cookie, own_netns_cookie};
+pub use netns::Namespace;
 pub use watch::{InboundInfo, WatchPort};

@@ -93,11 +93,11 @@ fn find_cgroup(mounts: &str) -> Option<PathBuf> {
 /// The name stands in the kernel's type information if and only if it has the iterator.
 fn socket_iterator() -> Result<String, String> {
     let types = fs::read("/sys/kernel/btf/vmlinux").map_err(|_| KernelError::NoBtf.to_string())?;
-    let name = b"\0bpf_iter_bpf_sk_storage_map\0";
+    let name = b"\0bpf_iter_tcp\0";
     if types.windows(name.len()).any(|window| window == name) {
         Ok("silent sockets get their owners on a walk".to_string())
     } else {
-        Err("the kernel has no iterator over socket storage (Linux 5.10)".to_string())
+        Err("the kernel has no iterator over TCP sockets (Linux 5.8)".to_string())
     }
 }
 

@@ -1,5 +1,5 @@
-//! The bpf(2) calls that aya has no safe form of: replacing the program of a link, iterators over
-//! one map, batched reads and test runs. Owns no state.
+//! The bpf(2) calls that aya has no safe form of: replacing the program of a link, iterators in
+//! another namespace, batched reads and test runs. Owns no state.
 
 use std::{
     ffi::CString,
@@ -75,29 +75,9 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     call(LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// A link of an iterator program to one map.
-pub fn link_iter(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Attr {
-        program: u32,
-        target: u32,
-        attach_type: u32,
-        flags: u32,
-        info: u64,
-        info_length: u32,
-        pad: u32,
-    }
-    // `union bpf_iter_link_info`, whose first member is the map.
-    let info = [map.as_raw_fd() as u32, 0, 0, 0];
-    let mut attr = Attr {
-        program: program.as_raw_fd() as u32,
-        target: 0,
-        attach_type: TRACE_ITER,
-        flags: 0,
-        info: info.as_ptr() as u64,
-        info_length: 4,
-        pad: 0,
-    };
+/// A link of an iterator program.
+pub fn link_iter(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = [program.as_raw_fd() as u32, 0, TRACE_ITER, 0];
     call(LINK_CREATE, &mut attr).map(owned)
 }
 

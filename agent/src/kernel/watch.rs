@@ -13,7 +13,7 @@ use crate::core::event::{InboundIndex, Network};
 /// A port that sing-box listens on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchPort {
-    /// See [`super::netns_cookie`]. Without effect where the kernel is not `netns_aware`.
+    /// See [`super::Namespace::cookie`]. Without effect where the kernel is not `netns_aware`.
     pub netns: u64,
     pub port: u16,
     pub network: Network,
