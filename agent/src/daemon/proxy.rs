@@ -17,7 +17,7 @@ use tokio::{
 use super::{meter::Meter, people};
 use crate::{
     core::event::{self, InboundIndex, SourceEvent},
-    kernel::{netns_cookie, own_netns_cookie},
+    kernel::Namespace,
     ledger::{InboundRecord, Ledger, UserRecord},
     singbox::{ConfigWatch, SingboxConfig, process},
     source::{self, Choice, KnownInbounds, Setting},
@@ -219,11 +219,12 @@ impl Proxy {
     /// When the ledger or the kernel refuses; what was done stays, and trying again is safe.
     pub async fn apply(&mut self, meter: &mut Meter, ledger: &Ledger, now_ms: i64) -> anyhow::Result<Applied> {
         let config = self.config.as_ref().context("sing-box's configuration was never read")?;
-        let netns = match &self.process {
-            Some(process) => netns_cookie(process.pid),
-            None => own_netns_cookie(),
-        };
-        let ports = people::ports(config, netns?);
+        let namespace = match &self.process {
+            Some(process) => Namespace::of(process.pid),
+            None => Namespace::own(),
+        }?;
+        let ports = people::ports(config, namespace.cookie());
+        meter.kernel.set_namespaces(vec![namespace]);
         let indexes = meter.kernel.watch(&ports)?;
         let by_tag: BTreeMap<Arc<str>, InboundIndex> =
             ports.iter().zip(&indexes).map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
