@@ -56,7 +56,7 @@ fn readings_that_cannot_be_right_are_refused_alone() {
     rig.commit(start_ms(), &[(Some(0), 1)]);
     let mut batch = rig.batch(start_ms(), &[(Some(1), 4)]);
     let mut too_big = rig.row(Some(0), 2);
-    too_big.total.wire[1] = u64::MAX;
+    too_big.total.wire[1] = (1 << 58) + 1;
     let stranger = Row { slot: 300, user: Some(UserId(uuid::Uuid::now_v7())), ..rig.row(None, 3) };
     let nowhere = Row { slot: 301, inbound: InboundNo(99), ..rig.row(None, 3) };
     let stolen = Row { slot: 256, ..rig.row(Some(1), 50) };
