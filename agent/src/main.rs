@@ -1,7 +1,10 @@
 //! The program `boxmeter`: see `boxmeter --help`.
 
 fn main() {
-    if let Err(e) = real() { eprintln!("{e:#}"); std::process::exit(1); }
+    if let Err(e) = real() {
+        eprintln!("{e:#}");
+        std::process::exit(1);
+    }
 }
 
 fn real() -> anyhow::Result<()> {

@@ -55,14 +55,6 @@ pub struct Agent {
     pub events: VecDeque<NewEvent>,
 }
 
-/// Why the agent ends.
-pub enum End {
-    /// SIGTERM or SIGINT: the kernel programs go on counting.
-    Stopped,
-    /// `detach`: the programs are to be removed, and this one is to be told.
-    Detach(Flushed),
-}
-
 impl Agent {
     /// Takes over what lives in the kernel, reads sing-box's configuration and starts the source.
     ///
@@ -82,7 +74,7 @@ impl Agent {
         &mut self,
         mut questions: mpsc::Receiver<Question>,
         mut end: impl Future<Output = ()> + Unpin,
-    ) -> anyhow::Result<End> {
+    ) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(self.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(Duration::from_secs(1));
@@ -96,14 +88,10 @@ impl Agent {
                 }
                 event = self.proxy.next_event() => self.sightings(event)?,
                 done = self.commits.done() => self.committed(done),
-                Some(question) = questions.recv() => {
-                    if let Some(end) = self.question(question) {
-                        return Ok(end);
-                    }
-                }
+                Some(question) = questions.recv() => self.question(question),
                 _ = ticks.tick() => self.on_tick()?,
                 _ = looks.tick() => self.look_at_proxy().await?,
-                () = &mut end => return Ok(End::Stopped),
+                () = &mut end => return Ok(()),
             }
         }
     }
@@ -154,7 +142,7 @@ impl Agent {
         self.meter.source_event(event)
     }
 
-    fn question(&mut self, question: Question) -> Option<End> {
+    fn question(&mut self, question: Question) {
         match question {
             Question::Flush(answer) => {
                 self.flush_waiting.push(answer);
@@ -169,9 +157,7 @@ impl Agent {
             Question::Kernel(answer) => {
                 let _ = answer.send(self.kernel_status());
             }
-            Question::Detach(answer) => return Some(End::Detach(answer)),
         }
-        None
     }
 
     fn kernel_status(&self) -> KernelStatus {
@@ -227,7 +213,8 @@ impl Agent {
                 self.directory.rev = committed.rev;
                 self.meter.publisher.restore("ledger");
                 if !committed.anomalies.is_empty() {
-                    let reason = format!("{} readings were refused; see `boxmeter events`", committed.anomalies.len());
+                    let reason =
+                        format!("{} readings were refused; see `boxmeter events`", committed.anomalies.len());
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
                 self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
@@ -291,8 +278,9 @@ impl Agent {
         match self.proxy.apply(&mut self.meter, &self.commits.ledger, now.wall_ms).await {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
-                self.directory.users =
-                    Arc::new(applied.users.into_iter().map(|user| (user.id, user)).collect::<BTreeMap<_, _>>());
+                self.directory.users = Arc::new(
+                    applied.users.into_iter().map(|user| (user.id, user)).collect::<BTreeMap<_, _>>(),
+                );
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);

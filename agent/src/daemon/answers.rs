@@ -9,8 +9,8 @@ use boxmeter_web::{
         query::{self, Page},
         types::{
             Audit, Degradation, Event, Flow as ApiFlow, FlowList, Live, Meter, Network as ApiNetwork,
-            OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity, Speed, Stats, Time, Total, Traffic, Usage,
-            UsageRow, User, UserState,
+            OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity, Speed, Stats, Time, Total, Traffic,
+            Usage, UsageRow, User, UserState,
         },
     },
     backend::ApiError,
@@ -56,7 +56,9 @@ pub fn traffic(counters: Counters) -> Traffic {
 pub fn query_error(error: QueryError) -> ApiError {
     match error {
         QueryError::NoSuchUser(name) => ApiError::no_such_user(&name),
-        QueryError::TooLong(_) | QueryError::EmptyRange | QueryError::Calendar(_) => ApiError::bad_request(error),
+        QueryError::TooLong(_) | QueryError::EmptyRange | QueryError::Calendar(_) => {
+            ApiError::bad_request(error)
+        }
         QueryError::Damaged(_) | QueryError::Read(_) => ApiError::unavailable(error),
     }
 }
@@ -151,7 +153,12 @@ pub fn user(
     let traffic = total.copied().unwrap_or_default();
     let used = traffic.total(meter);
     let inbounds = record.inbounds.iter().filter_map(|no| {
-        picture.directory.inbounds.iter().find(|inbound| inbound.no == *no).map(|inbound| inbound.tag.to_string())
+        picture
+            .directory
+            .inbounds
+            .iter()
+            .find(|inbound| inbound.no == *no)
+            .map(|inbound| inbound.tag.to_string())
     });
     User {
         name: record.name.to_string(),
@@ -230,7 +237,8 @@ pub fn page_of_flows(flows: impl Iterator<Item = ApiFlow>, page: &Page) -> Resul
                 .map_err(|_| ApiError::bad_request("`after` is the `next` of the page before"))?,
         ),
     };
-    let mut flows: Vec<ApiFlow> = flows.filter(|flow| after.is_none_or(|after| number(flow) > after)).collect();
+    let mut flows: Vec<ApiFlow> =
+        flows.filter(|flow| after.is_none_or(|after| number(flow) > after)).collect();
     flows.sort_by_key(number);
     let limit = page.limit as usize;
     let more = flows.len() > limit;
@@ -265,7 +273,8 @@ pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
     let unattributed = traffic(reading.unattributed).plus(&traffic(reading.pending));
     let (before, after) = (traffic(reading.watched_before), traffic(reading.watched_after));
     let sums = users.plus(&unattributed);
-    let between = |field: fn(&Traffic) -> u64| field(&sums).clamp(field(&before), field(&after).max(field(&before)));
+    let between =
+        |field: fn(&Traffic) -> u64| field(&sums).clamp(field(&before), field(&after).max(field(&before)));
     let width = |field: fn(&Traffic) -> u64| field(&after).saturating_sub(field(&before));
     let fields: [fn(&Traffic) -> u64; 4] = [
         |t| t.upload_payload_bytes,

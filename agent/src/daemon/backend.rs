@@ -13,8 +13,8 @@ use boxmeter_web::{
         live::LiveSnapshot,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
         types::{
-            AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema, SourceStatus,
-            Stats, Status, Time, Traffic, Usage, UserList, UserShow,
+            AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
+            SourceStatus, Stats, Status, Time, Traffic, Usage, UserList, UserShow,
         },
     },
     backend::{ApiError, Backend, LiveStream},
@@ -93,8 +93,15 @@ impl Answerer {
         task.await.map_err(ApiError::internal)?
     }
 
-    async fn totals(&self, user: Option<String>) -> Result<BTreeMap<crate::core::event::UserId, Traffic>, ApiError> {
-        let query = answers::ledger_query(&UsageQuery { user, ..UsageQuery::default() }, &self.zone, clock::wall_ms())?;
+    async fn totals(
+        &self,
+        user: Option<String>,
+    ) -> Result<BTreeMap<crate::core::event::UserId, Traffic>, ApiError> {
+        let query = answers::ledger_query(
+            &UsageQuery { user, ..UsageQuery::default() },
+            &self.zone,
+            clock::wall_ms(),
+        )?;
         self.read(move |reader| Ok(answers::totals(&answers::every_page(reader, query)?))).await
     }
 }
@@ -252,10 +259,11 @@ impl Backend for Answerer {
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
         let (zone, meter) = (self.zone.clone(), self.meter);
-        let stream = WatchStream::new(self.pictures.clone())
-            .map(move |picture| -> Result<Arc<LiveSnapshot>, ApiError> {
+        let stream = WatchStream::new(self.pictures.clone()).map(
+            move |picture| -> Result<Arc<LiveSnapshot>, ApiError> {
                 Ok(Arc::new(answers::live(&picture, meter, &zone)))
-            });
+            },
+        );
         Ok(stream.boxed())
     }
 }

@@ -48,7 +48,10 @@ impl Commits {
         for anomaly in &tick.anomalies {
             match anomaly {
                 Anomaly::CountersFell { slot, .. } => {
-                    tracing::error!(slot = slot.0, "the kernel's counters fell: the account is not counted on");
+                    tracing::error!(
+                        slot = slot.0,
+                        "the kernel's counters fell: the account is not counted on"
+                    );
                 }
                 Anomaly::UnknownSlot { slot, .. } => {
                     tracing::error!(slot = slot.0, "the kernel has bytes in a slot that nobody has");

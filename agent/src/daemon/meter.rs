@@ -54,7 +54,6 @@ pub struct Meter {
     peers_cursor: PeerCursor,
     forget: VecDeque<(u64, FlowId, FlowKey)>,
     commands: Vec<Command>,
-    reported: BTreeMap<(UserId, InboundIndex), [u64; 2]>,
     events_lost: u64,
     next_walk_ns: u64,
 }
@@ -90,7 +89,6 @@ impl Meter {
             peers_cursor: PeerCursor::default(),
             forget: VecDeque::new(),
             commands: Vec::new(),
-            reported: BTreeMap::new(),
             events_lost: 0,
             next_walk_ns: 0,
         })
@@ -172,12 +170,8 @@ impl Meter {
                 Effect::Shared { flow, .. } => self.by_id(command::OP_SHARED, flow),
                 Effect::Handover { flow } => self.close_peer(flow, u64::MAX),
                 Effect::Expire { flow } => self.by_id(command::OP_EXPIRE, flow),
-                Effect::Reported { user, inbound, bytes } => {
-                    let sum = self.reported.entry((user, inbound)).or_default();
-                    for direction in 0..2 {
-                        sum[direction] = sum[direction].saturating_add(bytes[direction]);
-                    }
-                }
+                // No inbound is metered by reports yet, see `people::infos`.
+                Effect::Reported { .. } => {}
             }
         }
         self.run()
@@ -198,7 +192,13 @@ impl Meter {
             self.accounts.adopt_user(UserSlot(user_slot.0), user);
         }
         let key = crate::kernel::key(flow);
-        self.commands.push(Command { op: command::OP_OWN, slot: slot.0, id: flow.id.0, key, ..Command::default() });
+        self.commands.push(Command {
+            op: command::OP_OWN,
+            slot: slot.0,
+            id: flow.id.0,
+            key,
+            ..Command::default()
+        });
         Ok(())
     }
 
@@ -291,11 +291,6 @@ impl Meter {
         Tick { rows: reading.rows, anomalies: reading.anomalies }
     }
 
-    /// Takes the bytes that sing-box reported for traffic outside the watched sockets.
-    pub fn take_reported(&mut self) -> BTreeMap<(UserId, InboundIndex), [u64; 2]> {
-        std::mem::take(&mut self.reported)
-    }
-
     /// Everything seen of each inbound, owned or not.
     pub fn watched(&self) -> Vec<(InboundIndex, Counters)> {
         let inbounds = self.kernel.inbounds().into_iter();
@@ -334,7 +329,12 @@ impl Meter {
     fn walk_peers(&mut self, now: Now) -> Result<(), KernelError> {
         while self.forget.front().is_some_and(|&(due, ..)| due <= now.mono_ns) {
             if let Some((_, id, key)) = self.forget.pop_front() {
-                self.commands.push(Command { op: command::OP_FORGET_PEER, id: id.0, key, ..Command::default() });
+                self.commands.push(Command {
+                    op: command::OP_FORGET_PEER,
+                    id: id.0,
+                    key,
+                    ..Command::default()
+                });
             }
         }
         let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, PEERS_PER_TICK)?;

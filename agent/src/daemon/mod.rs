@@ -32,7 +32,7 @@ use tokio::{
 
 pub use answers::{ledger_query, usage as usage_answer};
 
-use agent::{Agent, End};
+use agent::Agent;
 use backend::Answerer;
 use commits::Commits;
 use meter::Meter;
@@ -141,7 +141,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let end = agent.run(asked, Box::pin(stop_signal()?)).await;
     server.abort();
     let _ = std::fs::remove_file(&config.api.socket);
-    finish(agent, end?).await
+    finish(agent).await;
+    end
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
@@ -155,26 +156,11 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn finish(mut agent: Agent, end: End) -> anyhow::Result<()> {
+async fn finish(mut agent: Agent) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     agent.event("agent_stopped", None, serde_json::json!({}));
-    let committed = agent.commit_last().await;
-    match end {
-        End::Stopped => match committed {
-            Ok(()) => Ok(()),
-            Err(reason) => {
-                tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
-                Ok(())
-            }
-        },
-        End::Detach(answer) => {
-            let result = match committed {
-                Ok(()) => agent.meter.kernel.detach().map_err(|error| error.to_string()),
-                Err(reason) => Err(format!("nothing was removed, because the last counts could not be committed: {reason}")),
-            };
-            let _ = answer.send(result.clone());
-            result.map_err(anyhow::Error::msg)
-        }
+    if let Err(reason) = agent.commit_last().await {
+        tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
     }
 }
 

@@ -60,7 +60,10 @@ pub fn users(config: &SingboxConfig) -> Vec<FoundUser> {
             users.entry(Arc::clone(&user.name)).or_default().insert(Arc::clone(&inbound.tag));
         }
     }
-    users.into_iter().map(|(name, inbounds)| FoundUser { name, inbounds: inbounds.into_iter().collect() }).collect()
+    users
+        .into_iter()
+        .map(|(name, inbounds)| FoundUser { name, inbounds: inbounds.into_iter().collect() })
+        .collect()
 }
 
 /// What the attributor needs, for the inbounds that the kernel watches by these indexes.
@@ -73,7 +76,9 @@ pub fn infos(config: &SingboxConfig, indexes: &BTreeMap<Arc<str>, InboundIndex>)
                 networks: inbound.transports.networks().collect(),
                 forwarded: inbound.reports_forwarded_addresses,
                 sighted_as: inbound.detour.iter().cloned().collect(),
-                reported_udp: matches!(inbound.kind.as_str(), "socks" | "mixed"),
+                // The ledger has no columns for reported bytes yet: such traffic stays visible as
+                // sightings that match no flow.
+                reported_udp: false,
             })
         })
         .collect()

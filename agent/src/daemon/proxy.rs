@@ -1,11 +1,7 @@
 //! The sing-box beside the agent: its configuration, its process, and the source of owners that runs
 //! for it. Observes; what it sees is applied to kernel, core and ledger in one place.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use boxmeter_web::api::types::{InboundStatus, SingboxStatus, SourceKind};
@@ -194,7 +190,8 @@ impl Proxy {
 
     fn run_source(&mut self, choice: Choice, changes: &mut Changes) {
         let named = format!("{choice:?}{}", secret_mark(&choice));
-        if self.running.as_ref().is_some_and(|running| running.choice == named && !running.task.is_finished()) {
+        if self.running.as_ref().is_some_and(|running| running.choice == named && !running.task.is_finished())
+        {
             return;
         }
         self.stop_source();
@@ -217,7 +214,12 @@ impl Proxy {
     ///
     /// # Errors
     /// When the ledger or the kernel refuses; what was done stays, and trying again is safe.
-    pub async fn apply(&mut self, meter: &mut Meter, ledger: &Ledger, now_ms: i64) -> anyhow::Result<Applied> {
+    pub async fn apply(
+        &mut self,
+        meter: &mut Meter,
+        ledger: &Ledger,
+        now_ms: i64,
+    ) -> anyhow::Result<Applied> {
         let config = self.config.as_ref().context("sing-box's configuration was never read")?;
         let namespace = match &self.process {
             Some(process) => Namespace::of(process.pid),
@@ -237,7 +239,12 @@ impl Proxy {
             .map(|user| (Arc::clone(&user.name), user.id))
             .collect();
         meter.set_users(names)?;
-        let tags = meter.kernel.inbounds().into_iter().map(|inbound| (inbound.index, Arc::from(inbound.tag))).collect();
+        let tags = meter
+            .kernel
+            .inbounds()
+            .into_iter()
+            .map(|inbound| (inbound.index, Arc::from(inbound.tag)))
+            .collect();
         Ok(Applied { users, inbounds, tags, listeners: people::listeners(config) })
     }
 }

@@ -30,8 +30,6 @@ pub enum Question {
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
-    /// Commit, then remove programs and maps and end.
-    Detach(oneshot::Sender<Result<(), String>>),
 }
 
 /// Everything that readers need and that changes slowly; replaced as a whole.

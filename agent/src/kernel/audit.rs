@@ -112,7 +112,8 @@ impl Kernel {
             }
             sum
         };
-        let mut audit = Audit { before_ns: crate::clock::mono_ns(), watched_before: watched(), ..Audit::default() };
+        let mut audit =
+            Audit { before_ns: crate::clock::mono_ns(), watched_before: watched(), ..Audit::default() };
         for inbound in &inbounds {
             add(&mut audit.pending, &self.pending(*inbound));
         }

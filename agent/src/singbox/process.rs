@@ -104,7 +104,8 @@ fn process(pid: u32) -> Option<Process> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let args: Vec<String> =
         line.split(|&byte| byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-    let is_singbox = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("sing-box"));
+    let is_singbox =
+        |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("sing-box"));
     let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     if !is_singbox(&exe) && !is_singbox(Path::new(args.first()?)) {
         return None;
@@ -182,7 +183,8 @@ mod tests {
     #[test]
     fn this_process_lives_and_no_other_start_does() {
         let pid = std::process::id();
-        let process = Process { pid, start_ticks: start_ticks(pid).expect("own stat"), version: None, config: vec![] };
+        let process =
+            Process { pid, start_ticks: start_ticks(pid).expect("own stat"), version: None, config: vec![] };
         assert!(process.alive());
         assert!(!Process { start_ticks: process.start_ticks + 1, ..process.clone() }.alive());
         assert_eq!(process.foreign_netns(), None);

@@ -181,11 +181,19 @@ pub fn parse(file: &Arc<PathBuf>, text: &str) -> Result<(Node, Vec<RepeatedKey>)
         SyntaxError { file: file.as_ref().clone(), line, column, what }
     };
     if text.starts_with('\u{feff}') {
-        return Err(error(0, "the file begins with a byte order mark, which sing-box refuses; save it as UTF-8 without BOM".into()));
+        return Err(error(
+            0,
+            "the file begins with a byte order mark, which sing-box refuses; save it as UTF-8 without BOM"
+                .into(),
+        ));
     }
     let blanked = blank_hash_comments(text);
-    let parsed = parse_to_ast(&blanked, &CollectOptions::default(), &options())
-        .map_err(|e| error(e.range().start, format!("{}; is the file complete? `sing-box check` shows the same place", e.kind())))?;
+    let parsed = parse_to_ast(&blanked, &CollectOptions::default(), &options()).map_err(|e| {
+        error(
+            e.range().start,
+            format!("{}; is the file complete? `sing-box check` shows the same place", e.kind()),
+        )
+    })?;
     let Some(value) = parsed.value else {
         return Err(error(text.len(), "the file is empty; sing-box wants a JSON object".into()));
     };
@@ -195,9 +203,7 @@ pub fn parse(file: &Arc<PathBuf>, text: &str) -> Result<(Node, Vec<RepeatedKey>)
     })?;
     match node.value {
         Value::Object(_) => Ok((node, build.repeated)),
-        Value::Null => {
-            Ok((Node { value: Value::Object(Vec::new()), ..node }, build.repeated))
-        }
+        Value::Null => Ok((Node { value: Value::Object(Vec::new()), ..node }, build.repeated)),
         _ => Err(error(node.range.start, "sing-box's configuration is a JSON object".into())),
     }
 }

@@ -1,11 +1,7 @@
 //! Joins the log's records of one connection: its address (line A) and its user (line B). Pure; time
 //! is an argument. Never guesses: what has two readings is counted and left without an owner.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use crate::core::event::{Network, Sighting, SourceEvent, SourceKind};
 
@@ -187,7 +183,13 @@ impl Joiner {
     }
 
     /// Records without a number: the user belongs to the address before it, if there is only one.
-    fn on_adjacent(&mut self, record: Record, now_ms: u64, created_ms: Option<i64>, out: &mut Vec<SourceEvent>) {
+    fn on_adjacent(
+        &mut self,
+        record: Record,
+        now_ms: u64,
+        created_ms: Option<i64>,
+        out: &mut Vec<SourceEvent>,
+    ) {
         let waiting = self.adjacent.entry(record.inbound).or_default();
         waiting.retain(|adjacent| now_ms.saturating_sub(adjacent.at_ms) < ADJACENT_AGE_MS);
         match record.message {
