@@ -61,8 +61,8 @@ fn payload_of_an_owned_flow_is_exact_in_both_directions() {
                 assert_eq!(seen.peer, format!("127.0.0.1:{peer_port}").parse().unwrap());
                 opened = true;
             }
-            KernelEvent::Closed { owner, payload, .. } => {
-                assert_eq!((owner, payload), (Some(slot), [5_000_001, 7_000_003]));
+            KernelEvent::Closed { flow, payload, .. } => {
+                assert_eq!((flow.owner, payload), (Some(slot), [5_000_001, 7_000_003]));
                 closed = true;
             }
             other => panic!("{other:?}"),

@@ -29,6 +29,7 @@ pub struct Proxy {
     default_policy: String,
     config: Option<SingboxConfig>,
     process: Option<process::Process>,
+    version: Option<String>,
     events: mpsc::Receiver<SourceEvent>,
     sender: mpsc::Sender<SourceEvent>,
     known: watch::Sender<KnownInbounds>,
@@ -72,6 +73,7 @@ impl Proxy {
             default_policy,
             config: None,
             process: None,
+            version: None,
             events,
             sender,
             known: watch::Sender::new(KnownInbounds::default()),
@@ -115,7 +117,7 @@ impl Proxy {
         let paths: Vec<String> = self.watch.paths().iter().map(|path| path.display().to_string()).collect();
         SingboxStatus {
             pid: self.process.as_ref().map(|process| process.pid),
-            version: self.process.as_ref().and_then(|process| process.version.clone()),
+            version: self.version.clone(),
             config: Some(paths.join(", ")),
         }
     }
@@ -154,10 +156,16 @@ impl Proxy {
         }
         let before = self.process.take();
         let paths = self.watch.paths().to_vec();
-        let found = tokio::task::spawn_blocking(move || process::find(&paths)).await;
-        match found {
-            Ok(Ok(process)) => {
-                let data = serde_json::json!({"pid": process.pid, "version": process.version});
+        let found = tokio::task::spawn_blocking(move || {
+            process::find(&paths).map(|process| {
+                let version = process.version();
+                (process, version)
+            })
+        });
+        match found.await {
+            Ok(Ok((process, version))) => {
+                self.version = version.ok();
+                let data = serde_json::json!({"pid": process.pid, "version": self.version});
                 let kind = if before.is_some() { "singbox_restarted" } else { "singbox_found" };
                 changes.events.push((kind, data));
                 changes.config = true;
@@ -176,7 +184,7 @@ impl Proxy {
 
     fn choose_source(&mut self, changes: &mut Changes) {
         let Some(config) = &self.config else { return };
-        let netns = self.process.as_ref().and_then(process::Process::foreign_netns);
+        let netns = self.process.as_ref().and_then(process::Process::netns_path);
         match source::choose(config, self.setting) {
             Ok(choice) => self.run_source(choice.in_netns(netns), changes),
             Err(reason) => {
