@@ -1,14 +1,7 @@
 //! The program `boxmeter`: see `boxmeter --help`.
 
-fn main() {
-    if let Err(e) = real() {
-        eprintln!("{e:#}");
-        std::process::exit(1);
-    }
-}
+use std::process::ExitCode;
 
-fn real() -> anyhow::Result<()> {
-    let path = std::env::args().nth(1).map(std::path::PathBuf::from);
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    boxmeter::daemon::run(&boxmeter::config::Config::load(path.as_deref())?)
+fn main() -> ExitCode {
+    boxmeter::cli::main()
 }

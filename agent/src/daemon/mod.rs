@@ -30,7 +30,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use answers::{ledger_query, usage as usage_answer};
+pub use answers::{ledger_query, query_error, usage as usage_answer};
 
 use agent::Agent;
 use backend::Answerer;
