@@ -16,6 +16,8 @@ use crate::{
 pub mod api_state;
 pub mod clash_logs;
 pub mod connect;
+#[cfg(test)]
+mod fixtures_test;
 pub mod joiner;
 pub mod log_file;
 pub mod log_line;
