@@ -125,7 +125,9 @@ pub fn run(program: &Path, seconds: Option<u64>) -> Result<()> {
     let mut running = Part::start("agent", &folder, &mut agent.command(&["run"]))?;
     running.wait_until("`boxmeter status`", || agent.ready())?;
     let shown = show(&agent, &sing_box, &plan.client, &folder, &ports, seconds);
-    // Removed even when something above failed: nothing of a demonstration stays in the kernel.
+    // The agent ends before its programs are removed, even when something above failed: nothing of a
+    // demonstration stays in the kernel.
+    drop(running);
     let detached = agent.command(&["detach", "--yes"]).output().context("detach does not start")?;
     shown?;
     if !detached.status.success() {

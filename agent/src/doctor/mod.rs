@@ -40,12 +40,20 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         .collect();
     match ConfigWatch::new(config.singbox.config.clone()).load() {
         Ok(read) => {
-            found.push(finding("sing-box configuration", Severity::Ok, format!("{} inbounds", read.inbounds.len())));
+            found.push(finding(
+                "sing-box configuration",
+                Severity::Ok,
+                format!("{} inbounds", read.inbounds.len()),
+            ));
             found.extend(
-                read.warnings.iter().map(|warning| finding("sing-box configuration", Severity::Warn, format!("{warning:?}"))),
+                read.warnings
+                    .iter()
+                    .map(|warning| finding("sing-box configuration", Severity::Warn, format!("{warning:?}"))),
             );
             match source::choose(&read, Setting::Auto) {
-                Ok(choice) => found.push(finding("source of owners", Severity::Ok, format!("{:?}", choice.kind()))),
+                Ok(choice) => {
+                    found.push(finding("source of owners", Severity::Ok, format!("{:?}", choice.kind())))
+                }
                 Err(reason) => found.push(finding("source of owners", Severity::Fail, reason.to_string())),
             }
         }
