@@ -9,18 +9,9 @@ use std::{
     path::Path,
 };
 
-use axum::{Extension, Router};
 use boxmeter_web::api::routes::Access;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use nix::unistd::{Gid, Group, Uid, User};
-use tokio::net::{UnixListener, UnixStream};
-
-/// Connections at a time. More are closed at once; a client that is turned away says so.
-const CONNECTIONS_MAX: usize = 256;
+use tokio::net::{UnixListener, unix::UCred};
 
 /// The group that may look.
 pub const GROUP: &str = "boxmeter";
@@ -54,38 +45,8 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the listener is dropped with its task.
-pub async fn serve(listener: UnixListener, router: Router) {
-    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, for instance: others must end before the next one fits.
-                tracing::warn!("the socket takes no connection: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let access = access(&stream);
-        let router = match access {
-            Some(access) => router.clone().layer(Extension(access)),
-            None => router.clone(),
-        };
-        tokio::spawn(async move {
-            let service = TowerToHyperService::new(router);
-            let connection = auto::Builder::new(TokioExecutor::new()).http1_only();
-            // A client that goes away is no news.
-            let _ = connection.serve_connection(TokioIo::new(stream), service).await;
-            drop(slot);
-        });
-    }
-}
-
 /// `None`: the peer may do nothing.
-fn access(stream: &UnixStream) -> Option<Access> {
-    let peer = stream.peer_cred().ok()?;
+pub fn access(peer: &UCred) -> Option<Access> {
     if peer.uid() == 0 {
         return Some(Access::Admin);
     }

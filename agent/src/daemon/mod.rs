@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::Context;
 use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
-use boxmeter_web::api::{routes::unix_router, types::Meter as ApiMeter};
+use boxmeter_web::api::{routes::unix_router, serve::serve, types::Meter as ApiMeter};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
@@ -59,7 +59,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .max_blocking_threads(4)
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(agent_process(config))
 }
 
 fn kernel_config(config: &Config) -> KernelConfig {
@@ -87,7 +87,7 @@ fn setting(source: Source) -> Setting {
     }
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let started = clock::now();
     let kernel = Kernel::open(&kernel_config(config))?;
     let zone = zone(config)?;
@@ -135,7 +135,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
-    let server = tokio::spawn(listen::serve(listener, unix_router(Arc::new(answerer))));
+    let server = tokio::spawn(serve(listener, unix_router(Arc::new(answerer)), listen::access, std::future::pending()));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let end = agent.run(asked, Box::pin(stop_signal()?)).await;
