@@ -14,6 +14,7 @@ mod crash;
 mod faults;
 mod ranges;
 mod ticks;
+mod versions;
 
 /// A ledger in a temporary directory with some users on one inbound.
 struct Rig {
