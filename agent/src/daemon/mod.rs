@@ -135,7 +135,12 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
-    let server = tokio::spawn(serve(listener, unix_router(Arc::new(answerer)), listen::access, std::future::pending()));
+    let server = tokio::spawn(serve(
+        listener,
+        unix_router(Arc::new(answerer)),
+        listen::access,
+        std::future::pending(),
+    ));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let end = agent.run(asked, Box::pin(stop_signal()?)).await;
