@@ -36,37 +36,41 @@ fn under_traffic(rig: &mut Rig, meanwhile: impl FnOnce(&mut Rig) + Send) {
 }
 
 /// Kills the agent at random points, the first milliseconds of its life included.
-fn killed(shape: &Shape, times: usize) {
+fn kill_again_and_again(rig: &mut Rig, times: usize) {
+    for _ in 0..times {
+        rig.kill_agent();
+        let agent = rig.agent_process();
+        let until = Instant::now() + Duration::from_millis(rand::rng().random_range(1..1_500));
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        rig.agent = Some(agent);
+    }
+    rig.kill_agent();
+    rig.start_agent();
+}
+
+fn killed(shape: &Shape, times: usize) -> Rig {
     let mut rig = Rig::new(VERSIONS[2], shape);
     rig.start_agent();
-    under_traffic(&mut rig, |rig| {
-        for _ in 0..times {
-            rig.kill_agent();
-            let agent = rig.agent_process();
-            let until = Instant::now() + Duration::from_millis(rand::rng().random_range(1..1_500));
-            while Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            rig.agent = Some(agent);
-        }
-        rig.kill_agent();
-        rig.start_agent();
-    });
-    rig.check();
+    under_traffic(&mut rig, |rig| kill_again_and_again(rig, times));
+    rig
 }
 
 fn times(short: usize, long: usize) -> usize {
     if std::env::var_os("BOXMETER_LONG").is_some() { long } else { short }
 }
 
+/// Short connections: some live and die while no agent does.
 #[test]
 fn agent_killed_at_random_points_with_tcp() {
-    killed(&trojan(), times(12, 100));
+    killed(&trojan(), times(10, 100)).check_sum();
 }
 
+/// The QUIC flows outlive every agent: nothing may be unattributed.
 #[test]
 fn agent_killed_at_random_points_with_quic() {
-    killed(&hysteria2(), times(6, 100));
+    killed(&hysteria2(), times(6, 100)).check();
 }
 
 #[test]
@@ -101,4 +105,44 @@ fn a_second_agent_is_refused() {
     assert!(said.contains("another agent"), "{said}");
     rig.exchange(0, 1_000, 1_000).unwrap();
     rig.check();
+}
+
+/// An agent that does not get to run for seconds: the kernel counts on, and later knows whose it was.
+#[test]
+fn agent_stopped_for_seconds() {
+    let mut rig = Rig::new(VERSIONS[2], &trojan());
+    rig.start_agent();
+    under_traffic(&mut rig, |rig| {
+        let agent = rig.agent.as_ref().unwrap();
+        agent.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(3));
+        agent.signal(Signal::SIGCONT);
+    });
+    rig.check();
+}
+
+#[test]
+fn ledger_locked_by_another_program() {
+    let mut rig = Rig::new(VERSIONS[2], &trojan());
+    rig.start_agent();
+    let ledger = rig.folder.path().join("ledger/ledger.db");
+    let other = rusqlite::Connection::open(ledger).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    rig.exchange(0, 10_000, 200_000).unwrap();
+    wait("the agent says so", || {
+        let status = rig.ask(&["status"])?;
+        let parts = status["degraded"].as_array().ok_or("no list")?;
+        if parts.iter().any(|part| part["part"] == json!("ledger")) {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    rig.exchange(1, 10_000, 200_000).unwrap();
+    other.execute_batch("ROLLBACK").unwrap();
+    rig.check();
+    wait("the agent is well again", || {
+        let status = rig.ask(&["status"])?;
+        if status["ok"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
+    });
 }

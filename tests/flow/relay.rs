@@ -28,11 +28,18 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Whether a meter that says `[up, down]` is right.
-    pub fn allows(&self, [up, down]: [u64; 2]) -> bool {
+    /// The least and the most that a meter may say, by direction, once no connection is open.
+    pub fn bounds(&self) -> Option<[[u64; 2]; 2]> {
         let [taken, sent, received, open] =
             [&self.up_taken, &self.up, &self.down, &self.open].map(|number| number.load(Ordering::SeqCst));
-        open == 0 && (taken..=sent).contains(&up) && down == received
+        (open == 0).then_some([[taken, received], [sent, received]])
+    }
+
+    /// Whether a meter that says `[up, down]` is right.
+    pub fn allows(&self, [up, down]: [u64; 2]) -> bool {
+        self.bounds().is_some_and(|[least, most]| {
+            (least[0]..=most[0]).contains(&up) && (least[1]..=most[1]).contains(&down)
+        })
     }
 }
 

@@ -318,6 +318,33 @@ impl Rig {
         }))
     }
 
+    /// As [`Rig::check`], where connections may have come and gone while nobody could say whose they
+    /// were: those are unattributed, and the sum is exact all the same.
+    pub fn check_sum(&mut self) {
+        self.end_clients();
+        wait("every byte is counted once", || {
+            let (usage, audit) = (self.usage()?, self.ask(&["audit"])?);
+            let unattributed = ["upload_payload_bytes", "download_payload_bytes"]
+                .map(|key| audit["unattributed"][key].as_u64().unwrap_or(0));
+            let mut right = audit["difference_bytes"] == json!(0);
+            let (mut least, mut most) = ([0; 2], [0; 2]);
+            for (relay, usage) in self.relays.iter().zip(usage) {
+                let [low, high] = relay.truth.bounds().ok_or("connections are open")?;
+                for direction in 0..2 {
+                    right = right && usage[direction] <= high[direction];
+                    least[direction] += low[direction];
+                    most[direction] += high[direction];
+                }
+            }
+            for direction in 0..2 {
+                let all = usage[0][direction] + usage[1][direction] + unattributed[direction];
+                right = right && (least[direction]..=most[direction]).contains(&all);
+            }
+            let truth: Vec<_> = self.relays.iter().map(|relay| &relay.truth).collect();
+            if right { Ok(()) } else { Err(format!("usage {usage:?}, truth {truth:?}, audit {audit}")) }
+        });
+    }
+
     /// The three questions.
     pub fn check(&mut self) {
         self.end_clients();
