@@ -50,8 +50,7 @@ pub(super) struct Directory {
 
 impl Kernel {
     pub(super) fn read_directory(&self) -> Directory {
-        let mut directory =
-            Directory { accounts_next: ACCOUNT_FIRST, users_next: 1, ..Directory::default() };
+        let mut directory = Directory { accounts_next: ACCOUNT_FIRST, users_next: 1, ..Directory::default() };
         for slot in ACCOUNT_FIRST..ACCOUNTS_MAX {
             let account = self.accounts.at(slot);
             // SAFETY: a field of a mapped value, here and below. Names are written before `in_use`.

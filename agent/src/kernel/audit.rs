@@ -2,11 +2,7 @@
 
 use std::{fs, os::fd::AsRawFd};
 
-use boxmeter_common::{
-    stats::STAT_NAMES,
-    user::Counters,
-    watch::WATCHED_SHARDS,
-};
+use boxmeter_common::{stats::STAT_NAMES, user::Counters, watch::WATCHED_SHARDS};
 
 use super::{error::KernelError, load::Kernel, shared};
 use crate::core::event::InboundIndex;
@@ -112,7 +108,8 @@ impl Kernel {
             }
             sum
         };
-        let mut audit = Audit { before_ns: crate::clock::mono_ns(), watched_before: watched(), ..Audit::default() };
+        let mut audit =
+            Audit { before_ns: crate::clock::mono_ns(), watched_before: watched(), ..Audit::default() };
         for inbound in &inbounds {
             add(&mut audit.pending, &self.pending(*inbound));
         }

@@ -26,9 +26,22 @@ use crate::core::event::{FlowId, FlowSeen, InboundIndex, Network, Slot};
 pub enum KernelEvent {
     Opened(FlowSeen),
     /// A TCP flow ended. Without an owner it waits among the closed ones.
-    Closed { id: FlowId, owner: Option<Slot>, at_ns: u64, payload: [u64; 2] },
-    Warned { user: UserSlot, billed: u64, at_ns: u64 },
-    Cut { user: UserSlot, billed: u64, at_ns: u64 },
+    Closed {
+        id: FlowId,
+        owner: Option<Slot>,
+        at_ns: u64,
+        payload: [u64; 2],
+    },
+    Warned {
+        user: UserSlot,
+        billed: u64,
+        at_ns: u64,
+    },
+    Cut {
+        user: UserSlot,
+        billed: u64,
+        at_ns: u64,
+    },
 }
 
 /// A flow of the kernel in the core's words.
@@ -194,7 +207,8 @@ impl Kernel {
     ) -> Result<usize, KernelError> {
         let mut swept = 0;
         for id in noted_before.difference(live) {
-            let gone = sys::delete(self.owners.as_fd(), id).map_err(KernelError::io("bpf: sweeping OWNERS"))?;
+            let gone =
+                sys::delete(self.owners.as_fd(), id).map_err(KernelError::io("bpf: sweeping OWNERS"))?;
             swept += usize::from(gone);
         }
         Ok(swept)

@@ -118,8 +118,7 @@ impl Pins {
     /// Clears, and removes the directory and the lock.
     pub fn remove(self) -> Result<(), KernelError> {
         self.clear()?;
-        fs::remove_dir(&self.path)
-            .map_err(KernelError::io(format!("removing {}", self.path.display())))?;
+        fs::remove_dir(&self.path).map_err(KernelError::io(format!("removing {}", self.path.display())))?;
         remove(&lock_path(&self.path))
     }
 }
@@ -191,12 +190,6 @@ fn mount_if_missing(path: &Path) -> Result<(), KernelError> {
         return Ok(());
     }
     tracing::info!(path = %usual.display(), "mounting the bpf file system, which was missing");
-    nix::mount::mount(
-        Some("bpf"),
-        usual,
-        Some("bpf"),
-        nix::mount::MsFlags::empty(),
-        Some("mode=0700"),
-    )
-    .map_err(|errno| KernelError::io("mounting the bpf file system at /sys/fs/bpf")(errno.into()))
+    nix::mount::mount(Some("bpf"), usual, Some("bpf"), nix::mount::MsFlags::empty(), Some("mode=0700"))
+        .map_err(|errno| KernelError::io("mounting the bpf file system at /sys/fs/bpf")(errno.into()))
 }

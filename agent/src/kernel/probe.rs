@@ -31,7 +31,11 @@ pub fn features() -> Vec<Feature> {
     vec![
         feature("kernel", true, Ok(release.trim().to_string())),
         feature("bpf", true, bpf().map(|()| "programs may be loaded".to_string()).map_err(|e| e.to_string())),
-        feature("btf", true, btf().map(|()| "/sys/kernel/btf/vmlinux".to_string()).map_err(|e| e.to_string())),
+        feature(
+            "btf",
+            true,
+            btf().map(|()| "/sys/kernel/btf/vmlinux".to_string()).map_err(|e| e.to_string()),
+        ),
         feature(
             "cgroup v2",
             true,

@@ -28,7 +28,8 @@ impl<T: aya::Pod> Shared<T> {
     /// Maps the array behind `map`, which must hold `count` values of `T`.
     pub fn new(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
         let count = count as usize;
-        let page = 4096.max(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as usize);
+        let page =
+            4096.max(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as usize);
         let bytes = (count * size_of::<T>().next_multiple_of(8)).next_multiple_of(page);
         // SAFETY: a new shared mapping of a file that stays as long as it is.
         let base = unsafe {
