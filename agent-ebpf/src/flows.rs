@@ -108,7 +108,8 @@ pub fn pend<const DIR: usize>(flow: *mut Flow, inbound: u32, payload: u32, wire:
         }
         // A fetching addition is a full barrier: what follows sees what the other side did before
         // it took the pending bytes, or the other side took these bytes too.
-        let _before = core::hint::black_box(atomic::fetch_add(&raw mut (*flow).pending.wire[DIR], wire as u64));
+        let _before =
+            core::hint::black_box(atomic::fetch_add(&raw mut (*flow).pending.wire[DIR], wire as u64));
         let owner = atomic::load32(&raw const (*flow).owner);
         let flags = atomic::load32(&raw const (*flow).flags);
         if owner != ACCOUNT_NONE {

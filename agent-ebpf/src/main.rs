@@ -24,10 +24,7 @@ mod watch;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock_ops};
 use boxmeter_common::{DOWNLOAD, TCP, UPLOAD};
 
-use crate::{
-    parse::Packet,
-    reason::Reason,
-};
+use crate::{parse::Packet, reason::Reason};
 
 const DROP: i32 = 0;
 const PASS: i32 = 1;
@@ -114,7 +111,13 @@ fn unparsable<const DIR: usize>(skb: *mut __sk_buff) {
     if let Some(sk) = sockets::full(skb) {
         // SAFETY: a full socket and a readable context.
         unsafe {
-            flows::unparsable(skb.cast(), (*sk).protocol as u8, (*sk).src_port as u16, DIR as u32, (*skb).len);
+            flows::unparsable(
+                skb.cast(),
+                (*sk).protocol as u8,
+                (*sk).src_port as u16,
+                DIR as u32,
+                (*skb).len,
+            );
         }
     }
 }

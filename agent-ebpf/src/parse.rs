@@ -80,13 +80,7 @@ pub fn packet<const DIR: usize>(skb: *const __sk_buff) -> Result<Packet, Reason>
     // SAFETY: 8 bytes are there.
     let (from, to): (u16, u16) = unsafe { (read(at), read(at + 2)) };
     let (local, peer) = if DIR == UPLOAD { (to, from) } else { (from, to) };
-    Ok(Packet {
-        network,
-        ipv6,
-        local_port: u16::from_be(local),
-        peer_port: u16::from_be(peer),
-        offset,
-    })
+    Ok(Packet { network, ipv6, local_port: u16::from_be(local), peer_port: u16::from_be(peer), offset })
 }
 
 #[inline(always)]
@@ -154,11 +148,8 @@ fn sizes(skb: *const __sk_buff, headers: u32) -> Result<(u32, u32), Reason> {
         return Err(Reason::Unparsable);
     }
     let payload = length - headers;
-    let wire = if segment != 0 && payload > segment {
-        length + (payload - 1) / segment * headers
-    } else {
-        length
-    };
+    let wire =
+        if segment != 0 && payload > segment { length + (payload - 1) / segment * headers } else { length };
     Ok((payload, wire))
 }
 

@@ -5,8 +5,7 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_ops},
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_sk_fullsock, bpf_sk_storage_get,
-        bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
+        bpf_get_socket_cookie, bpf_sk_fullsock, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set, bpf_tcp_sock,
     },
     macros::btf_map,
 };
@@ -188,7 +187,8 @@ fn old<const DIR: usize>(
     flow.last_ns = flow.opened_ns;
     // SAFETY: a full socket and a whole value.
     let made: *mut Flow = unsafe {
-        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE).cast()
+        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE)
+            .cast()
     };
     if made.is_null() {
         stats::count(Stat::StorageFailed);
@@ -272,7 +272,8 @@ fn opened(ops: *mut bpf_sock_ops) {
         if sk.is_null() {
             return;
         }
-        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE).cast()
+        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE)
+            .cast()
     };
     if made.is_null() {
         stats::count(Stat::StorageFailed);

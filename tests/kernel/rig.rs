@@ -2,32 +2,52 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use boxmeter::{
     core::event::{InboundIndex, Network, Slot, UserId},
-    kernel::{Events, Kernel, KernelConfig, Namespace, WatchPort},
+    kernel::{Events, Kernel, KernelConfig, Namespace, PeerCursor, WatchPort},
 };
 use boxmeter_common::{
+    Meta,
     command::{Command, OP_OWN},
     flow::Flow,
+    maps,
     user::{Counters, METER_PAYLOAD},
 };
 use uuid::Uuid;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// One test at a time. Unlike a mutex's guard it may go to another thread.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        while BUSY.swap(true, Ordering::AcqRel) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Release);
+    }
+}
 
 /// A mounted bpf file system with a pin directory; unmounted and removed when dropped.
 pub struct Mount {
     directory: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Mount {
     pub fn new() -> Self {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let turn = Turn::take();
         let directory = tempfile::tempdir().unwrap();
         let flags = nix::mount::MsFlags::empty();
         nix::mount::mount(Some("bpf"), directory.path(), Some("bpf"), flags, None::<&str>)
@@ -37,6 +57,15 @@ impl Mount {
 
     pub fn pins(&self) -> PathBuf {
         self.directory.path().join("boxmeter")
+    }
+
+    /// Changes the layout version that stands in the pinned map.
+    pub fn set_abi(&self, version: u32) {
+        let map = aya::maps::MapData::from_pin(self.pins().join(maps::META)).unwrap();
+        let mut array: aya::maps::Array<_, Meta> =
+            aya::maps::Map::from_map_data(map).unwrap().try_into().unwrap();
+        let meta = array.get(&0, 0).unwrap();
+        array.set(0, Meta { abi_version: version, ..meta }, 0).unwrap();
     }
 
     pub fn config(&self) -> KernelConfig {
@@ -77,7 +106,10 @@ impl Rig {
     }
 
     pub fn watch(&mut self, network: Network, port: u16) -> InboundIndex {
-        let netns = Namespace::own().unwrap().cookie();
+        self.watch_in(Namespace::own().unwrap().cookie(), network, port)
+    }
+
+    pub fn watch_in(&mut self, netns: u64, network: Network, port: u16) -> InboundIndex {
         let port = WatchPort { netns, port, network, tag: format!("in-{port}") };
         self.kernel.watch(&[port]).unwrap()[0]
     }
@@ -115,11 +147,27 @@ impl Rig {
     }
 }
 
-/// Waits until something holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+impl Rig {
+    /// The UDP flow of the peer port.
+    pub fn peer(&self, peer_port: u16) -> Option<Flow> {
+        let (peers, _) = self.kernel.walk_peers(PeerCursor::default(), 100_000).unwrap();
+        peers.into_iter().find(|flow| flow.key.peer_port == peer_port)
+    }
+}
+
+/// Whether something holds within 10 s.
+pub fn soon(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        if Instant::now() > deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
+    true
+}
+
+/// Waits until something holds.
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    assert!(soon(holds), "not within 10 s: {what}");
 }
