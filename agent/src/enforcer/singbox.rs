@@ -31,6 +31,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(20);
 
+/// Healthy for so long is healthy: sing-box ends within milliseconds after its last listener failed.
+const LASTS: Duration = Duration::from_millis(200);
+
 /// How sing-box is told to read its configuration again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reload {
@@ -120,7 +123,9 @@ impl Singbox {
         let old = edits.iter().map(|edit| files::read_file(&edit.path)).collect::<Result<Vec<_>, _>>()?;
         self.check(edits)?;
         let backups = old.iter().filter_map(|file| self.keep(file).transpose()).collect::<Result<Vec<_>, _>>()?;
-        let before = self.process.as_ref().map(|process| process.listeners(&ports(&self.config)));
+        // With those of the new text too: a port that another process holds must not look like ours.
+        let all: Vec<u16> = [ports(&files::read(&self.config)?), ports(&edited(&self.config, edits)?)].concat();
+        let before = self.process.as_ref().map(|process| process.listeners(&all));
         for (done, edit) in edits.iter().enumerate() {
             if let Err(error) = swap::replace(&edit.path, edit.expected, edit.content.as_bytes()) {
                 if done == 0 {
@@ -263,7 +268,8 @@ impl Singbox {
         }
     }
 
-    /// A reload is done when every listener is a new one: until then the old ones answer.
+    /// A reload is done when every port of the new configuration has a new listener: until then the
+    /// old ones answer. And it must last: a start that fails ends sing-box a moment later.
     fn wait(
         &self,
         process: &Process,
@@ -272,35 +278,55 @@ impl Singbox {
     ) -> Result<(), String> {
         let deadline = Instant::now() + HEALTHY_WITHIN;
         let own_way = matches!(self.reload, Reload::Command(_));
-        let ports: Vec<u16> = before.iter().map(|(port, _)| *port).collect();
+        let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
+        let mut well_since: Option<Instant> = None;
         loop {
             // A command of the admin's may restart sing-box.
-            let alive = process.alive() || (own_way && process::find(&self.config).is_ok());
-            if !alive && !own_way {
-                return Err("sing-box ended at the reload: it could not start with the new configuration (a port that is taken, for example)".into());
-            }
-            let now = process.listeners(&ports);
-            let state = if process.alive() && before.iter().any(|old| now.contains(old)) {
-                Err("it did not reload (its log says why); the old listeners are still open".to_owned())
-            } else if !alive {
-                Err("it is not running".to_owned())
-            } else {
-                healthy()
+            let process = match process.alive() {
+                true => process.clone(),
+                false if own_way => match process::find(&self.config) {
+                    Ok(found) => found,
+                    Err(_) if Instant::now() < deadline => {
+                        std::thread::sleep(POLL);
+                        continue;
+                    }
+                    Err(error) => return Err(error.to_string()),
+                },
+                false => return Err("sing-box ended at the reload: it could not start with the new configuration (a port that is taken, for example)".into()),
+            };
+            let now = process.listeners(&wanted);
+            let new = |port: &u16| now.iter().any(|found| found.0 == *port && !before.contains(found));
+            let state = match wanted.iter().find(|port| !new(port)) {
+                Some(port) => Err(format!("port {port} has no new listener; sing-box's log says why")),
+                None => healthy(),
             };
             match state {
-                Ok(()) => return Ok(()),
+                Ok(()) if well_since.get_or_insert_with(Instant::now).elapsed() >= LASTS => return Ok(()),
+                Ok(()) => {}
                 Err(why) if Instant::now() > deadline => {
                     return Err(format!("sing-box did not come up healthy within {} s: {why}", HEALTHY_WITHIN.as_secs()));
                 }
-                Err(_) => std::thread::sleep(POLL),
+                Err(_) => well_since = None,
             }
+            std::thread::sleep(POLL);
         }
     }
 }
 
-/// TCP ports on which sing-box listens with the configuration as it is now.
-fn ports(config: &[PathBuf]) -> Vec<u16> {
-    let Ok(config) = files::read(config).and_then(|files| files::parse(&files)) else {
+/// The files as they will be.
+fn edited(config: &[PathBuf], edits: &[Edit]) -> Result<Vec<FileText>, ConfigError> {
+    let mut files = files::read(config)?;
+    for file in &mut files {
+        if let Some(edit) = edits.iter().find(|edit| edit.path == *file.path) {
+            file.text.clone_from(&edit.content);
+        }
+    }
+    Ok(files)
+}
+
+/// TCP ports on which sing-box listens with a configuration.
+fn ports(files: &[FileText]) -> Vec<u16> {
+    let Ok(config) = files::parse(files) else {
         return Vec::new();
     };
     let inbounds = config.inbounds.iter().filter(|inbound| inbound.transports.tcp);
