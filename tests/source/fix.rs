@@ -42,7 +42,10 @@ fn fix_ends_with_a_working_source_on_every_version() {
         let server = Server::start(version, port, &[("config.json", &old)]);
         let before = gather::gather(&server.config(), Setting::Auto);
         let found = check(&before.inputs(Vec::new()));
-        assert!(found.iter().any(|f| f.id == "source" && f.severity == Severity::Fail), "{version}: {found:#?}");
+        assert!(
+            found.iter().any(|f| f.id == "source" && f.severity == Severity::Fail),
+            "{version}: {found:#?}"
+        );
         let singbox = singbox(&server);
         let plan = fix::prepare(&singbox, version, None).unwrap().unwrap();
         assert!(plan.diff.contains("\"secret\": \"…\""), "{}", plan.diff);
@@ -66,7 +69,15 @@ fn fix_ends_with_a_working_source_on_every_version() {
 fn several_files_are_one_change() {
     let port = free_port();
     let base = mixed(port, "");
-    let server = Server::start(V12, port, &[("00-log.json", "{\"log\": {\"disabled\": true, \"level\": \"error\"}}"), ("10-in.json", &base), ("20-x.json", "{\"experimental\": {\"clash_api\": {}}}")]);
+    let server = Server::start(
+        V12,
+        port,
+        &[
+            ("00-log.json", "{\"log\": {\"disabled\": true, \"level\": \"error\"}}"),
+            ("10-in.json", &base),
+            ("20-x.json", "{\"experimental\": {\"clash_api\": {}}}"),
+        ],
+    );
     let singbox = singbox(&server);
     let plan = fix::prepare(&singbox, V12, None).unwrap().unwrap();
     assert_eq!(plan.edits.len(), 2);
@@ -82,7 +93,11 @@ fn an_empty_secret_fails_and_is_filled() {
     let text = mixed(port, &format!(r#", "services": [{{"type": "api", "listen_port": {api}}}]"#));
     let server = Server::start(V14, port, &[("a.json", &text)]);
     let gathered = gather::gather(&server.config(), Setting::Auto);
-    assert!(check(&gathered.inputs(Vec::new())).iter().any(|f| f.id == "api-secret" && f.severity == Severity::Fail));
+    assert!(
+        check(&gathered.inputs(Vec::new()))
+            .iter()
+            .any(|f| f.id == "api-secret" && f.severity == Severity::Fail)
+    );
     let singbox = singbox(&server);
     let plan = fix::prepare(&singbox, V14, None).unwrap().unwrap();
     fix::apply(&singbox, &plan).unwrap();
@@ -125,7 +140,10 @@ fn a_reload_that_ends_sing_box_is_taken_back_and_said() {
     let port = free_port();
     let server = Server::start(V14, port, &[("a.json", &mixed(port, ""))]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let service = format!(r#", "services": [{{"type": "api", "listen_port": {}, "secret": "s"}}]"#, taken.local_addr().unwrap().port());
+    let service = format!(
+        r#", "services": [{{"type": "api", "listen_port": {}, "secret": "s"}}]"#,
+        taken.local_addr().unwrap().port()
+    );
     let edit = edit(&server, mixed(port, &service));
     let error = singbox(&server).apply(&[edit], || Ok(())).unwrap_err();
     assert!(matches!(error, EditError::RolledBack { .. }), "{error}");

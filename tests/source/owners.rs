@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::server::{DEADLINE, Server, V12, V13, V14, echo, free_port, mixed, socks};
 
 /// A running source on a thread of its own.
-struct Source {
+pub struct Source {
     events: mpsc::Receiver<SourceEvent>,
     shutdown: watch::Sender<bool>,
     known: watch::Sender<KnownInbounds>,
@@ -20,7 +20,7 @@ struct Source {
 }
 
 impl Source {
-    fn start(choice: Choice, known: KnownInbounds, renew: Option<Duration>) -> Source {
+    pub fn start(choice: Choice, known: KnownInbounds, renew: Option<Duration>) -> Source {
         let (tx, events) = mpsc::channel(1024);
         let (shutdown, end) = watch::channel(false);
         let (known, known_rx) = watch::channel(known);
@@ -57,7 +57,7 @@ impl Source {
         }
     }
 
-    fn connected(&mut self) {
+    pub fn connected(&mut self) {
         self.until("connected", |event| matches!(event, SourceEvent::Connected { .. }).then_some(()));
     }
 
@@ -88,7 +88,9 @@ fn api(port: u16) -> String {
 }
 
 fn clash(port: u16, level: &str) -> String {
-    format!(r#", "log": {{"level": "{level}"}}, "experimental": {{"clash_api": {{"external_controller": "127.0.0.1:{port}", "secret": "s3"}}}}"#)
+    format!(
+        r#", "log": {{"level": "{level}"}}, "experimental": {{"clash_api": {{"external_controller": "127.0.0.1:{port}", "secret": "s3"}}}}"#
+    )
 }
 
 #[test]
@@ -148,7 +150,9 @@ fn api_renews_without_telling_an_end_twice() {
                 replays += u32::from(s.peer == later.local_addr().unwrap());
             }
             SourceEvent::Lost { counter, .. } => panic!("{counter}"),
-            SourceEvent::Connected { .. } | SourceEvent::Disconnected { .. } => panic!("renewals keep the connection"),
+            SourceEvent::Connected { .. } | SourceEvent::Disconnected { .. } => {
+                panic!("renewals keep the connection")
+            }
         }
         (replays > 12).then_some(())
     });
@@ -202,7 +206,10 @@ fn log_stream_tells_owners_on_old_versions() {
 fn try_next(source: &mut Source) -> Result<SourceEvent, ()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let wait = Duration::from_millis(200);
-    runtime.block_on(async { tokio::time::timeout(wait, source.events.recv()).await }).map_err(drop)?.ok_or(())
+    runtime
+        .block_on(async { tokio::time::timeout(wait, source.events.recv()).await })
+        .map_err(drop)?
+        .ok_or(())
 }
 
 #[test]
@@ -252,7 +259,9 @@ fn another_program_on_the_port_is_told() {
         let choice = if kind == "api" { Choice::Api(endpoint) } else { Choice::ClashLogs(endpoint) };
         let mut source = Source::start(choice, KnownInbounds::default(), None);
         match source.next("disconnected") {
-            SourceEvent::Disconnected { reason, .. } => assert!(reason.contains(&target.to_string()), "{reason}"),
+            SourceEvent::Disconnected { reason, .. } => {
+                assert!(reason.contains(&target.to_string()), "{reason}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -276,7 +285,9 @@ fn log_file_tells_owners_over_rotation_and_truncation() {
     assert_eq!((&*seen.user, seen.created_ms), ("alice", None));
     // copytruncate
     std::fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(0).unwrap();
-    source.until("truncated", |event| matches!(event, SourceEvent::Lost { counter: "log_truncated", .. }).then_some(()));
+    source.until("truncated", |event| {
+        matches!(event, SourceEvent::Lost { counter: "log_truncated", .. }).then_some(())
+    });
     let client = socks(port, "bob", target, 10);
     assert_eq!(&*source.sighting(&client).user, "bob");
     // logrotate's create: sing-box still writes to the old file, then to the new one after a reload.
@@ -286,7 +297,9 @@ fn log_file_tells_owners_over_rotation_and_truncation() {
     assert_eq!(&*source.sighting(&client).user, "alice");
     let before = std::fs::metadata(&log).unwrap().len();
     server.hup();
-    crate::server::wait_for("the new log", || (std::fs::metadata(&log).unwrap().len() > before).then_some(()));
+    crate::server::wait_for("the new log", || {
+        (std::fs::metadata(&log).unwrap().len() > before).then_some(())
+    });
     crate::server::wait_for("sing-box again", || TcpStream::connect(("127.0.0.1", port)).ok());
     let mut client = socks(port, "bob", target, 10);
     client.write_all(b"x").unwrap();
@@ -305,7 +318,9 @@ fn the_process_is_found_by_its_configuration() {
     let before = found.listeners(&[port]);
     assert_eq!(before.len(), 1);
     server.hup();
-    crate::server::wait_for("new listener", || (found.listeners(&[port]).len() == 1 && found.listeners(&[port]) != before).then_some(()));
+    crate::server::wait_for("new listener", || {
+        (found.listeners(&[port]).len() == 1 && found.listeners(&[port]) != before).then_some(())
+    });
     assert!(found.alive());
     let other = tempfile::tempdir().unwrap();
     std::fs::write(other.path().join("x.json"), "{}").unwrap();

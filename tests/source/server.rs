@@ -18,7 +18,11 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub fn binary(version: &str) -> PathBuf {
     let place = std::env::var_os("BOXMETER_SINGBOX_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools").join(format!("sing-box-{version}/sing-box")),
+        || {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../target/tools")
+                .join(format!("sing-box-{version}/sing-box"))
+        },
         |folder| PathBuf::from(folder).join(format!("sing-box-{version}/sing-box")),
     );
     assert!(place.is_file(), "{} is missing: `cargo xtask setup` fetches it", place.display());
@@ -140,5 +144,7 @@ pub const USERS: &str = r#"[{"username": "alice", "password": "pw"}, {"username"
 
 /// A mixed inbound with alice and bob, and whatever stands in `more`.
 pub fn mixed(port: u16, more: &str) -> String {
-    format!(r#"{{"inbounds": [{{"type": "mixed", "tag": "m", "listen": "127.0.0.1", "listen_port": {port}, "users": {USERS}}}]{more}}}"#)
+    format!(
+        r#"{{"inbounds": [{{"type": "mixed", "tag": "m", "listen": "127.0.0.1", "listen_port": {port}, "users": {USERS}}}]{more}}}"#
+    )
 }

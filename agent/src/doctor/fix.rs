@@ -39,13 +39,17 @@ pub enum FixError {
     TooOld(String),
     #[error("which sing-box this is for is not known, since none is running: start it first")]
     NoVersion,
-    #[error("port {port} is taken in sing-box's network namespace ({error}); sing-box would end at the reload. Free it, or take another one")]
+    #[error(
+        "port {port} is taken in sing-box's network namespace ({error}); sing-box would end at the reload. Free it, or take another one"
+    )]
     PortTaken { port: u16, error: std::io::Error },
     #[error("no port from {} to {} is free in sing-box's network namespace", PORTS.start, PORTS.end - 1)]
     NoPort,
     #[error("{file}: the key `{key}` is written twice, so that an edit would be a guess; leave one", file = file.display())]
     Repeated { file: PathBuf, key: String },
-    #[error("the edit does not read back as it was meant; nothing was written. This is a fault of boxmeter: please report it")]
+    #[error(
+        "the edit does not read back as it was meant; nothing was written. This is a fault of boxmeter: please report it"
+    )]
     ReadBack,
     #[error("{0}")]
     NoSource(#[from] NoSource),
@@ -89,7 +93,12 @@ pub fn free_port(config: &SingboxConfig, process: Option<&Process>) -> Result<u1
 }
 
 /// Plans the edit for a version; `None`: nothing to do. `port` must be free.
-pub fn plan(files: &[FileText], version: (u32, u32), port: u16, secret: &Secret) -> Result<Option<Plan>, FixError> {
+pub fn plan(
+    files: &[FileText],
+    version: (u32, u32),
+    port: u16,
+    secret: &Secret,
+) -> Result<Option<Plan>, FixError> {
     if version < (1, 12) {
         return Err(FixError::TooOld(format!("{}.{}", version.0, version.1)));
     }
@@ -133,7 +142,8 @@ pub fn plan(files: &[FileText], version: (u32, u32), port: u16, secret: &Secret)
 
 fn warnings(before: &SingboxConfig, after: &SingboxConfig, setting: Setting) -> Vec<String> {
     let mut warnings = vec![
-        "The reload that follows drops every open connection once; clients connect again by themselves.".to_owned(),
+        "The reload that follows drops every open connection once; clients connect again by themselves."
+            .to_owned(),
     ];
     if setting == Setting::ClashLogs && after.log.shows_info() {
         let place = match &after.log.output {
@@ -187,7 +197,11 @@ impl Edits<'_> {
         if config.api_service.is_some() {
             let mut services = self.trees.iter().filter_map(|tree| tree.get("services")?.array()).flatten();
             let service = services.find(|s| s.get("type").and_then(Node::str) == Some("api"));
-            return service.filter(|s| !has_text(s, "secret")).map(|s| self.put(s, "secret", &secret)).into_iter().collect();
+            return service
+                .filter(|s| !has_text(s, "secret"))
+                .map(|s| self.put(s, "secret", &secret))
+                .into_iter()
+                .collect();
         }
         let entry = format!(
             "{{\n\t\"type\": \"api\",\n\t\"listen\": \"127.0.0.1\",\n\t\"listen_port\": {port},\n\t\"secret\": {secret}\n}}"
@@ -293,7 +307,9 @@ pub fn answers(choice: &Choice) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     let ask = async {
         match choice {
-            Choice::Api(endpoint) => singbox_api::version(endpoint).await.map(|v| v.version).map_err(|e| e.to_string()),
+            Choice::Api(endpoint) => {
+                singbox_api::version(endpoint).await.map(|v| v.version).map_err(|e| e.to_string())
+            }
             Choice::ClashLogs(endpoint) => clash_logs::version(endpoint).await.map_err(|e| e.to_string()),
             Choice::LogFile { path, .. } => match path.is_file() {
                 true => Ok(String::new()),
@@ -302,7 +318,8 @@ pub fn answers(choice: &Choice) -> Result<String, String> {
         }
     };
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(5), ask).await.unwrap_or_else(|_| Err("no answer within 5 s".into()))
+        tokio::time::timeout(Duration::from_secs(5), ask)
+            .await
+            .unwrap_or_else(|_| Err("no answer within 5 s".into()))
     })
 }
-

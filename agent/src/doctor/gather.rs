@@ -103,7 +103,8 @@ fn loopback_port(line: &str) -> Option<u16> {
     let (local, peer, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
     // 127.0.0.0/8 ends with 7F as the kernel prints it, mapped or not; ::1 ends with 01000000.
     let address = peer.split_once(':')?.0;
-    let loopback = address.ends_with("7F") || (address.len() == 32 && address == "00000000000000000000000001000000");
+    let loopback =
+        address.ends_with("7F") || (address.len() == 32 && address == "00000000000000000000000001000000");
     let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
     (state == "01" && loopback).then_some(port)
 }

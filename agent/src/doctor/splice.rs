@@ -92,62 +92,178 @@ fn unit(text: &str) -> &'static str {
     }
 }
 
+/// Lines that a change takes the place of, and its own.
+struct Change<'a> {
+    /// Places of the old lines.
+    lines: Range<usize>,
+    new: Vec<&'a str>,
+}
+
 /// A unified diff of edits. `hide` is never shown: a secret.
 pub fn diff(path: &str, text: &str, splices: &[Splice], hide: &str) -> String {
-    let mut sorted: Vec<_> = splices.iter().cloned().collect();
-    sorted.sort_by_key(|splice| splice.range.start);
-    let mut out = format!("--- {path}\n+++ {path}\n");
     let old: Vec<&str> = text.split_inclusive('\n').collect();
-    let mut starts = vec![0];
-    for line in &old {
-        starts.push(starts[starts.len() - 1] + line.len());
-    }
-    let line_of = |at: usize| starts.partition_point(|&start| start <= at).saturating_sub(1).min(old.len().saturating_sub(1));
+    let spans = spans(text, &old, splices);
+    let changes: Vec<Change<'_>> =
+        spans.iter().map(|(lines, new)| change(&old, lines.clone(), new)).collect();
+    let mut out = format!("--- {path}\n+++ {path}\n");
+    let line = |sign: char, line: &str| {
+        let line = line.trim_end_matches(['\n', '\r']);
+        let shown = if hide.is_empty() { line.to_owned() } else { line.replace(hide, "…") };
+        format!("{sign}{shown}\n")
+    };
     let mut grown = 0isize;
-    let mut at = 0;
-    while at < sorted.len() {
-        let first = line_of(sorted[at].range.start);
-        let mut last = line_of(sorted[at].range.end);
-        let mut end = at + 1;
-        while end < sorted.len() && line_of(sorted[end].range.start) <= last + 2 * CONTEXT {
-            last = line_of(sorted[end].range.end);
-            end += 1;
+    for hunk in changes.chunk_by(|a, b| b.lines.start <= a.lines.end + 2 * CONTEXT) {
+        let (Some(first), Some(last)) = (hunk.first(), hunk.last()) else {
+            continue;
+        };
+        let start = first.lines.start.saturating_sub(CONTEXT);
+        let end = (last.lines.end + CONTEXT).min(old.len());
+        let growth: isize = hunk.iter().map(|c| c.new.len() as isize - c.lines.len() as isize).sum();
+        let (count, new_start) = (end - start, start as isize + grown);
+        let _ = writeln!(out, "@@ -{},{count} +{},{} @@", start + 1, new_start + 1, count as isize + growth);
+        let mut at = start;
+        for change in hunk {
+            out.extend(old[at..change.lines.start].iter().map(|text| line(' ', text)));
+            out.extend(old[change.lines.clone()].iter().map(|text| line('-', text)));
+            out.extend(change.new.iter().map(|text| line('+', text)));
+            at = change.lines.end;
         }
-        let (from, to) = (starts[first], starts[last + 1]);
-        let moved: Vec<Splice> = sorted[at..end]
-            .iter()
-            .map(|s| Splice { range: s.range.start - from..s.range.end - from, with: s.with.clone() })
-            .collect();
-        let new = apply(&text[from..to], &moved);
-        let mut added: Vec<&str> = new.split_inclusive('\n').collect();
-        let mut removed = old[first..=last].to_vec();
-        // Equal lines at both ends are context.
-        let (mut head, mut tail) = (first, last + 1);
-        while !removed.is_empty() && !added.is_empty() && removed[0] == added[0] {
-            removed.remove(0);
-            added.remove(0);
-            head += 1;
-        }
-        while !removed.is_empty() && !added.is_empty() && removed.last() == added.last() {
-            removed.pop();
-            added.pop();
-            tail -= 1;
-        }
-        let before = &old[head.saturating_sub(CONTEXT)..head];
-        let after = &old[tail..(tail + CONTEXT).min(old.len())];
-        let context = before.len() + after.len();
-        let old_start = head - before.len() + 1;
-        let new_start = (old_start as isize + grown).max(1);
-        let _ = writeln!(out, "@@ -{old_start},{} +{new_start},{} @@", removed.len() + context, added.len() + context);
-        for (sign, lines) in [(' ', before), ('-', &removed), ('+', &added), (' ', after)] {
-            for line in lines {
-                let line = line.trim_end_matches(['\n', '\r']);
-                let shown = if hide.is_empty() { line.to_owned() } else { line.replace(hide, "…") };
-                let _ = writeln!(out, "{sign}{shown}");
-            }
-        }
-        grown += added.len() as isize - removed.len() as isize;
-        at = end;
+        out.extend(old[at..end].iter().map(|text| line(' ', text)));
+        grown += growth;
     }
     out
+}
+
+/// The old lines that edits touch, with the text that takes their place; edits of one line together.
+fn spans(text: &str, old: &[&str], splices: &[Splice]) -> Vec<(Range<usize>, String)> {
+    let mut sorted: Vec<Splice> = splices.to_vec();
+    sorted.sort_by_key(|splice| splice.range.start);
+    let mut starts = vec![0];
+    for line in old {
+        starts.push(starts[starts.len() - 1] + line.len());
+    }
+    let line_of = |at: usize| {
+        starts.partition_point(|&start| start <= at).saturating_sub(1).min(old.len().saturating_sub(1))
+    };
+    let lines = |splice: &Splice| line_of(splice.range.start)..line_of(splice.range.end) + 1;
+    let mut spans: Vec<(Range<usize>, Vec<Splice>)> = Vec::new();
+    for splice in sorted {
+        let touched = lines(&splice);
+        match spans.last_mut() {
+            Some((span, inside)) if touched.start < span.end => {
+                span.end = span.end.max(touched.end);
+                inside.push(splice);
+            }
+            _ => spans.push((touched, vec![splice])),
+        }
+    }
+    let moved = |from: usize, splice: &Splice| Splice {
+        range: splice.range.start - from..splice.range.end - from,
+        with: splice.with.clone(),
+    };
+    spans
+        .into_iter()
+        .map(|(span, inside)| {
+            let (from, to) = (starts[span.start], starts[span.end]);
+            let inside: Vec<Splice> = inside.iter().map(|splice| moved(from, splice)).collect();
+            (span, apply(&text[from..to], &inside))
+        })
+        .collect()
+}
+
+/// Equal lines at both ends are no part of a change.
+fn change<'a>(old: &[&str], mut lines: Range<usize>, new: &'a str) -> Change<'a> {
+    let mut new: Vec<&str> = new.split_inclusive('\n').collect();
+    while !lines.is_empty() && new.first() == Some(&old[lines.start]) {
+        new.remove(0);
+        lines.start += 1;
+    }
+    while !lines.is_empty() && new.last() == Some(&old[lines.end - 1]) {
+        new.pop();
+        lines.end -= 1;
+    }
+    Change { lines, new }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, sync::Arc};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::singbox::tree;
+
+    fn root(text: &str) -> Node {
+        tree::parse(&Arc::new(PathBuf::from("a.json")), text).unwrap().0
+    }
+
+    fn inserted(text: &str) -> String {
+        apply(text, &[insert_first(text, &root(text), "\"k\": {\n\t\"v\": 1\n}")])
+    }
+
+    #[test]
+    fn insertions_take_the_file_s_own_shape() {
+        for (text, wanted) in [
+            ("{}", "{\n  \"k\": {\n    \"v\": 1\n  }\n}"),
+            ("{\n}", "{\n  \"k\": {\n    \"v\": 1\n  }\n}"),
+            ("{ \"a\": 1 }", "{\n  \"k\": {\n    \"v\": 1\n  },\n  \"a\": 1 }"),
+            ("{\n\t\"a\": 1,\n}\n", "{\n\t\"k\": {\n\t\t\"v\": 1\n\t},\n\t\"a\": 1,\n}\n"),
+            (
+                "{ // c\r\n    \"a\": 1\r\n}",
+                "{\r\n    \"k\": {\r\n        \"v\": 1\r\n    },\r\n    // c\r\n    \"a\": 1\r\n}",
+            ),
+        ] {
+            let new = inserted(text);
+            assert_eq!(new, wanted, "{text:?}");
+            assert!(root(&new).get("k").is_some());
+        }
+    }
+
+    #[test]
+    fn diffs_show_lines_with_context_and_no_secret() {
+        let text = "1\n2\n3\n{\n  \"a\": \"warn\"\n}\n7\n8\n9\n10\n";
+        let at = text.find("\"warn\"").unwrap();
+        let splices = [
+            Splice { range: at..at + 6, with: "\"hush\"".into() },
+            Splice { range: 0..1, with: "one".into() },
+        ];
+        insta::assert_snapshot!(diff("f.json", text, &splices, "hush"), @r#"
+        --- f.json
+        +++ f.json
+        @@ -1,8 +1,8 @@
+        -1
+        +one
+         2
+         3
+         {
+        -  "a": "warn"
+        +  "a": "…"
+         }
+         7
+         8
+        "#);
+    }
+
+    proptest! {
+        /// Whatever an object looks like: what was there stays, in its order, and both read back.
+        #[test]
+        fn an_insertion_only_adds(
+            lead in "[ \t\n]{0,4}", comment in "(# [a-z]*\n|// [a-z]*\n|/\\* [a-z]* \\*/)?",
+            count in 0usize..4, gap in "[ \n\t]{0,3}", trailing in any::<bool>(),
+        ) {
+            let entries: Vec<String> = (0..count).map(|n| format!("\"e{n}\":{gap}{n}")).collect();
+            let comma = if trailing && count > 0 { "," } else { "" };
+            let text = format!("{{{lead}{comment}{}{comma}{gap}}}", entries.join(&format!(",{gap}")));
+            let new = inserted(&text);
+            let node = root(&new);
+            prop_assert!(node.get("k").is_some(), "{}", new);
+            for n in 0..count {
+                prop_assert_eq!(node.get(&format!("e{n}")).and_then(Node::port), Some(n as u16));
+            }
+            let mut rest = new.chars().filter(|c| !c.is_whitespace());
+            let kept = text.chars().filter(|c| !c.is_whitespace()).all(|old| rest.any(|found| found == old));
+            prop_assert!(kept, "{}", new);
+        }
+    }
 }

@@ -5,10 +5,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::{
-        fs::PermissionsExt as _,
-        process::CommandExt as _,
-    },
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -81,7 +78,9 @@ pub enum EditError {
     Check(io::Error),
     #[error("{failure}; the old configuration was put back{after}")]
     RolledBack { failure: String, after: String },
-    #[error("{failure}; and the old configuration could not be put back ({error}): the old text is in {backup}")]
+    #[error(
+        "{failure}; and the old configuration could not be put back ({error}): the old text is in {backup}"
+    )]
     Stuck { failure: String, error: String, backup: String },
 }
 
@@ -119,12 +118,18 @@ impl Singbox {
     /// Checks, swaps, reloads. `healthy` is asked again and again after the reload until it says yes
     /// or the time is over. sing-box reads its files only at the reload, so that several files change
     /// as one.
-    pub fn apply(&self, edits: &[Edit], mut healthy: impl FnMut() -> Result<(), String>) -> Result<Applied, EditError> {
+    pub fn apply(
+        &self,
+        edits: &[Edit],
+        mut healthy: impl FnMut() -> Result<(), String>,
+    ) -> Result<Applied, EditError> {
         let old = edits.iter().map(|edit| files::read_file(&edit.path)).collect::<Result<Vec<_>, _>>()?;
         self.check(edits)?;
-        let backups = old.iter().filter_map(|file| self.keep(file).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let backups =
+            old.iter().filter_map(|file| self.keep(file).transpose()).collect::<Result<Vec<_>, _>>()?;
         // With those of the new text too: a port that another process holds must not look like ours.
-        let all: Vec<u16> = [ports(&files::read(&self.config)?), ports(&edited(&self.config, edits)?)].concat();
+        let all: Vec<u16> =
+            [ports(&files::read(&self.config)?), ports(&edited(&self.config, edits)?)].concat();
         let before = self.process.as_ref().map(|process| process.listeners(&all));
         for (done, edit) in edits.iter().enumerate() {
             if let Err(error) = swap::replace(&edit.path, edit.expected, edit.content.as_bytes()) {
@@ -158,13 +163,23 @@ impl Singbox {
     }
 
     /// Only where the file is still as this edit has left it.
-    fn put_back(&self, edits: &[Edit], old: &[FileText], backups: &[PathBuf], failure: &str) -> Result<(), EditError> {
+    fn put_back(
+        &self,
+        edits: &[Edit],
+        old: &[FileText],
+        backups: &[PathBuf],
+        failure: &str,
+    ) -> Result<(), EditError> {
         for (edit, old) in edits.iter().zip(old) {
             let now = swap::sha256(edit.content.as_bytes());
             if let Err(error) = swap::replace(&edit.path, now, old.text.as_bytes()) {
                 let names: Vec<_> = backups.iter().map(|path| path.display().to_string()).collect();
                 let backup = if names.is_empty() { "no backup".to_owned() } else { names.join(", ") };
-                return Err(EditError::Stuck { failure: failure.to_owned(), error: error.to_string(), backup });
+                return Err(EditError::Stuck {
+                    failure: failure.to_owned(),
+                    error: error.to_string(),
+                    backup,
+                });
             }
         }
         Ok(())
@@ -175,7 +190,9 @@ impl Singbox {
         match &process.unit {
             Some(unit) if Path::new("/run/systemd/system").exists() => {
                 match run(Command::new("systemctl").args(["restart", unit])) {
-                    Ok(output) if output.status.success() => format!(", and {unit}, which had ended, was restarted"),
+                    Ok(output) if output.status.success() => {
+                        format!(", and {unit}, which had ended, was restarted")
+                    }
                     Ok(output) => format!(", but {unit} has ended and does not start: {}", told(&output)),
                     Err(error) => format!(", but {unit} has ended and systemctl fails: {error}"),
                 }
@@ -191,7 +208,10 @@ impl Singbox {
             return Err(EditError::NotAFile(edit.path.clone()));
         }
         let copies = Copies::make(&files, edits, self.process.as_ref()).map_err(EditError::Check)?;
-        let output = self.check_command(&copies).and_then(|mut command| run(&mut command)).map_err(EditError::Check)?;
+        let output = self
+            .check_command(&copies)
+            .and_then(|mut command| run(&mut command))
+            .map_err(EditError::Check)?;
         if output.status.success() { Ok(()) } else { Err(EditError::Refused(copies.rename(&told(&output)))) }
     }
 
@@ -259,7 +279,11 @@ impl Singbox {
             Reload::Command(text) => {
                 let output = run(Command::new("/bin/sh").args(["-c", text]))
                     .map_err(|error| format!("the reload command fails: {error}"))?;
-                if output.status.success() { Ok(()) } else { Err(format!("the reload command fails: {}", told(&output))) }
+                if output.status.success() {
+                    Ok(())
+                } else {
+                    Err(format!("the reload command fails: {}", told(&output)))
+                }
             }
             Reload::Auto => match reloadable_unit(process) {
                 Some(unit) => systemctl_reload(&unit),
@@ -304,7 +328,10 @@ impl Singbox {
                 Ok(()) if well_since.get_or_insert_with(Instant::now).elapsed() >= LASTS => return Ok(()),
                 Ok(()) => {}
                 Err(why) if Instant::now() > deadline => {
-                    return Err(format!("sing-box did not come up healthy within {} s: {why}", HEALTHY_WITHIN.as_secs()));
+                    return Err(format!(
+                        "sing-box did not come up healthy within {} s: {why}",
+                        HEALTHY_WITHIN.as_secs()
+                    ));
                 }
                 Err(_) => well_since = None,
             }
@@ -349,11 +376,16 @@ impl Copies {
             _ => std::env::temp_dir(),
         };
         if !parent.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "sing-box's container has no /tmp to check a copy in"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "sing-box's container has no /tmp to check a copy in",
+            ));
         }
         let directory = tempfile::Builder::new().prefix("boxmeter-check-").tempdir_in(&parent)?;
         let inside = match process {
-            Some(process) if process.other_mount_ns => Path::new("/tmp").join(directory.path().file_name().unwrap_or_default()),
+            Some(process) if process.other_mount_ns => {
+                Path::new("/tmp").join(directory.path().file_name().unwrap_or_default())
+            }
             _ => directory.path().to_owned(),
         };
         let (mut seen, mut names) = (Vec::new(), Vec::new());
@@ -379,21 +411,30 @@ impl Copies {
 /// The unit whose reload reaches exactly this process.
 pub fn reloadable_unit(process: &Process) -> Option<String> {
     let unit = process.unit.clone()?;
-    let output = run(Command::new("systemctl").args(["show", "-p", "MainPID", "-p", "CanReload", &unit])).ok()?;
+    let output =
+        run(Command::new("systemctl").args(["show", "-p", "MainPID", "-p", "CanReload", &unit])).ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let has = |line: String| text.lines().any(|found| found == line);
     (has(format!("MainPID={}", process.pid)) && has("CanReload=yes".into())).then_some(unit)
 }
 
 fn systemctl_reload(unit: &str) -> Result<(), String> {
-    let output = run(Command::new("systemctl").args(["reload", unit])).map_err(|error| format!("systemctl fails: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("`systemctl reload {unit}` fails: {}", told(&output))) }
+    let output = run(Command::new("systemctl").args(["reload", unit]))
+        .map_err(|error| format!("systemctl fails: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("`systemctl reload {unit}` fails: {}", told(&output)))
+    }
 }
 
 /// By a handle of the process, so that no other one with the same pid is hit.
 fn signal(process: &Process) -> Result<(), String> {
     let fail = |error: io::Error| format!("SIGHUP to sing-box (pid {}): {error}", process.pid);
-    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
+    let pid = i32::try_from(process.pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?;
     let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| fail(e.into()))?;
     if !process.alive() {
         return Err(fail(io::ErrorKind::NotFound.into()));

@@ -72,10 +72,7 @@ pub fn replaceable(path: &Path) -> Result<PathBuf, SwapError> {
 fn is_mount_point(path: &Path) -> io::Result<bool> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let wanted = path.to_string_lossy();
-    Ok(mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .any(|point| unescape(point) == wanted))
+    Ok(mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| unescape(point) == wanted))
 }
 
 /// mountinfo writes space, tab, line break and backslash in octal.
@@ -98,11 +95,8 @@ pub fn replace(path: &Path, expected: [u8; 32], content: &[u8]) -> Result<(), Sw
     let meta = old.metadata().map_err(io)?;
     let directory = real.parent().unwrap_or(Path::new("/"));
     // Not *.json: sing-box -C would read it.
-    let mut new = tempfile::Builder::new()
-        .prefix(".boxmeter-")
-        .suffix(".new")
-        .tempfile_in(directory)
-        .map_err(io)?;
+    let mut new =
+        tempfile::Builder::new().prefix(".boxmeter-").suffix(".new").tempfile_in(directory).map_err(io)?;
     new.write_all(content).map_err(io)?;
     fchown(new.as_file(), Some(meta.uid()), Some(meta.gid())).map_err(io)?;
     // After the owner, which clears the bits that give privileges.

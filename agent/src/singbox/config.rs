@@ -145,20 +145,46 @@ pub struct ClashApi {
 /// What is allowed, but makes users indistinguishable or was not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    RepeatedKey { file: PathBuf, line: usize, key: String },
+    RepeatedKey {
+        file: PathBuf,
+        line: usize,
+        key: String,
+    },
     /// Nobody can be told apart by name: `index` is printed in logs, nothing by the API.
-    UnnamedUser { inbound: Arc<str>, index: usize },
-    DuplicateName { inbound: Arc<str>, name: Arc<str>, count: usize },
+    UnnamedUser {
+        inbound: Arc<str>,
+        index: usize,
+    },
+    DuplicateName {
+        inbound: Arc<str>,
+        name: Arc<str>,
+        count: usize,
+    },
     /// Users with the same credential: sing-box takes the last one for all of them.
-    DuplicateCredential { inbound: Arc<str>, names: Vec<Arc<str>> },
+    DuplicateCredential {
+        inbound: Arc<str>,
+        names: Vec<Arc<str>>,
+    },
     /// Line breaks and other control characters, brackets.
-    DangerousName { inbound: Arc<str>, name: Arc<str>, why: NameDanger },
+    DangerousName {
+        inbound: Arc<str>,
+        name: Arc<str>,
+        why: NameDanger,
+    },
     /// The name of one user is what the log prints for another one without a name.
-    NameIsIndex { inbound: Arc<str>, name: Arc<str> },
+    NameIsIndex {
+        inbound: Arc<str>,
+        name: Arc<str>,
+    },
     /// Two listeners with one tag: sing-box refuses to start.
-    DuplicateTag { tag: Arc<str> },
+    DuplicateTag {
+        tag: Arc<str>,
+    },
     /// The detour names an inbound that does not exist.
-    UnknownDetour { inbound: Arc<str>, detour: Arc<str> },
+    UnknownDetour {
+        inbound: Arc<str>,
+        detour: Arc<str>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,8 +230,20 @@ pub fn credential_keys(kind: &str) -> &'static [&'static str] {
 pub fn carries_users(kind: &str) -> bool {
     matches!(
         kind,
-        "trojan" | "vmess" | "vless" | "shadowsocks" | "hysteria" | "hysteria2" | "tuic" | "naive"
-            | "http" | "socks" | "mixed" | "shadowtls" | "anytls" | "snell"
+        "trojan"
+            | "vmess"
+            | "vless"
+            | "shadowsocks"
+            | "hysteria"
+            | "hysteria2"
+            | "tuic"
+            | "naive"
+            | "http"
+            | "socks"
+            | "mixed"
+            | "shadowtls"
+            | "anytls"
+            | "snell"
     )
 }
 
@@ -272,9 +310,8 @@ fn inbound(index: usize, node: &Node) -> Result<Inbound, Wrong> {
         return Err(wrong(node, format!("`inbounds[{index}]` must be an object")));
     }
     let text = |key| node.get(key).and_then(Node::str).filter(|text| !text.is_empty());
-    let kind = text("type")
-        .ok_or_else(|| wrong(node, format!("`inbounds[{index}]` has no `type`")))?
-        .to_owned();
+    let kind =
+        text("type").ok_or_else(|| wrong(node, format!("`inbounds[{index}]` has no `type`")))?.to_owned();
     let transport = node.get("transport").and_then(|t| t.get("type")).and_then(Node::str).map(str::to_owned);
     let tag = text("tag");
     let listed = node.get("users");

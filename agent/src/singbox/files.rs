@@ -158,11 +158,7 @@ pub fn parse(files: &[FileText]) -> Result<SingboxConfig, ConfigError> {
         what: wrong.what,
     })?;
     for key in repeated {
-        config.warnings.push(config::Warning::RepeatedKey {
-            file: key.file,
-            line: key.line,
-            key: key.key,
-        });
+        config.warnings.push(config::Warning::RepeatedKey { file: key.file, line: key.line, key: key.key });
     }
     config.files = files.iter().map(|file| file.path.as_ref().clone()).collect();
     Ok(config)

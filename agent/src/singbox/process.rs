@@ -41,9 +41,13 @@ pub struct Process {
 pub enum NotFound {
     #[error("no sing-box is running; start it, boxmeter waits")]
     None,
-    #[error("sing-box runs (pid {pids}), but with another configuration than `[singbox] config` names: {args}; name that one there")]
+    #[error(
+        "sing-box runs (pid {pids}), but with another configuration than `[singbox] config` names: {args}; name that one there"
+    )]
     OtherConfig { pids: String, args: String },
-    #[error("several sing-box processes use this configuration (pid {pids}); stop all but one, or give each its own file")]
+    #[error(
+        "several sing-box processes use this configuration (pid {pids}); stop all but one, or give each its own file"
+    )]
     Several { pids: String },
     #[error("/proc cannot be read: {0}; boxmeter must run as root")]
     Proc(#[from] io::Error),
@@ -116,7 +120,9 @@ pub fn version_of(exe: &Path) -> io::Result<String> {
         std::thread::sleep(Duration::from_millis(5));
     }
     let text = String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned();
-    parse_version(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it does not print a version as sing-box does"))
+    parse_version(&text).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "it does not print a version as sing-box does")
+    })
 }
 
 fn parse_version(text: &str) -> Option<String> {
@@ -231,7 +237,10 @@ fn config_args(args: &[OsString], cwd: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
         let arg = args[at].to_string_lossy().into_owned();
         let (name, inline) = match arg.split_once('=') {
             Some((name, value)) if name.starts_with('-') => (name.to_owned(), Some(OsString::from(value))),
-            _ if arg.len() > 2 && ["-c", "-C", "-D"].contains(&&arg[..2.min(arg.len())]) && arg.is_ascii() => {
+            _ if arg.len() > 2
+                && ["-c", "-C", "-D"].contains(&&arg[..2.min(arg.len())])
+                && arg.is_ascii() =>
+            {
                 (arg[..2].to_owned(), Some(OsString::from(&arg[2..])))
             }
             _ => (arg.clone(), None),
@@ -294,8 +303,14 @@ mod tests {
     fn arguments_of_all_spellings_are_read() {
         let cwd = Path::new("/var/lib/sing-box");
         let read = |text: &str| config_args(&args(text), cwd).0;
-        assert_eq!(read("sing-box -D /var/lib/sing-box -C /etc/sing-box run"), [PathBuf::from("/etc/sing-box")]);
-        assert_eq!(read("sing-box run -c a.json --config=/b.json"), [PathBuf::from("/var/lib/sing-box/a.json"), "/b.json".into()]);
+        assert_eq!(
+            read("sing-box -D /var/lib/sing-box -C /etc/sing-box run"),
+            [PathBuf::from("/etc/sing-box")]
+        );
+        assert_eq!(
+            read("sing-box run -c a.json --config=/b.json"),
+            [PathBuf::from("/var/lib/sing-box/a.json"), "/b.json".into()]
+        );
         assert_eq!(read("sing-box run -c/b.json"), [PathBuf::from("/b.json")]);
         assert_eq!(read("sing-box run"), [PathBuf::from("/var/lib/sing-box/config.json")]);
     }

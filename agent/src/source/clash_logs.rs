@@ -28,13 +28,21 @@ pub const RECORD_UNPARSABLE: &str = "clash_record_unparsable";
 /// Why the source is gone; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ClashError {
-    #[error("sing-box's Clash API at {addr} cannot be reached ({error}); is sing-box running, and is this its configuration?")]
+    #[error(
+        "sing-box's Clash API at {addr} cannot be reached ({error}); is sing-box running, and is this its configuration?"
+    )]
     Connect { addr: std::net::SocketAddr, error: std::io::Error },
-    #[error("sing-box's Clash API refuses the secret; boxmeter reads it from `experimental.clash_api.secret` in `[singbox] config`, so sing-box runs with another configuration than that: reload sing-box, or correct the path")]
+    #[error(
+        "sing-box's Clash API refuses the secret; boxmeter reads it from `experimental.clash_api.secret` in `[singbox] config`, so sing-box runs with another configuration than that: reload sing-box, or correct the path"
+    )]
     Secret,
-    #[error("the secret in `experimental.clash_api.secret` cannot be sent in a header; use letters and digits")]
+    #[error(
+        "the secret in `experimental.clash_api.secret` cannot be sent in a header; use letters and digits"
+    )]
     SecretText,
-    #[error("the listener at {addr} is not sing-box's Clash API ({what}); is there another program on this port?")]
+    #[error(
+        "the listener at {addr} is not sing-box's Clash API ({what}); is there another program on this port?"
+    )]
     Other { addr: std::net::SocketAddr, what: String },
     #[error("sing-box ended the log stream, as it does at a reload or restart")]
     Ended,
@@ -48,7 +56,12 @@ struct LogRecord {
 }
 
 /// Runs until `shutdown`.
-pub async fn run(endpoint: Endpoint, mut known: watch::Receiver<KnownInbounds>, events: Events, mut shutdown: Shutdown) {
+pub async fn run(
+    endpoint: Endpoint,
+    mut known: watch::Receiver<KnownInbounds>,
+    events: Events,
+    mut shutdown: Shutdown,
+) {
     let mut backoff = Backoff::default();
     let mut joiner = Joiner::new(SourceKind::ClashLogs, known.borrow_and_update().clone());
     let mut last_reason = String::new();
@@ -101,7 +114,8 @@ async fn dial(endpoint: &Endpoint) -> Result<(Sender, tokio::task::JoinHandle<()
     let stream = connect::connect(addr, endpoint.netns.clone())
         .await
         .map_err(|error| ClashError::Connect { addr, error })?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| other(endpoint, error))?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| other(endpoint, error))?;
     // Its error comes through the sender and the body as well.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok((sender, driver))

@@ -18,7 +18,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub fn reachable(listen: IpAddr) -> IpAddr {
     match listen {
         // `::` is dual stack in sing-box, and `127.0.0.1` needs no IPv6 in the namespace.
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        }
         other => other,
     }
 }
@@ -44,9 +46,9 @@ pub async fn connect(addr: SocketAddr, netns: Option<PathBuf>) -> io::Result<Tcp
         Some(path) => {
             let (tx, rx) = tokio::sync::oneshot::channel();
             // A thread of its own, since a thread of the runtime must not change its namespace.
-            std::thread::Builder::new()
-                .name("netns-connect".into())
-                .spawn(move || tx.send(in_netns(&path, || std::net::TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT))))?;
+            std::thread::Builder::new().name("netns-connect".into()).spawn(move || {
+                tx.send(in_netns(&path, || std::net::TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT)))
+            })?;
             let stream = rx.await.map_err(io::Error::other)??;
             stream.set_nonblocking(true)?;
             TcpStream::from_std(stream)?

@@ -9,9 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{
-    KnownInbounds, api_state::ApiState, clash_logs, daemon, joiner::Joiner, log_file, log_line,
-};
+use super::{KnownInbounds, api_state::ApiState, clash_logs, daemon, joiner::Joiner, log_file, log_line};
 use crate::{
     core::event::{Network, SourceEvent, SourceKind},
     singbox::{config, tree},
@@ -62,10 +60,17 @@ fn cases(folder: &Path) -> Vec<Case> {
         let mut case = Case {
             name: name.to_owned(),
             stem: folder.join(name),
-            known: known(&[json["inbound"].clone(), serde_json::json!({"type": "shadowsocks", "tag": "ss-in"})]),
+            known: known(&[
+                json["inbound"].clone(),
+                serde_json::json!({"type": "shadowsocks", "tag": "ss-in"}),
+            ]),
             truth: BTreeSet::new(),
             invalid: BTreeSet::new(),
-            failed: json["results"].as_object().unwrap().iter().any(|(key, result)| !key.starts_with('2') && result != "ok"),
+            failed: json["results"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .any(|(key, result)| !key.starts_with('2') && result != "ok"),
         };
         for flow in json["truth"].as_array().unwrap() {
             let peer = flow["src"].as_str().unwrap().parse().unwrap();
@@ -166,11 +171,14 @@ fn by_api(path: &Path) -> Vec<SourceEvent> {
 fn compare(case: &Case, way: &str, events: &[SourceEvent], impossible: &[&str], wrong: &mut Vec<String>) {
     let mut found = sightings(events);
     if way == "api" && SOCKS_UDP.contains(&case.name.as_str()) {
-        let udp = |event: &SourceEvent| matches!(event, SourceEvent::Sighting(s) if s.network == Network::Udp);
+        let udp =
+            |event: &SourceEvent| matches!(event, SourceEvent::Sighting(s) if s.network == Network::Udp);
         let (udp, tcp): (Vec<_>, Vec<_>) = events.iter().cloned().partition(udp);
         found = sightings(&tcp);
         let controls: BTreeSet<_> = case.truth.difference(&found).cloned().collect();
-        let users = |set: &BTreeSet<(String, SocketAddr)>| set.iter().map(|(user, _)| user.clone()).collect::<Vec<_>>();
+        let users = |set: &BTreeSet<(String, SocketAddr)>| {
+            set.iter().map(|(user, _)| user.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(users(&controls), users(&sightings(&udp)), "{}", case.name);
         found.extend(controls);
     }
@@ -201,7 +209,13 @@ fn every_flow_of_the_corpus_finds_its_owner() {
         for case in cases(&root().join(version)) {
             checked += case.truth.len();
             let file = |end: &str| PathBuf::from(format!("{}.{end}", case.stem.display()));
-            compare(&case, "clash", &by_clash(&case.known, &file("clash.jsonl")), IMPOSSIBLE_BY_LOG, &mut wrong);
+            compare(
+                &case,
+                "clash",
+                &by_clash(&case.known, &file("clash.jsonl")),
+                IMPOSSIBLE_BY_LOG,
+                &mut wrong,
+            );
             compare(&case, "file", &by_file(&case.known, &file("log")), IMPOSSIBLE_BY_LOG, &mut wrong);
             if version == "1.14.4" {
                 compare(&case, "api", &by_api(&file("grpc.jsonl")), IMPOSSIBLE_BY_API, &mut wrong);
@@ -218,8 +232,13 @@ fn forwarded_addresses_keep_the_port() {
     for case in cases(&root().join("1.14.4/xff")) {
         let file = |end: &str| PathBuf::from(format!("{}.{end}", case.stem.display()));
         let truth: BTreeSet<_> = case.truth.iter().map(|(user, peer)| (user.clone(), peer.port())).collect();
-        for events in [by_clash(&case.known, &file("clash.jsonl")), by_file(&case.known, &file("log")), by_api(&file("grpc.jsonl"))] {
-            let found: BTreeSet<_> = sightings(&events).into_iter().map(|(user, peer)| (user, peer.port())).collect();
+        for events in [
+            by_clash(&case.known, &file("clash.jsonl")),
+            by_file(&case.known, &file("log")),
+            by_api(&file("grpc.jsonl")),
+        ] {
+            let found: BTreeSet<_> =
+                sightings(&events).into_iter().map(|(user, peer)| (user, peer.port())).collect();
             let extra: Vec<_> = found.difference(&truth).collect();
             assert!(extra.is_empty(), "{}: {extra:?}", case.name);
             assert!(case.failed || found == truth, "{}: {found:?} {truth:?}", case.name);
@@ -232,7 +251,10 @@ fn forwarded_addresses_keep_the_port() {
 fn duplicate_credentials_show_as_the_last_user() {
     let folder = root().join("1.14.4/special");
     for name in ["dup-vless", "dup-hysteria2", "dup-ss2022"] {
-        let json: Value = serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}.truth.json"))).unwrap()).unwrap();
+        let json: Value = serde_json::from_str(
+            &std::fs::read_to_string(folder.join(format!("{name}.truth.json"))).unwrap(),
+        )
+        .unwrap();
         let known = known(&[json["inbound"].clone()]);
         let events = by_clash(&known, &folder.join(format!("{name}.clash.jsonl")));
         let users: BTreeSet<_> = sightings(&events).into_iter().map(|(user, _)| user).collect();
@@ -242,10 +264,20 @@ fn duplicate_credentials_show_as_the_last_user() {
 
 fn weird() -> KnownInbounds {
     let names = [
-        "with space", "br]acket", "a] inbound connection to 6.6.6.6:1", "юзер😀", "", "new\nline",
-        "tab\tq\"uote", "\u{1b}[31mred", "dup", "dup", "victim",
+        "with space",
+        "br]acket",
+        "a] inbound connection to 6.6.6.6:1",
+        "юзер😀",
+        "",
+        "new\nline",
+        "tab\tq\"uote",
+        "\u{1b}[31mred",
+        "dup",
+        "dup",
+        "victim",
     ];
-    let users: Vec<Value> = names.iter().map(|name| serde_json::json!({"name": name, "password": "x"})).collect();
+    let users: Vec<Value> =
+        names.iter().map(|name| serde_json::json!({"name": name, "password": "x"})).collect();
     let simple = |kind: &str, tag: &str| serde_json::json!({"type": kind, "tag": tag, "users": [{"username": "alice"}, {"username": "socks_victim"}]});
     known(&[
         serde_json::json!({"type": "trojan", "tag": "tro in]x", "users": users}),
@@ -262,7 +294,16 @@ fn odd_names_are_matched_and_framed_records_cannot_be_forged() {
         let path = root().join(version).join("special/weird_users_and_log_injection.clash.jsonl");
         let events = by_clash(&weird(), &path);
         let found = sightings(&events);
-        for name in ["with space", "br]acket", "a] inbound connection to 6.6.6.6:1", "юзер😀", "new\nline", "tab\tq\"uote", "\u{1b}[31mred", "dup"] {
+        for name in [
+            "with space",
+            "br]acket",
+            "a] inbound connection to 6.6.6.6:1",
+            "юзер😀",
+            "new\nline",
+            "tab\tq\"uote",
+            "\u{1b}[31mred",
+            "dup",
+        ] {
             assert!(found.iter().any(|(user, _)| user == name), "{version} {name:?} {found:?}");
         }
         assert!(found.iter().all(|(user, _)| user != "victim" && user != "4"), "{version}: {found:?}");
@@ -284,7 +325,9 @@ fn a_file_can_be_forged_before_authentication() {
 #[test]
 fn two_users_on_one_socket_are_both_told() {
     for version in ["1.12.23", "1.14.4"] {
-        let known = known(&[serde_json::json!({"type": "trojan", "tag": "g", "transport": {"type": "grpc"}, "users": [{"name": "alice"}, {"name": "bob"}]})]);
+        let known = known(&[
+            serde_json::json!({"type": "trojan", "tag": "g", "transport": {"type": "grpc"}, "users": [{"name": "alice"}, {"name": "bob"}]}),
+        ]);
         let path = root().join(version).join("special/grpc_two_users_one_tcp_and_xff.log");
         let found = sightings(&by_file(&known, &path));
         let mut by_peer: BTreeMap<SocketAddr, BTreeSet<String>> = BTreeMap::new();
@@ -311,7 +354,10 @@ fn coloured_and_plain_heads_read_alike() {
     }
     assert_eq!(log_line::parse_line("nonsense"), None);
     let path = root().join("1.14.4/special/stderr_ansi_timestamp.log");
-    let known = known(&[serde_json::json!({"type": "shadowsocks", "tag": "ss", "users": [{"name": "user2"}]}), serde_json::json!({"type": "hysteria2", "tag": "hy2", "users": [{"name": "user3"}]})]);
+    let known = known(&[
+        serde_json::json!({"type": "shadowsocks", "tag": "ss", "users": [{"name": "user2"}]}),
+        serde_json::json!({"type": "hysteria2", "tag": "hy2", "users": [{"name": "user3"}]}),
+    ]);
     let found = sightings(&by_file(&known, &path));
     assert!(found.contains(&("user3".into(), "127.0.0.1:46286".parse().unwrap())), "{found:?}");
     assert!(found.contains(&("user2".into(), "127.0.0.1:41078".parse().unwrap())), "{found:?}");

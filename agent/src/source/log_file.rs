@@ -119,7 +119,10 @@ impl Tailer {
             let read = self.read(&mut open, now_ms, out);
             let silent = matches!(read, Ok(0) | Err(_));
             more |= !silent;
-            let replaced = self.current.as_ref().is_some_and(|current| current.file.metadata().is_ok_and(|m| m.len() > 0));
+            let replaced = self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.file.metadata().is_ok_and(|m| m.len() > 0));
             if !(silent && replaced) {
                 self.previous = Some(open);
             }
@@ -203,7 +206,8 @@ impl Tailer {
         let count = open.file.read(&mut self.chunk)?;
         open.position += count as u64;
         let joiner = &mut self.joiner;
-        let too_long = open.records.push(&self.chunk[..count], |line| on_line(joiner, line, now_ms, false, out));
+        let too_long =
+            open.records.push(&self.chunk[..count], |line| on_line(joiner, line, now_ms, false, out));
         if too_long > 0 {
             out.push(SourceEvent::Lost { counter: LINE_TOO_LONG, count: too_long });
         }
@@ -214,7 +218,9 @@ impl Tailer {
         self.current = None;
         if !std::mem::replace(&mut self.said_missing, true) {
             let path = self.config.path.display();
-            let reason = format!("sing-box's log file {path}: {error}; waiting for it. It is `log.output` in sing-box's configuration");
+            let reason = format!(
+                "sing-box's log file {path}: {error}; waiting for it. It is `log.output` in sing-box's configuration"
+            );
             out.push(SourceEvent::Disconnected { source: SourceKind::LogFile, reason });
         }
     }

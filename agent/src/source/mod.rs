@@ -4,12 +4,7 @@
 //!
 //! Sightings are idempotent by (`source`, `connection`): a replay repeats the open ones.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -107,15 +102,23 @@ pub enum NoSource {
         "sing-box's configuration has neither a service of type `api` (1.14) nor `experimental.clash_api`, so nobody's connections can be told apart; `boxmeter doctor --fix` adds what this version needs"
     )]
     Nothing,
-    #[error("`source = \"api\"`, but sing-box's configuration has no service of type `api`; sing-box 1.14 is needed: `boxmeter doctor --fix`")]
+    #[error(
+        "`source = \"api\"`, but sing-box's configuration has no service of type `api`; sing-box 1.14 is needed: `boxmeter doctor --fix`"
+    )]
     NoApi,
-    #[error("sing-box's API service uses TLS, which boxmeter does not speak; let it listen on loopback without `tls`")]
+    #[error(
+        "sing-box's API service uses TLS, which boxmeter does not speak; let it listen on loopback without `tls`"
+    )]
     ApiTls,
-    #[error("`source = \"clash-logs\"`, but sing-box's configuration has no `experimental.clash_api.external_controller`: `boxmeter doctor --fix`")]
+    #[error(
+        "`source = \"clash-logs\"`, but sing-box's configuration has no `experimental.clash_api.external_controller`: `boxmeter doctor --fix`"
+    )]
     NoClashApi,
     #[error("`experimental.clash_api.external_controller` is {0:?}, which is no address and port")]
     ClashAddress(String),
-    #[error("log.disabled is true, so the log shows no owners; remove it, or use sing-box 1.14's API service")]
+    #[error(
+        "log.disabled is true, so the log shows no owners; remove it, or use sing-box 1.14's API service"
+    )]
     LogDisabled,
     #[error("log.level is {0:?}, and owners are logged at level info: `boxmeter doctor --fix`")]
     LogLevel(String),
@@ -125,7 +128,11 @@ pub enum NoSource {
 
 /// Chooses the source. `auto` never takes the log file, which clients can forge. `version` is the
 /// running sing-box's (major, minor) if it is known.
-pub fn choose(config: &SingboxConfig, setting: Setting, version: Option<(u32, u32)>) -> Result<Choice, NoSource> {
+pub fn choose(
+    config: &SingboxConfig,
+    setting: Setting,
+    version: Option<(u32, u32)>,
+) -> Result<Choice, NoSource> {
     match setting {
         Setting::Auto => match (&config.api_service, &config.clash_api) {
             (Some(api), _) if !api.tls => api_choice(config),

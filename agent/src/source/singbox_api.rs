@@ -71,13 +71,19 @@ impl From<Endpoint> for ApiConfig {
 /// Why the source is gone; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("sing-box's API service at {addr} cannot be reached ({error}); is sing-box running, and is this its configuration?")]
+    #[error(
+        "sing-box's API service at {addr} cannot be reached ({error}); is sing-box running, and is this its configuration?"
+    )]
     Connect { addr: std::net::SocketAddr, error: String },
-    #[error("sing-box's API service refuses the secret; boxmeter reads it from `services[].secret` in `[singbox] config`, so sing-box runs with another configuration than that: reload sing-box, or correct the path")]
+    #[error(
+        "sing-box's API service refuses the secret; boxmeter reads it from `services[].secret` in `[singbox] config`, so sing-box runs with another configuration than that: reload sing-box, or correct the path"
+    )]
     Secret,
     #[error("the secret in `services[].secret` cannot be sent in a header; use letters and digits")]
     SecretText,
-    #[error("the listener at {addr} is not sing-box's API service ({error}); sing-box 1.14 is needed, and no other program on this port")]
+    #[error(
+        "the listener at {addr} is not sing-box's API service ({error}); sing-box 1.14 is needed, and no other program on this port"
+    )]
     Missing { addr: std::net::SocketAddr, error: String },
     #[error("sing-box ended the stream, as it does at a reload or restart")]
     Ended,
@@ -236,7 +242,11 @@ async fn session(
     };
     let version = ask_version(&mut client, &secret, endpoint).await?;
     if version.api < API_VERSION_KNOWN {
-        tracing::warn!(version = version.version, api = version.api, "older API than any boxmeter was tested with");
+        tracing::warn!(
+            version = version.version,
+            api = version.api,
+            "older API than any boxmeter was tested with"
+        );
     }
     let (queue_tx, mut queue) = mpsc::channel(QUEUE_MAX);
     let dropped = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -302,7 +312,8 @@ impl Session<'_> {
         state.subscribing();
         let interval = UPDATE_INTERVAL.as_nanos() as i64;
         let asked = request(SubscribeConnectionsRequest { interval }, &self.secret);
-        let stream = match tokio::time::timeout(CALL_TIMEOUT, self.client.subscribe_connections(asked)).await {
+        let stream = match tokio::time::timeout(CALL_TIMEOUT, self.client.subscribe_connections(asked)).await
+        {
             Err(_) => return Err(ApiError::Failed("no answer to SubscribeConnections".into())),
             Ok(Err(status)) => return Err(refused(&status, self.endpoint)),
             Ok(Ok(answer)) => answer.into_inner(),
@@ -326,7 +337,11 @@ async fn read(
         match stream.message().await {
             Ok(Some(message)) => {
                 // Updates of the totals are the bulk, and of no use here.
-                let only_updates = !message.reset && message.events.iter().all(|e| e.r#type() == daemon::ConnectionEventType::ConnectionEventUpdate);
+                let only_updates = !message.reset
+                    && message
+                        .events
+                        .iter()
+                        .all(|e| e.r#type() == daemon::ConnectionEventType::ConnectionEventUpdate);
                 if only_updates {
                     continue;
                 }
