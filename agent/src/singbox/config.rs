@@ -24,6 +24,8 @@ pub struct SingboxConfig {
     pub warnings: Vec<Warning>,
     /// In the order in which sing-box merges them.
     pub files: Vec<PathBuf>,
+    /// In lower case.
+    pub top_level_keys: Vec<String>,
 }
 
 /// A listener.
@@ -248,6 +250,9 @@ pub fn carries_users(kind: &str) -> bool {
 /// Reads the merged tree.
 pub fn read(root: &Node) -> Result<SingboxConfig, Wrong> {
     let mut config = SingboxConfig { log: log(root), ..SingboxConfig::default() };
+    if let Value::Object(entries) = &root.value {
+        config.top_level_keys = entries.iter().map(|(key, _)| key.clone()).collect();
+    }
     if let Some(inbounds) = root.get("inbounds") {
         let elements = inbounds.array().ok_or_else(|| wrong(inbounds, "`inbounds` must be an array"))?;
         for (index, node) in elements.iter().enumerate() {

@@ -2,6 +2,8 @@
 //! (`process`). Reads only; everything that changes sing-box is in `enforcer::singbox`.
 
 pub mod config;
+#[cfg(test)]
+mod config_test;
 pub mod files;
 pub mod process;
 pub mod tree;

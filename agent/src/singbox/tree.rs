@@ -299,3 +299,72 @@ pub fn merge(earlier: &mut Node, later: Node) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Node {
+        parse(&Arc::new("a.json".into()), text).unwrap().0
+    }
+
+    /// Seen on the real binaries with `sing-box format`.
+    #[test]
+    fn keys_of_any_case_and_repeated_ones_decode_as_in_sing_box() {
+        let file = Arc::new(PathBuf::from("a.json"));
+        let text = r#"{"log":{"level":"info"},"LOG":{"level":"warn","timestamp":true},
+            "inbounds":[{"tag":"a"},{"tag":"z"}], "Inbounds":[{"tag":"b"}], "x": 1, "x": null}"#;
+        let (node, repeated) = parse(&file, text).unwrap();
+        let log = node.get("log").unwrap();
+        assert_eq!(log.get("level").unwrap().str(), Some("warn"));
+        assert_eq!(log.get("timestamp").unwrap().bool(), Some(true));
+        let inbounds = node.get("inbounds").unwrap().array().unwrap();
+        assert_eq!(inbounds.len(), 1);
+        assert_eq!(inbounds[0].get("tag").unwrap().str(), Some("b"));
+        let keys: Vec<_> = repeated.iter().map(|r| (r.line, r.key.as_str())).collect();
+        assert_eq!(keys, [(1, "LOG"), (2, "Inbounds"), (2, "x")]);
+    }
+
+    #[test]
+    fn comments_of_all_kinds_leave_strings_and_positions_alone() {
+        let text =
+            "# top\n{\"a\": \"x # y // \\\" z\", // c\n /* # \" */ \"b\": [1,2,], # é \"\n\"c\": 7,}\n# end";
+        let node = read(text);
+        assert_eq!(node.get("a").unwrap().str(), Some("x # y // \" z"));
+        assert_eq!(node.get("b").unwrap().array().unwrap().len(), 2);
+        let c = node.get("c").unwrap();
+        assert_eq!(&text[c.range.clone()], "7");
+        assert_eq!(c.port(), Some(7));
+        assert_eq!(blank_hash_comments(text).len(), text.len());
+    }
+
+    #[test]
+    fn what_sing_box_refuses_is_refused_with_its_place() {
+        let file = Arc::new(PathBuf::from("a.json"));
+        for (text, line, column) in [
+            ("\u{feff}{}", 1, 1),
+            ("", 1, 1),
+            ("{\n  \"a\": 'x'}", 2, 8),
+            ("{\n  \"a\": 1 \"b\": 2}", 2, 9),
+            ("{a: 1}", 1, 2),
+            ("[]", 1, 1),
+            ("{} x", 1, 4),
+            ("{\"inbounds\": [{\"type\": \"tro", 1, 24),
+        ] {
+            let error = parse(&file, text).map(|_| ()).unwrap_err();
+            assert_eq!((error.line, error.column), (line, column), "{text:?}: {error}");
+        }
+        assert!(parse(&file, &"[".repeat(100_000)).is_err());
+        assert!(parse(&file, &format!("{}1{}", "{\"a\":".repeat(300), "}".repeat(300))).is_err());
+    }
+
+    #[test]
+    fn of_two_files_the_earlier_one_wins_and_arrays_add_up() {
+        let mut first = read(r#"{"log":{"level":"info"},"inbounds":[1],"n":null}"#);
+        merge(&mut first, read(r#"{"log":{"level":"warn","timestamp":true},"inbounds":[2],"n":3}"#));
+        assert_eq!(first.get("log").unwrap().get("level").unwrap().str(), Some("info"));
+        assert_eq!(first.get("log").unwrap().get("timestamp").unwrap().bool(), Some(true));
+        assert_eq!(first.get("inbounds").unwrap().array().unwrap().len(), 2);
+        assert_eq!(first.get("n").unwrap().port(), Some(3));
+    }
+}

@@ -216,3 +216,124 @@ pub fn parse_peer(text: &str) -> Option<SocketAddr> {
     };
     Some(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: ConnectionEventType, id: &str, closed_at: i64) -> ConnectionEvent {
+        let connection = Connection {
+            id: id.into(),
+            inbound: "in".into(),
+            network: "tcp".into(),
+            source: "[::ffff:10.0.0.1]:5".into(),
+            user: "alice".into(),
+            created_at: 7,
+            uplink_total: 3,
+            downlink_total: 4,
+            ..Connection::default()
+        };
+        ConnectionEvent {
+            r#type: kind.into(),
+            id: id.into(),
+            connection: Some(connection),
+            closed_at,
+            ..Default::default()
+        }
+    }
+
+    use ConnectionEventType::{ConnectionEventClosed as Closed, ConnectionEventNew as New};
+
+    fn on(state: &mut ApiState, reset: bool, latest: bool, events: Vec<ConnectionEvent>) -> Vec<String> {
+        let mut out = Vec::new();
+        state.on(ConnectionEvents { events, reset }, latest, &mut out);
+        out.iter()
+            .map(|event| match event {
+                SourceEvent::Sighting(s) => {
+                    assert_eq!(s.peer.to_string(), "10.0.0.1:5", "never mapped");
+                    format!("{}{}", s.connection, if s.closed { " closed" } else { "" })
+                }
+                SourceEvent::Ended { connection, totals, .. } => format!("end {connection} {totals:?}"),
+                SourceEvent::Lost { counter, count } => format!("{counter} {count}"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn events_are_told_once_and_replays_repair() {
+        let mut state = ApiState::default();
+        state.subscribing();
+        assert_eq!(
+            on(&mut state, true, true, vec![event(New, "a", 0), event(New, "old", 9)]),
+            ["a", "old closed"]
+        );
+        assert_eq!(on(&mut state, false, true, vec![event(New, "b", 0), event(New, "b", 0)]), ["b"]);
+        assert_eq!(
+            on(&mut state, false, true, vec![event(Closed, "a", 9), event(Closed, "a", 9)]),
+            ["end a Some([3, 4])"]
+        );
+        // The closing event of a connection that was never told: its address may wait for an owner.
+        assert_eq!(on(&mut state, false, true, vec![event(Closed, "c", 9)]), ["c closed"]);
+        let bare = ConnectionEvent { connection: None, ..event(Closed, "b", 9) };
+        assert_eq!(on(&mut state, false, true, vec![bare]), ["end b None"]);
+        on(&mut state, false, true, vec![event(New, "d", 0)]);
+        state.subscribing();
+        // While both subscriptions run; the old one's reset is no replay.
+        assert_eq!(on(&mut state, false, false, vec![event(New, "e", 0)]), ["e"]);
+        // d's end was dropped, f's beginning too; e came after the new subscription was asked for.
+        assert_eq!(
+            on(&mut state, true, true, vec![event(New, "f", 0), event(New, "a", 9)]),
+            ["api_new_by_replay 1", "f", "end d None", "api_closed_by_replay 1"]
+        );
+        assert_eq!(state.open_len(), 2);
+        state.disconnected();
+        state.subscribing();
+        assert_eq!(
+            on(&mut state, true, true, vec![event(New, "g", 0)]),
+            ["g"],
+            "a first replay shows no loss"
+        );
+    }
+
+    #[test]
+    fn what_has_no_owner_is_counted() {
+        let mut state = ApiState::default();
+        state.subscribing();
+        let mut unnamed = event(New, "a", 0);
+        unnamed.connection.as_mut().unwrap().user.clear();
+        let mut broken = event(New, "b", 0);
+        broken.connection.as_mut().unwrap().source = "@".into();
+        assert_eq!(
+            on(&mut state, true, true, vec![unnamed.clone(), broken]),
+            ["user_unnamed 1", "source_unparsable 1"]
+        );
+        state.subscribing();
+        let out = on(&mut state, true, true, vec![unnamed]);
+        assert_eq!(out, ["end b None", "api_closed_by_replay 1"], "not counted again");
+    }
+
+    #[test]
+    fn closed_connections_are_forgotten_in_order() {
+        let mut state = ApiState::default();
+        for n in 0..CLOSED_MAX + 10 {
+            state.remember_closed(n.to_string().into());
+        }
+        assert_eq!((state.closed.len(), state.closed_order.len()), (CLOSED_MAX, CLOSED_MAX));
+        assert!(!state.closed.contains_key("0"));
+    }
+
+    #[test]
+    fn peers_are_read_with_zones_and_never_mapped() {
+        for (text, wanted) in [
+            ("1.2.3.4:5", Some("1.2.3.4:5")),
+            ("[::ffff:1.2.3.4]:5", Some("1.2.3.4:5")),
+            ("[fe80::1%eth0]:5", Some("[fe80::1]:5")),
+            ("1.2.3.4", None),
+            ("%", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_peer(text).map(|peer| peer.to_string()).as_deref(), wanted, "{text}");
+        }
+    }
+}

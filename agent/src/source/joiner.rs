@@ -313,3 +313,104 @@ impl Joiner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{KnownInbound, KnownUser, log_line};
+
+    fn known() -> KnownInbounds {
+        let users = ["a", "b"].map(|name| (name.into(), KnownUser::Named)).into();
+        KnownInbounds(Arc::new(vec![KnownInbound { kind: "trojan".into(), tag: "t".into(), users }]))
+    }
+
+    fn feed(joiner: &mut Joiner, now_ms: u64, lines: &[&str]) -> Vec<String> {
+        let mut out = Vec::new();
+        for line in lines {
+            let line =
+                line.replace('T', "inbound/trojan[t]:").replace('F', "inbound connection from 10.0.0.");
+            let record = log_line::parse(joiner.known(), &line).unwrap_or_else(|| panic!("{line}"));
+            joiner.on(record, now_ms, None, &mut out);
+        }
+        out.iter()
+            .map(|event| match event {
+                SourceEvent::Sighting(s) => format!("{} {}", s.user, s.peer),
+                SourceEvent::Lost { counter, count } => format!("{counter} {count}"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    const A: &str = "[a] inbound connection to x:1";
+    const B: &str = "[b] inbound connection to x:1";
+
+    #[test]
+    fn users_join_their_own_address_only() {
+        let mut joiner = Joiner::new(SourceKind::ClashLogs, known());
+        let found = feed(
+            &mut joiner,
+            0,
+            &["[1 0ms] T F1:1", "[2 0ms] T F2:2", &format!("[2 1ms] T {B}"), &format!("[1 1.2s] T {A}")],
+        );
+        assert_eq!(found, ["b 10.0.0.2:2", "a 10.0.0.1:1"]);
+        // Further streams of the session say nothing new; another user on the socket does.
+        let found =
+            feed(&mut joiner, 0, &[&format!("[1 2ms] T {A}"), "[1 3ms] T F1:1", &format!("[1 3ms] T {B}")]);
+        assert_eq!(found, ["b 10.0.0.1:1"]);
+        // Streams with different addresses, interleaved: nobody's.
+        let found = feed(
+            &mut joiner,
+            0,
+            &["[3 0ms] T F1:1", "[3 0ms] T F9:1", &format!("[3 0ms] T {A}"), &format!("[4 0ms] T {A}")],
+        );
+        assert_eq!(found, ["log_source_ambiguous 1", "log_user_without_source 1"]);
+        assert_eq!(
+            feed(&mut joiner, 0, &["[5 0ms] T F1:1", "[5 0ms] T [zoe] inbound connection to x:1"]),
+            ["log_user_unknown 1"]
+        );
+    }
+
+    #[test]
+    fn without_numbers_only_one_waiting_address_counts() {
+        let mut joiner = Joiner::new(SourceKind::ClashLogs, known());
+        assert_eq!(feed(&mut joiner, 0, &["T F1:1", &format!("T {A}")]), ["a 10.0.0.1:1"]);
+        let two = feed(&mut joiner, 0, &["T F1:1", "T F2:2", &format!("T {A}"), &format!("T {B}")]);
+        assert_eq!(two, ["log_source_ambiguous 1", "log_user_without_source 1"]);
+        // A failed login does not wait, nor does one of long ago.
+        let failed =
+            ["T F1:1", "T process connection from 10.0.0.1:1: unknown UUID", "T F2:2", &format!("T {B}")];
+        assert_eq!(feed(&mut joiner, 0, &failed), ["b 10.0.0.2:2"]);
+        feed(&mut joiner, 0, &["T F1:1"]);
+        assert_eq!(feed(&mut joiner, ADJACENT_AGE_MS, &["T F2:2", &format!("T {B}")]), ["b 10.0.0.2:2"]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_overflow_is_counted() {
+        let mut joiner = Joiner::new(SourceKind::ClashLogs, known());
+        let mut out = Vec::new();
+        let peer = "10.0.0.1:1".parse().unwrap();
+        for id in 0..2 * JOINS_MAX as u32 {
+            joiner.on(
+                Record { id: Some(id), inbound: 0, message: Message::From { peer } },
+                0,
+                None,
+                &mut out,
+            );
+        }
+        assert!(joiner.young.len() + joiner.old.len() <= JOINS_MAX);
+        let lost: u64 =
+            out.iter().map(|e| if let SourceEvent::Lost { count, .. } = e { *count } else { 0 }).sum();
+        assert_eq!(lost as usize, 2 * JOINS_MAX - joiner.young.len() - joiner.old.len());
+        // By age it is no loss.
+        out.clear();
+        for turn in 1..4 {
+            joiner.on(
+                Record { id: None, inbound: 0, message: Message::From { peer } },
+                turn * JOIN_AGE_MS,
+                None,
+                &mut out,
+            );
+        }
+        assert!(out.is_empty() && joiner.young.is_empty() && joiner.old.is_empty());
+    }
+}

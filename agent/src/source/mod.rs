@@ -126,17 +126,22 @@ pub enum NoSource {
     NoLogFile,
 }
 
-/// Chooses the source. `auto` never takes the log file, which clients can forge.
-pub fn choose(config: &SingboxConfig, setting: Setting) -> Result<Choice, NoSource> {
+/// Chooses the source. `auto` never takes the log file, which clients can forge. `version` is the
+/// running sing-box's (major, minor) if it is known.
+pub fn choose(
+    config: &SingboxConfig,
+    setting: Setting,
+    version: Option<(u32, u32)>,
+) -> Result<Choice, NoSource> {
     match setting {
         Setting::Auto => match (&config.api_service, &config.clash_api) {
             (Some(api), _) if !api.tls => api_choice(config),
-            (_, Some(_)) => clash_choice(config),
+            (_, Some(_)) => clash_choice(config, version),
             (Some(_), None) => Err(NoSource::ApiTls),
             (None, None) => Err(NoSource::Nothing),
         },
         Setting::Api => api_choice(config),
-        Setting::ClashLogs => clash_choice(config),
+        Setting::ClashLogs => clash_choice(config, version),
         Setting::LogFile => {
             log_shows_owners(config)?;
             let path = config.log.output.clone().ok_or(NoSource::NoLogFile)?;
@@ -154,11 +159,14 @@ fn api_choice(config: &SingboxConfig) -> Result<Choice, NoSource> {
     Ok(Choice::Api(Endpoint { addr, secret: api.secret.clone(), netns: None }))
 }
 
-fn clash_choice(config: &SingboxConfig) -> Result<Choice, NoSource> {
+fn clash_choice(config: &SingboxConfig, version: Option<(u32, u32)>) -> Result<Choice, NoSource> {
     let clash = config.clash_api.as_ref().ok_or(NoSource::NoClashApi)?;
     let addr = connect::controller_addr(&clash.external_controller)
         .ok_or_else(|| NoSource::ClashAddress(clash.external_controller.clone()))?;
-    log_shows_owners(config)?;
+    // From 1.13 on the API's own level counts; 1.12 sends only what log.level lets through.
+    if config.log.disabled || version.is_none_or(|version| version < (1, 13)) {
+        log_shows_owners(config)?;
+    }
     Ok(Choice::ClashLogs(Endpoint { addr, secret: clash.secret.clone(), netns: None }))
 }
 

@@ -180,17 +180,21 @@ fn request<T>(message: T, secret: &Option<MetadataValue<Ascii>>) -> Request<T> {
     request
 }
 
+/// A single call that failed. Another kind of server answers with what is not gRPC.
 fn refused(status: &Status, endpoint: &Endpoint) -> ApiError {
-    let error = status.message().to_owned();
+    let (addr, error) = (endpoint.addr, innermost(status));
     match status.code() {
         Code::Unauthenticated => ApiError::Secret,
-        Code::Unimplemented => ApiError::Missing { addr: endpoint.addr, error },
-        // Another kind of server answers with something that is not gRPC.
-        Code::Unknown | Code::Internal if error.contains("content-type") || error.contains("protocol") => {
-            ApiError::Missing { addr: endpoint.addr, error }
-        }
-        _ if status.message().contains("Stream removed") => ApiError::Ended,
+        Code::Unimplemented | Code::Unknown | Code::Internal => ApiError::Missing { addr, error },
         code => ApiError::Failed(format!("{code:?}: {error}")),
+    }
+}
+
+/// A stream that failed. At a reload it is cancelled, removed or cut.
+fn broken(status: &Status, endpoint: &Endpoint) -> ApiError {
+    match status.code() {
+        Code::Cancelled | Code::Unavailable | Code::Unknown | Code::Internal => ApiError::Ended,
+        _ => refused(status, endpoint),
     }
 }
 
@@ -350,7 +354,7 @@ async fn read(
                 }
             }
             Ok(None) => break ApiError::Ended,
-            Err(status) => break refused(&status, &endpoint),
+            Err(status) => break broken(&status, &endpoint),
         }
     };
     // Waiting is harmless here: the stream has ended.

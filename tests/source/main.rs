@@ -1,0 +1,6 @@
+//! Sources of owners and `doctor --fix` against real sing-box 1.12, 1.13 and 1.14 on loopback.
+
+mod fix;
+mod netns;
+mod owners;
+mod server;
