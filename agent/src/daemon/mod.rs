@@ -42,10 +42,9 @@ use totals::Totals;
 
 use crate::{
     clock,
-    config::{AutoPath, Config, Meter as BilledMeter, Source},
+    config::{AutoPath, Config, Meter as BilledMeter},
     kernel::{Kernel, KernelConfig},
     ledger::{Ledger, Options},
-    source::Setting,
 };
 
 /// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
@@ -78,15 +77,6 @@ fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
     config.zone().context("the time zone of [billing] time_zone")
 }
 
-fn setting(source: Source) -> Setting {
-    match source {
-        Source::Auto => Setting::Auto,
-        Source::Api => Setting::Api,
-        Source::ClashLogs => Setting::ClashLogs,
-        Source::LogFile => Setting::LogFile,
-    }
-}
-
 async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let started = clock::now();
     let kernel = Kernel::open(&kernel_config(config))?;
@@ -117,7 +107,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
     let proxy = Proxy::new(
         config.singbox.config.clone(),
-        setting(config.singbox.source),
+        config.singbox.source.into(),
         config.billing.default_policy.clone(),
     );
     let mut agent = Agent {

@@ -185,7 +185,8 @@ impl Proxy {
     fn choose_source(&mut self, changes: &mut Changes) {
         let Some(config) = &self.config else { return };
         let netns = self.process.as_ref().and_then(process::Process::netns_path);
-        match source::choose(config, self.setting) {
+        let version = self.version.as_deref().and_then(process::major_minor);
+        match source::choose(config, self.setting, version) {
             Ok(choice) => self.run_source(choice.in_netns(netns), changes),
             Err(reason) => {
                 if self.stop_source() {
