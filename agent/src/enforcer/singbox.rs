@@ -300,7 +300,7 @@ impl Singbox {
         before: &[(u16, u64)],
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
-        let deadline = Instant::now() + HEALTHY_WITHIN;
+        let deadline = crate::clock::instant() + HEALTHY_WITHIN;
         let own_way = matches!(self.reload, Reload::Command(_));
         let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
         let mut well_since: Option<Instant> = None;
@@ -310,7 +310,7 @@ impl Singbox {
                 true => process.clone(),
                 false if own_way => match process::find(&self.config) {
                     Ok(found) => found,
-                    Err(_) if Instant::now() < deadline => {
+                    Err(_) if crate::clock::instant() < deadline => {
                         std::thread::sleep(POLL);
                         continue;
                     }
@@ -325,9 +325,11 @@ impl Singbox {
                 None => healthy(),
             };
             match state {
-                Ok(()) if well_since.get_or_insert_with(Instant::now).elapsed() >= LASTS => return Ok(()),
+                Ok(()) if well_since.get_or_insert_with(crate::clock::instant).elapsed() >= LASTS => {
+                    return Ok(());
+                }
                 Ok(()) => {}
-                Err(why) if Instant::now() > deadline => {
+                Err(why) if crate::clock::instant() > deadline => {
                     return Err(format!(
                         "sing-box did not come up healthy within {} s: {why}",
                         HEALTHY_WITHIN.as_secs()
@@ -445,9 +447,9 @@ fn signal(process: &Process) -> Result<(), String> {
 /// Runs a command with a time limit.
 fn run(command: &mut Command) -> io::Result<Output> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let deadline = Instant::now() + COMMAND_TIMEOUT;
+    let deadline = crate::clock::instant() + COMMAND_TIMEOUT;
     while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
+        if crate::clock::instant() > deadline {
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));

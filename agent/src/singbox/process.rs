@@ -7,7 +7,7 @@ use std::{
     os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::files;
@@ -110,9 +110,9 @@ pub fn version_of(exe: &Path) -> io::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let deadline = Instant::now() + VERSION_TIMEOUT;
+    let deadline = crate::clock::instant() + VERSION_TIMEOUT;
     while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
+        if crate::clock::instant() > deadline {
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "`sing-box version` does not end"));

@@ -1,7 +1,7 @@
 //! Source: the log stream of sing-box's Clash API (`GET /logs?level=info`), for 1.12 and 1.13. Framed
 //! as JSON, so that clients cannot forge records; sing-box drops lines for a slow reader.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -188,7 +188,7 @@ async fn session(
     check(endpoint, response.status())?;
     let mut body: Incoming = response.into_body();
     let mut buffer = Records::default();
-    let start = Instant::now();
+    let start = crate::clock::instant();
     let mut out = Vec::new();
     loop {
         let frame = tokio::select! {

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ struct Open {
 }
 
 impl Open {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let meta = file.metadata()?;
         Ok(Open { file, device_inode: (meta.dev(), meta.ino()), position: 0, records: Records::default() })
@@ -68,7 +68,7 @@ impl Open {
 
 fn tail(config: &LogFile, mut known: watch::Receiver<KnownInbounds>, events: &Events, shutdown: &Shutdown) {
     let mut tailer = Tailer::new(config.clone(), known.borrow_and_update().clone());
-    let start = Instant::now();
+    let start = crate::clock::instant();
     let mut out = Vec::new();
     while !*shutdown.borrow() {
         if known.has_changed().unwrap_or(false) {
@@ -154,7 +154,7 @@ impl Tailer {
         if self.current.as_ref().is_some_and(|open| open.device_inode == now) {
             return;
         }
-        let mut open = match Open::open(&self.config.path) {
+        let mut open = match Open::of(&self.config.path) {
             Ok(open) => open,
             Err(error) => return self.missing(&error, out),
         };

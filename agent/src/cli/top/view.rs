@@ -161,7 +161,7 @@ fn draw_users(context: &Context, frame: &mut Frame, model: &Model, area: Rect) {
 
 fn row(context: &Context, user: &LiveUser, name_columns: usize, wide: bool) -> Row<'static> {
     let period = if wide { of_quota(user.period_bytes, user.quota_bytes) } else { bytes(user.period_bytes) };
-    let state = Style::from(colour(context, state_colour(user.state)));
+    let state = colour(context, state_colour(user.state));
     let mut cells = vec![
         Text::from(safe_cut(&user.name, name_columns)),
         Text::styled(state_text(context, user.state), state),

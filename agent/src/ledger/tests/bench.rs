@@ -1,7 +1,5 @@
 //! What a tick costs: `cargo test --release -p boxmeter --lib ledger::tests::bench -- --ignored --nocapture`
 
-use std::time::Instant;
-
 use super::*;
 
 const USERS: usize = 10_000;
@@ -22,11 +20,11 @@ fn cpu_ms() -> f64 {
 #[ignore = "a measurement"]
 fn tick_of_ten_thousand_users() {
     let names: Vec<String> = (0..USERS).map(|n| format!("user{n}")).collect();
-    let began = Instant::now();
+    let began = crate::clock::instant();
     let rig = Rig::new("Asia/Shanghai", &names.iter().map(String::as_str).collect::<Vec<_>>());
     println!("adopting {USERS} users: {:?}", began.elapsed());
     let all: Vec<_> = (0..USERS).map(|user| (Some(user), 1)).collect();
-    let began = Instant::now();
+    let began = crate::clock::instant();
     rig.commit(start_ms(), &all);
     println!("first tick, all users: {:?}", began.elapsed());
     let ticks = 300;
@@ -38,7 +36,7 @@ fn tick_of_ten_thousand_users() {
         }
         let rows: Vec<_> = totals.iter().enumerate().map(|(user, total)| (Some(user), *total)).collect();
         let batch = rig.batch(start_ms() + tick as i64 * 1000, &rows);
-        let (before, began) = (cpu_ms(), Instant::now());
+        let (before, began) = (cpu_ms(), crate::clock::instant());
         rig.ledger.commit(batch).wait().unwrap();
         cpu.push((cpu_ms() - before, began.elapsed().as_secs_f64() * 1e3));
         let wal = std::fs::metadata(crate::ledger::open::beside(&rig.path(), "-wal")).unwrap().len();
@@ -64,11 +62,11 @@ fn tick_of_ten_thousand_users() {
             .unwrap_or((0, 0));
         println!("{table}: {rows} rows, {:.1} bytes each", bytes as f64 / rows.max(1) as f64);
     }
-    let began = Instant::now();
+    let began = crate::clock::instant();
     let query = UsageQuery { users_max: usize::MAX, ..ask(By::Range, "UTC", start_ms() + 400_000) };
     assert_eq!(reader.usage(&query).unwrap().rows.len(), USERS);
     println!("totals of all users: {:?}", began.elapsed());
-    let began = Instant::now();
+    let began = crate::clock::instant();
     let query = UsageQuery {
         user: Some("user77".to_owned()),
         from_ms: Some(start_ms()),
