@@ -39,8 +39,7 @@ pub const WATCHED_SHARDS: u32 = 8;
 pub struct Watched {
     /// Added in the same program run as the account's or pending counters.
     pub counters: Counters,
-    pub packets: [u64; 2],
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 4],
 }
 
 /// One inbound. `pending_in - pending_out` is what unowned flows hold in `Flow::pending`, so that

@@ -16,29 +16,23 @@ use boxmeter_common::{
 
 use crate::{atomic, owners, reason::Reason, users, watch};
 
-/// Where the bytes of a packet go.
-pub enum Target {
-    Owned(*mut Account, Option<(u32, *mut User)>),
-    Pending,
-    /// Unowned, and nobody will ever settle it.
-    Unattributed,
-}
-
-/// Fills a key in place.
+/// Fills a key in place, without clearing it first: what clears and copies here is a loop over
+/// bytes.
 #[inline(always)]
-pub fn fill(key: &mut FlowKey, peer: [u32; 4], peer_port: u16, network: u8, inbound: u32) {
-    let words = key.peer.as_mut_ptr().cast::<u32>();
-    // SAFETY: the address is the first field of a type that is aligned to 4 bytes.
+pub fn fill(key: *mut FlowKey, peer: [u32; 4], peer_port: u16, network: u8, inbound: u32) {
+    // SAFETY: the caller's own key. The address is the first field of a type that is aligned to 4
+    // bytes.
     unsafe {
+        let words = key.cast::<u32>();
         words.write(peer[0]);
         words.add(1).write(peer[1]);
         words.add(2).write(peer[2]);
         words.add(3).write(peer[3]);
+        (*key).inbound = inbound;
+        (*key).peer_port = peer_port;
+        (*key).network = network;
+        (*key).pad = 0;
     }
-    key.peer_port = peer_port;
-    key.network = network;
-    key.inbound = inbound;
-    key.pad = 0;
 }
 
 /// The flow's owner, picked up from `OWNERS` if the agent has noted one.
@@ -69,32 +63,38 @@ fn adopt(flow: *mut Flow, slot: u32, id: u64) -> u32 {
     }
 }
 
-/// Decides where a packet's bytes go, or that it must be dropped. Nothing is counted yet.
+/// The user whose budget an owned packet is measured on (null: none), or that it must be dropped.
+/// Nothing is counted yet.
 #[inline(always)]
-pub fn target<const DIR: usize>(flags: u32, owner: u32, wire: u32) -> Result<Target, Reason> {
-    if owner == ACCOUNT_NONE {
-        let lost = flags & (FLOW_OLD | FLOW_CLOSED | FLOW_CLOSING) != 0;
-        return Ok(if lost { Target::Unattributed } else { Target::Pending });
-    }
-    let Some(account) = users::account(owner) else { return Ok(Target::Unattributed) };
+pub fn admit<const DIR: usize>(account: *const Account, wire: u32) -> Result<*mut User, Reason> {
     let user = users::user(account);
-    if let Some((slot, user)) = user
-        && users::exhausted(user)
-    {
-        users::dropped(slot, DIR as u32, wire);
+    if !user.is_null() && users::exhausted(user) {
+        users::dropped(account, DIR as u32, wire);
         return Err(Reason::OverBudget);
     }
-    Ok(Target::Owned(account, user))
+    Ok(user)
 }
 
-/// Counts a packet, in the watched totals and where it belongs.
+/// Adds to what the flow shows people. Not atomic: two CPUs may lose each other's addition here,
+/// and an atomic one would cost a tenth of the whole program. Accounts are what counts.
 #[inline(always)]
-pub fn add<const DIR: usize>(flow: *mut Flow, inbound: u32, target: Target, payload: u32, wire: u32) {
+pub fn show<const DIR: usize>(flow: *mut Flow, payload: u32) {
+    // SAFETY: see `owner`.
+    unsafe {
+        let at = &raw mut (*flow).payload[DIR];
+        at.write_volatile(at.read_volatile() + payload as u64);
+    }
+}
+
+/// Counts a packet of a flow without an owner, in the watched totals and where it belongs.
+#[inline(always)]
+pub fn unowned<const DIR: usize>(flow: *mut Flow, flags: u32, inbound: u32, payload: u32, wire: u32) {
     watch::add::<DIR>(inbound, payload, wire);
-    match target {
-        Target::Owned(account, user) => users::add::<DIR>(account, user, payload, wire),
-        Target::Unattributed => users::unattributed::<DIR>(inbound, payload, wire),
-        Target::Pending => pend::<DIR>(flow, inbound, payload, wire),
+    if flags & (FLOW_OLD | FLOW_CLOSED | FLOW_CLOSING) != 0 {
+        // Nobody would ever settle what is pending.
+        users::unattributed::<DIR>(inbound, payload, wire);
+    } else {
+        pend::<DIR>(flow, inbound, payload, wire);
     }
 }
 

@@ -4,6 +4,8 @@
 //! An entry ends in two steps that the agent asks for at least 100 ms apart: `close`, after which
 //! packets pass the entry by, and `forget`, when no program run can hold it any more.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::__sk_buff, macros::btf_map};
 use boxmeter_common::{
     UDP,
@@ -16,11 +18,11 @@ use boxmeter_common::{
 
 use crate::{
     atomic, clock, events,
-    flows::{self, Target},
+    flows,
     map::{HASH, Inserted, Map, NO_PREALLOC},
     parse::{self, Packet},
     reason::Reason,
-    stats, watch,
+    stats, users, watch,
 };
 
 #[btf_map]
@@ -32,11 +34,13 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
         return Err(Reason::NotWatched);
     };
     let body = parse::udp(skb, packet)?;
-    let mut key = FlowKey { peer: [0; 16], inbound: 0, peer_port: 0, network: 0, pad: 0 };
-    flows::fill(&mut key, parse::peer::<DIR>(skb, packet)?, packet.peer_port, UDP, inbound);
-    let flow = match PEERS.get(&key) {
+    let mut key = MaybeUninit::<FlowKey>::uninit();
+    flows::fill(key.as_mut_ptr(), parse::peer::<DIR>(skb, packet)?, packet.peer_port, UDP, inbound);
+    // SAFETY: every byte was written.
+    let key = unsafe { key.assume_init_ref() };
+    let flow = match PEERS.get(key) {
         Some(flow) => flow,
-        None => match open(&key).and_then(|()| PEERS.get(&key)) {
+        None => match open(key).and_then(|()| PEERS.get(key)) {
             Some(flow) => flow,
             None => {
                 stats::count(Stat::PeersFull);
@@ -54,14 +58,27 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
     if flags & FLOW_CLOSING != 0 {
         return closing::<DIR>(flow, id, owner, inbound, body.payload, body.wire);
     }
-    let target = flows::target::<DIR>(flags, owner, body.wire)?;
-    // SAFETY: as above.
-    unsafe {
-        (&raw mut (*flow).last_ns).write_volatile(clock::coarse_ns());
-        atomic::add(&raw mut (*flow).payload[DIR], body.payload as u64);
+    if owner == ACCOUNT_NONE {
+        seen::<DIR>(flow, body.payload);
+        flows::unowned::<DIR>(flow, flags, inbound, body.payload, body.wire);
+        return Ok(());
     }
-    flows::add::<DIR>(flow, inbound, target, body.payload, body.wire);
+    let Some(account) = users::account(owner) else {
+        flows::nobody::<DIR>(inbound, body.payload, body.wire);
+        return Ok(());
+    };
+    let user = flows::admit::<DIR>(account, body.wire)?;
+    seen::<DIR>(flow, body.payload);
+    watch::add::<DIR>(inbound, body.payload, body.wire);
+    users::add::<DIR>(account, user, body.payload, body.wire);
     Ok(())
+}
+
+#[inline(always)]
+fn seen<const DIR: usize>(flow: *mut Flow, payload: u32) {
+    // SAFETY: see `packet`.
+    unsafe { (&raw mut (*flow).last_ns).write_volatile(clock::coarse_ns()) };
+    flows::show::<DIR>(flow, payload);
 }
 
 /// The entry may be gone at any moment and its memory another peer's: nothing is written to it, and
@@ -77,12 +94,14 @@ fn closing<const DIR: usize>(
 ) -> Result<(), Reason> {
     // SAFETY: see `packet`.
     let same = unsafe { atomic::load(&raw const (*flow).id) } == id;
-    let target = flows::target::<DIR>(FLOW_CLOSING, if same { owner } else { ACCOUNT_NONE }, wire)?;
+    let slot = if same && owner != ACCOUNT_NONE { owner } else { inbound };
+    let Some(account) = users::account(slot) else {
+        flows::nobody::<DIR>(inbound, payload, wire);
+        return Ok(());
+    };
+    let user = flows::admit::<DIR>(account, wire)?;
     watch::add::<DIR>(inbound, payload, wire);
-    match target {
-        Target::Owned(account, user) => crate::users::add::<DIR>(account, user, payload, wire),
-        _ => crate::users::unattributed::<DIR>(inbound, payload, wire),
-    }
+    users::add::<DIR>(account, user, payload, wire);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::{
     owners,
     parse::{self, Body, Packet},
     reason::Reason,
-    stats, watch,
+    stats, users, watch,
 };
 
 #[btf_map]
@@ -72,15 +72,16 @@ pub fn full(skb: *const __sk_buff) -> Option<*mut bpf_sock> {
 #[inline(always)]
 pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -> Result<(), Reason> {
     let body = parse::tcp(skb, packet)?;
-    let Some(sk) = full(skb) else { return without(skb, packet, candidate, &body, DIR as u32) };
-    let mut flow = storage(sk);
-    if flow.is_null() {
-        // SAFETY: a full socket.
-        let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
-        if kind != STREAM || state > 31 || OPEN_STATES & (1 << state) == 0 {
+    // SAFETY: the context is readable; the helper takes any socket and knows which are full ones.
+    let mut flow: *mut Flow = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
             return without(skb, packet, candidate, &body, DIR as u32);
         }
-        flow = old::<DIR>(skb, packet, candidate, sk);
+        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast()
+    };
+    if flow.is_null() {
+        flow = old::<DIR>(skb, packet, candidate);
         if flow.is_null() {
             return without(skb, packet, candidate, &body, DIR as u32);
         }
@@ -88,39 +89,57 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
     // SAFETY: a checked map value, here and below.
     let (inbound, flags) = unsafe { ((*flow).key.inbound, atomic::load32(&raw const (*flow).flags)) };
     let owner = flows::owner(flow);
-    let target = flows::target::<DIR>(flags, owner, body.wire)?;
-    let payload = if body.payload == 0 { 0 } else { advance::<DIR>(flow, sk, body.seq, body.payload) };
-    // SAFETY: as above. `last_ns` is for people: a lost update costs nothing.
-    unsafe {
-        (&raw mut (*flow).last_ns).write_volatile(clock::coarse_ns());
-        if payload != 0 {
-            atomic::add(&raw mut (*flow).payload[DIR], payload as u64);
-        }
+    if owner == ACCOUNT_NONE {
+        let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
+        flows::unowned::<DIR>(flow, flags, inbound, payload, body.wire);
+        return Ok(());
     }
-    flows::add::<DIR>(flow, inbound, target, payload, body.wire);
+    let Some(account) = users::account(owner) else {
+        flows::nobody::<DIR>(inbound, body.payload, body.wire);
+        return Ok(());
+    };
+    let user = flows::admit::<DIR>(account, body.wire)?;
+    let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
+    watch::add::<DIR>(inbound, payload, body.wire);
+    users::add::<DIR>(account, user, payload, body.wire);
     Ok(())
 }
 
 /// How far the segment moves the highest sequence number: data that was not counted before.
 ///
-/// The kernel sends under the socket's lock, but looks at what comes in before it takes the lock:
-/// two CPUs may hold segments of one socket at once, so the mark moves by compare and exchange.
+/// The kernel sends under the socket's lock, so that the mark is simply stored there. It looks at
+/// what comes in before it takes the lock: two CPUs may hold segments of one socket at once, so
+/// that the mark moves by compare and exchange.
 #[inline(always)]
-fn advance<const DIR: usize>(flow: *mut Flow, sk: *mut bpf_sock, seq: u32, payload: u32) -> u32 {
+fn advance<const DIR: usize>(flow: *mut Flow, skb: *const __sk_buff, seq: u32, payload: u32) -> u32 {
+    if payload == 0 {
+        return 0;
+    }
     let end = seq.wrapping_add(payload);
     // SAFETY: see `packet`.
     let mark = unsafe { &raw mut (*flow).mark[DIR] };
+    if DIR != UPLOAD {
+        let step = end.wrapping_sub(atomic::load32(mark));
+        if step as i32 <= 0 {
+            return 0;
+        }
+        // SAFETY: as above.
+        unsafe { mark.write_volatile(end) };
+        flows::show::<DIR>(flow, step);
+        return step;
+    }
     for _ in 0..MARK_TRIES {
         let now = atomic::load32(mark);
         let step = end.wrapping_sub(now);
         if step as i32 <= 0 {
             return 0;
         }
-        if DIR == UPLOAD && seq != now && beyond(sk, end) {
+        if seq != now && beyond(skb, end) {
             stats::count(Stat::OutOfWindow);
             return 0;
         }
         if atomic::replace(mark, now, end) {
+            flows::show::<DIR>(flow, step);
             return step;
         }
     }
@@ -129,7 +148,8 @@ fn advance<const DIR: usize>(flow: *mut Flow, sk: *mut bpf_sock, seq: u32, paylo
 
 /// Whether a segment that leaves a gap ends where no sender may be yet.
 #[inline(always)]
-fn beyond(sk: *mut bpf_sock, end: u32) -> bool {
+fn beyond(skb: *const __sk_buff, end: u32) -> bool {
+    let Some(sk) = full(skb) else { return true };
     // SAFETY: a full socket; the result is checked.
     unsafe {
         let tcp = bpf_tcp_sock(sk);
@@ -159,13 +179,14 @@ fn without(
 }
 
 /// A socket that was open before it was watched begins at its own numbers.
-#[inline(always)]
-fn old<const DIR: usize>(
-    skb: *mut __sk_buff,
-    packet: &Packet,
-    candidate: u32,
-    sk: *mut bpf_sock,
-) -> *mut Flow {
+#[inline(never)]
+fn old<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -> *mut Flow {
+    let Some(sk) = full(skb) else { return ptr::null_mut() };
+    // SAFETY: a full socket.
+    let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
+    if kind != STREAM || state > 31 || OPEN_STATES & (1 << state) == 0 {
+        return ptr::null_mut();
+    }
     let Some(inbound) = watch::inbound(candidate, skb.cast(), TCP, packet.local_port) else {
         return ptr::null_mut();
     };

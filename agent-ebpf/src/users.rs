@@ -1,5 +1,7 @@
 //! Owns `ACCOUNTS` and `USERS`: where bytes are counted, and what budgets are compared with.
 
+use core::ptr;
+
 use aya_ebpf::macros::btf_map;
 use boxmeter_common::{
     event::{EVENT_USER_CUT, EVENT_USER_WARN},
@@ -28,15 +30,23 @@ pub fn account(slot: u32) -> Option<*mut Account> {
     account
 }
 
-/// The user of an account, none for unattributed bytes.
+/// The user of an account; null for unattributed bytes.
+///
+/// A pointer and not an `Option` with the slot: what would be undefined in the empty case is a
+/// register that the verifier finds unwritten.
 #[inline(always)]
-pub fn user(account: *const Account) -> Option<(u32, *mut User)> {
-    // SAFETY: a checked map value, here and below.
-    let slot = atomic::load32(unsafe { &raw const (*account).user });
+pub fn user(account: *const Account) -> *mut User {
+    let slot = slot(account);
     if slot == 0 {
-        return None;
+        return ptr::null_mut();
     }
-    USERS.get(&slot).map(|user| (slot, user))
+    USERS.get(&slot).unwrap_or(ptr::null_mut())
+}
+
+#[inline(always)]
+fn slot(account: *const Account) -> u32 {
+    // SAFETY: a checked map value, here and below.
+    atomic::load32(unsafe { &raw const (*account).user })
 }
 
 /// Whether the budget was used up before this packet, or its time is over.
@@ -55,7 +65,8 @@ pub fn exhausted(user: *const User) -> bool {
 
 /// Notes a packet that is being dropped.
 #[inline(never)]
-pub fn dropped(slot: u32, direction: u32, wire: u32) {
+pub fn dropped(account: *const Account, direction: u32, wire: u32) {
+    let slot = slot(account);
     let Some(user) = USERS.get(&slot) else { return };
     // SAFETY: see `user`.
     unsafe {
@@ -82,7 +93,8 @@ fn tell(user: *mut User, slot: u32, bit: u32, kind: u32, billed: u64) {
 }
 
 #[inline(never)]
-fn crossed(slot: u32, billed: u64) {
+fn crossed(account: *const Account, billed: u64) {
+    let slot = slot(account);
     let Some(user) = USERS.get(&slot) else { return };
     // SAFETY: see `user`.
     let (warn_at, cut_at) =
@@ -96,7 +108,7 @@ fn crossed(slot: u32, billed: u64) {
 }
 
 #[inline(always)]
-fn bill(slot: u32, user: *mut User, payload: u64, wire: u64) {
+fn bill(account: *const Account, user: *mut User, payload: u64, wire: u64) {
     // SAFETY: see `user`.
     unsafe {
         let bytes = if atomic::load32(&raw const (*user).meter) == METER_WIRE { wire } else { payload };
@@ -107,14 +119,14 @@ fn bill(slot: u32, user: *mut User, payload: u64, wire: u64) {
         if billed >= atomic::load(&raw const (*user).warn_at)
             || billed >= atomic::load(&raw const (*user).cut_at)
         {
-            crossed(slot, billed);
+            crossed(account, billed);
         }
     }
 }
 
 /// Counts a packet to an account.
 #[inline(always)]
-pub fn add<const DIR: usize>(account: *mut Account, user: Option<(u32, *mut User)>, payload: u32, wire: u32) {
+pub fn add<const DIR: usize>(account: *mut Account, user: *mut User, payload: u32, wire: u32) {
     // SAFETY: see `user`.
     unsafe {
         if payload != 0 {
@@ -124,8 +136,8 @@ pub fn add<const DIR: usize>(account: *mut Account, user: Option<(u32, *mut User
             atomic::add(&raw mut (*account).counters.wire[DIR], wire as u64);
         }
     }
-    if let Some((slot, user)) = user {
-        bill(slot, user, payload as u64, wire as u64);
+    if !user.is_null() {
+        bill(account, user, payload as u64, wire as u64);
     }
 }
 
@@ -133,7 +145,7 @@ pub fn add<const DIR: usize>(account: *mut Account, user: Option<(u32, *mut User
 #[inline(always)]
 pub fn unattributed<const DIR: usize>(inbound: u32, payload: u32, wire: u32) {
     if let Some(account) = account(inbound) {
-        add::<DIR>(account, None, payload, wire);
+        add::<DIR>(account, ptr::null_mut(), payload, wire);
     }
 }
 
@@ -149,7 +161,8 @@ pub fn settle(slot: u32, moved: &Counters) {
         atomic::add(&raw mut (*counters).wire[0], moved.wire[0]);
         atomic::add(&raw mut (*counters).wire[1], moved.wire[1]);
     }
-    if let Some((slot, user)) = user(account) {
-        bill(slot, user, moved.payload[0] + moved.payload[1], moved.wire[0] + moved.wire[1]);
+    let user = user(account);
+    if !user.is_null() {
+        bill(account, user, moved.payload[0] + moved.payload[1], moved.wire[0] + moved.wire[1]);
     }
 }

@@ -72,7 +72,7 @@ fn elsewhere(netns: u64, network: u8, port: u16) -> Option<u32> {
     WATCH.get(&key).map(|index| atomic::load32(index))
 }
 
-/// Counts a packet (or, with `packets` 0, payload that its packet did not show).
+/// Counts a packet (or, with `wire` 0, payload whose packet was counted before).
 #[inline(always)]
 pub fn add<const DIR: usize>(inbound: u32, payload: u32, wire: u32) {
     // SAFETY: no arguments.
@@ -85,7 +85,6 @@ pub fn add<const DIR: usize>(inbound: u32, payload: u32, wire: u32) {
         }
         if wire != 0 {
             atomic::add(&raw mut (*watched).counters.wire[DIR], wire as u64);
-            atomic::add(&raw mut (*watched).packets[DIR], 1);
         }
     }
 }

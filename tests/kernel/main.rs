@@ -9,6 +9,7 @@
 )]
 
 mod budget;
+mod cost;
 mod conservation;
 mod hostile;
 mod net;

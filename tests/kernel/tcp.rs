@@ -155,10 +155,10 @@ fn a_port_is_watched_in_its_own_namespace_only() {
         let (client, server) = connect(&other);
         exchange(&client, &server, 10_000, 10_000);
     });
-    assert_eq!(rig.kernel.watched(inbound).packets, [0, 0]);
+    assert_eq!(rig.kernel.watched(inbound).wire, [0, 0]);
     let (client, server) = connect(&listener);
     exchange(&client, &server, 10_000, 10_000);
-    assert_eq!(rig.kernel.watched(inbound).counters.payload, [10_000, 10_000]);
+    assert_eq!(rig.kernel.watched(inbound).payload, [10_000, 10_000]);
 }
 
 /// Sequence numbers wrap at 4 GiB.

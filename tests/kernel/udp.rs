@@ -70,8 +70,8 @@ fn the_wire_bytes_of_segmented_datagrams_have_a_header_each() {
     client.send(&[1; 12_345]).unwrap();
     let total = rig.kernel.watched(inbound);
     // 11 datagrams: ten of 1,200 bytes and one of 345.
-    assert_eq!(total.counters.payload, [12_345, 0]);
-    assert_eq!(total.counters.wire, [12_345 + 11 * 28, 0]);
+    assert_eq!(total.payload, [12_345, 0]);
+    assert_eq!(total.wire, [12_345 + 11 * 28, 0]);
     rig.conserved();
 }
 
@@ -155,7 +155,7 @@ fn a_peer_ends_in_two_steps_and_loses_nothing_under_traffic() {
         stop.store(true, Ordering::Relaxed);
         sender.join().unwrap()
     });
-    assert_eq!(rig.kernel.watched(inbound).counters.payload, [100 + sent, 0]);
+    assert_eq!(rig.kernel.watched(inbound).payload, [100 + sent, 0]);
     assert!(rig.kernel.counters(slot).payload[0] > 0 && rig.unattributed(inbound).payload[0] > 0);
     rig.conserved();
 }

@@ -82,7 +82,7 @@ fn wire_bytes_are_what_the_interface_counts() {
             let settled = || {
                 let total = rig.kernel.watched(inbound);
                 let now = ip_bytes("s");
-                (total.counters.wire, [now[0] - before[0], now[1] - before[1]])
+                (total.wire, [now[0] - before[0], now[1] - before[1]])
             };
             // The last acknowledgements may still be on their way.
             crate::rig::until("both counts agree", || settled().0 == settled().1);

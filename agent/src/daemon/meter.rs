@@ -294,7 +294,7 @@ impl Meter {
     /// Everything seen of each inbound, owned or not.
     pub fn watched(&self) -> Vec<(InboundIndex, Counters)> {
         let inbounds = self.kernel.inbounds().into_iter();
-        inbounds.map(|inbound| (inbound.index, self.kernel.watched(inbound.index).counters)).collect()
+        inbounds.map(|inbound| (inbound.index, self.kernel.watched(inbound.index))).collect()
     }
 
     fn walk_sockets(&mut self) -> Result<(), KernelError> {

@@ -11,13 +11,6 @@ use boxmeter_common::{
 use super::{error::KernelError, load::Kernel, shared};
 use crate::core::event::InboundIndex;
 
-/// What was seen of an inbound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InboundTotals {
-    pub counters: Counters,
-    pub packets: [u64; 2],
-}
-
 /// Watched bytes and where they are. With no traffic between the two readings of `watched`,
 /// `watched_before` = `users` + `unattributed` + `pending` = `watched_after`, per field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,16 +65,12 @@ impl Kernel {
     ///
     /// # Panics
     /// The index is not one of the map's.
-    pub fn watched(&self, inbound: InboundIndex) -> InboundTotals {
-        let mut totals = InboundTotals::default();
+    pub fn watched(&self, inbound: InboundIndex) -> Counters {
+        let mut totals = Counters::default();
         for shard in 0..WATCHED_SHARDS {
             let watched = self.watched.at(inbound.0 * WATCHED_SHARDS + shard);
             // SAFETY: fields of a mapped value.
-            unsafe {
-                add(&mut totals.counters, &shared::counters(&raw const (*watched).counters));
-                totals.packets[0] += shared::load(&raw const (*watched).packets[0]);
-                totals.packets[1] += shared::load(&raw const (*watched).packets[1]);
-            }
+            add(&mut totals, &unsafe { shared::counters(&raw const (*watched).counters) });
         }
         totals
     }
@@ -108,7 +97,7 @@ impl Kernel {
         let watched = || {
             let mut sum = Counters::default();
             for inbound in &inbounds {
-                add(&mut sum, &self.watched(*inbound).counters);
+                add(&mut sum, &self.watched(*inbound));
             }
             sum
         };

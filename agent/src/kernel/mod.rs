@@ -18,7 +18,7 @@ mod sys;
 mod watch;
 
 pub use accounts::{AccountInfo, UserInfo, UserSlot};
-pub use audit::{Audit, InboundTotals};
+pub use audit::Audit;
 pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
 pub use load::{Kernel, KernelConfig};
