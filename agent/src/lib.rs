@@ -4,6 +4,7 @@
 //! and answers the API, whose contract is the crate `boxmeter-web`; `cli` is a client of that API.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod core;
 pub mod daemon;

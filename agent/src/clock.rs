@@ -1,0 +1,22 @@
+//! The only place that reads clocks. The core gets the time as an argument.
+
+use crate::core::event::Now;
+
+/// Both clocks, read together. `CLOCK_MONOTONIC` is what the kernel programs' `bpf_ktime_get_ns`
+/// reads.
+pub fn now() -> Now {
+    Now { mono_ns: mono_ns(), wall_ms: wall_ms() }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn mono_ns() -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a valid place to write to, and this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+/// Unix time in milliseconds. It may jump; nothing measures intervals with it.
+pub fn wall_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

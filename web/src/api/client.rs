@@ -1,0 +1,335 @@
+//! The client of the API over a unix socket. It is a [`Backend`] too, so that faces run the same
+//! over a socket as inside the agent.
+
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Response, body::Bytes, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use jiff::Zoned;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{
+    PREFIX,
+    error::{ApiError, ErrorKind, Problem},
+    live::{LiveSnapshot, LiveUpdate},
+    params::{Pairs, Parameters},
+    query::{AuditQuery, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter},
+    sse::{Message, Parser},
+    types::{Audit, Event, EventList, Flow, FlowList, Stats, Status, Usage, User, UserList, UserShow},
+};
+use crate::backend::{Backend, LiveStream};
+
+/// The largest answer that is read: [`LIMIT_MAX`] users with long names are about 10 MB.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// A little more than the server's own limit, whose error says more.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(35);
+/// No message and no keep-alive for this long: the agent is gone without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// A connection per question: a unix socket costs microseconds, and nothing can go stale.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Client { socket: socket.into() }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for a path below `/api/v1` and reads the answer.
+    ///
+    /// # Errors
+    /// `NotRunning` if nobody listens, `NotPermitted` if the socket may not be used, the server's
+    /// own error, or `Internal` if the answer cannot be read.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, pairs: &Pairs) -> Result<T, ApiError> {
+        let asked = async {
+            let response = self.send(path, pairs, "application/json").await?;
+            let body = read_body(response.into_body()).await?;
+            serde_json::from_slice(&body).map_err(|error| {
+                ApiError::internal(format!(
+                    "the agent's answer to {path} is not understood ({error}); is it of the same \
+                     version as this program?"
+                ))
+            })
+        };
+        match tokio::time::timeout(ANSWER_TIME_MAX, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ApiError::unavailable("the agent does not answer; see its log")),
+        }
+    }
+
+    async fn send(&self, path: &str, pairs: &Pairs, accept: &str) -> Result<Response<Incoming>, ApiError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refused(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // The task ends with the connection, which ends when the answer's body is dropped.
+        tokio::spawn(connection);
+        let request = Request::get(format!("{PREFIX}{path}{}", query_string(pairs)))
+            .header(header::HOST, "boxmeter")
+            .header(header::ACCEPT, accept)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| ApiError::bad_request(format!("not a usable request: {error}")))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = read_body(response.into_body()).await?;
+        Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => ApiError::new(problem.kind, problem.detail),
+            Err(_) => ApiError::new(
+                ErrorKind::of_status(status),
+                format!("the agent answered {status} without saying why"),
+            ),
+        })
+    }
+
+    fn refused(&self, error: &io::Error) -> ApiError {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ApiError::new(
+                ErrorKind::NotRunning,
+                format!("the agent is not running: nobody listens on {socket} ({error})"),
+            ),
+            io::ErrorKind::PermissionDenied => ApiError::not_permitted(format!(
+                "you may not use {socket}: be root or in the group boxmeter (log in again after \
+                 being added to it)"
+            )),
+            _ => ApiError::unavailable(format!("cannot connect to {socket}: {error}")),
+        }
+    }
+
+    /// All users, page by page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn users_all(&self, filter: UserFilter) -> Result<UserList, ApiError> {
+        let mut page = Page { after: None, limit: LIMIT_MAX };
+        let mut all: Vec<User> = Vec::new();
+        loop {
+            let answer = self.users(filter.clone(), page.clone()).await?;
+            all.extend(answer.users);
+            match next(&page, answer.next) {
+                Some(after) => page.after = Some(after),
+                None => return Ok(UserList { users: all, next: None, ..answer_rev(answer.rev) }),
+            }
+        }
+    }
+
+    /// All rows of usage, page by page. Everything but the rows is of the last page, the newest.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn usage_all(&self, mut query: UsageQuery) -> Result<Usage, ApiError> {
+        query.page = Page { after: None, limit: LIMIT_MAX };
+        let mut rows = Vec::new();
+        loop {
+            let mut answer = self.usage(query.clone()).await?;
+            rows.append(&mut answer.rows);
+            match next(&query.page, answer.next.take()) {
+                Some(after) => query.page.after = Some(after),
+                None => return Ok(Usage { rows, ..answer }),
+            }
+        }
+    }
+
+    /// All live flows, page by page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn flows_all(&self, mut filter: FlowFilter) -> Result<FlowList, ApiError> {
+        filter.page = Page { after: None, limit: LIMIT_MAX };
+        let mut flows: Vec<Flow> = Vec::new();
+        loop {
+            let mut answer = self.flows(filter.clone()).await?;
+            flows.append(&mut answer.flows);
+            match next(&filter.page, answer.next.take()) {
+                Some(after) => filter.page.after = Some(after),
+                None => return Ok(FlowList { flows, ..answer }),
+            }
+        }
+    }
+
+    /// All events since `query.since`, page by page.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn events_all(&self, mut query: EventQuery) -> Result<EventList, ApiError> {
+        query.page = Page { after: None, limit: LIMIT_MAX };
+        let mut events: Vec<Event> = Vec::new();
+        loop {
+            let mut answer = self.events(query.clone()).await?;
+            events.append(&mut answer.events);
+            match next(&query.page, answer.next.take()) {
+                Some(after) => query.page.after = Some(after),
+                None => return Ok(EventList { events, ..answer }),
+            }
+        }
+    }
+}
+
+/// The cursor of the next page; a cursor that does not move would never end.
+fn next(page: &Page, cursor: Option<String>) -> Option<String> {
+    cursor.filter(|cursor| page.after.as_ref() != Some(cursor))
+}
+
+fn answer_rev(rev: u64) -> UserList {
+    UserList { schema: Default::default(), users: Vec::new(), rev, next: None }
+}
+
+#[async_trait]
+impl Backend for Client {
+    /// This machine's own clock and zone; the server reads relative times with its own.
+    fn now(&self) -> Zoned {
+        Zoned::now()
+    }
+
+    async fn status(&self) -> Result<Status, ApiError> {
+        self.get("/status", &Pairs::new()).await
+    }
+
+    async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
+        self.get("/users", &(filter, page).to_pairs()).await
+    }
+
+    async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
+        if name.is_empty() {
+            return Err(ApiError::no_such_user(name));
+        }
+        self.get(&format!("/users/{}", percent(name)), &Pairs::new()).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
+        self.get("/usage", &query.to_pairs()).await
+    }
+
+    async fn flows(&self, filter: FlowFilter) -> Result<FlowList, ApiError> {
+        self.get("/flows", &filter.to_pairs()).await
+    }
+
+    async fn events(&self, query: EventQuery) -> Result<EventList, ApiError> {
+        self.get("/events", &query.to_pairs()).await
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Audit, ApiError> {
+        self.get("/audit", &query.to_pairs()).await
+    }
+
+    async fn stats(&self) -> Result<Stats, ApiError> {
+        self.get("/stats", &Pairs::new()).await
+    }
+
+    async fn subscribe(&self) -> Result<LiveStream, ApiError> {
+        let response = self.send("/stream", &Pairs::new(), "text/event-stream").await?;
+        let reader = Reader {
+            body: response.into_body(),
+            parser: Parser::default(),
+            waiting: Vec::new().into_iter(),
+            last: None,
+        };
+        let snapshots = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(Some(snapshot)) => Some((Ok(snapshot), Some(reader))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Box::pin(snapshots))
+    }
+}
+
+/// The receiving end of `/stream`.
+struct Reader {
+    body: Incoming,
+    parser: Parser,
+    waiting: std::vec::IntoIter<Message>,
+    last: Option<Arc<LiveSnapshot>>,
+}
+
+impl Reader {
+    /// The next full snapshot; `None` when the agent ended the stream.
+    async fn next(&mut self) -> Result<Option<Arc<LiveSnapshot>>, ApiError> {
+        loop {
+            while let Some(message) = self.waiting.next() {
+                if let Some(snapshot) = self.take(&message)? {
+                    return Ok(Some(snapshot));
+                }
+            }
+            let frame = match tokio::time::timeout(SILENCE_MAX, self.body.frame()).await {
+                Err(_) => return Err(ApiError::unavailable("the agent's stream fell silent")),
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(broken)?,
+            };
+            if let Some(piece) = frame.data_ref() {
+                self.waiting = self.parser.push(piece).map_err(ApiError::internal)?.into_iter();
+            }
+        }
+    }
+
+    fn take(&mut self, message: &Message) -> Result<Option<Arc<LiveSnapshot>>, ApiError> {
+        if message.event == "error" {
+            return Err(match serde_json::from_str::<Problem>(&message.data) {
+                Ok(problem) => ApiError::new(problem.kind, problem.detail),
+                Err(_) => ApiError::internal("the agent ended the stream with an error"),
+            });
+        }
+        let update: LiveUpdate = serde_json::from_str(&message.data).map_err(|error| {
+            ApiError::internal(format!("a message of the stream is not understood ({error})"))
+        })?;
+        let old = self.last.take().map(Arc::unwrap_or_clone);
+        self.last = update.apply(old).map(Arc::new);
+        Ok(self.last.clone())
+    }
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
+    match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(ApiError::internal(format!("the agent's answer ended early: {error}"))),
+    }
+}
+
+fn broken(error: hyper::Error) -> ApiError {
+    ApiError::unavailable(format!("the connection to the agent broke: {error}"))
+}
+
+fn query_string(pairs: &Pairs) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(&percent(name));
+        text.push('=');
+        text.push_str(&percent(value));
+    }
+    text
+}
+
+/// Everything but unreserved characters as `%XX`: right in a path segment and in a query.
+fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
