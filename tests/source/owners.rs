@@ -329,3 +329,70 @@ fn the_process_is_found_by_its_configuration() {
     drop(server);
     assert!(!found.alive());
 }
+
+/// How many connections a user had from an address: ports are used again within seconds.
+type Connections = std::collections::HashMap<(std::net::SocketAddr, String), usize>;
+
+/// Makes `count` short connections, by four clients at once.
+fn burst(port: u16, count: usize, pause: Duration) -> Connections {
+    let target = echo();
+    let clients = ["alice", "bob", "alice", "bob"].map(|user| {
+        std::thread::spawn(move || {
+            let one = |_| {
+                std::thread::sleep(pause);
+                (socks(port, user, target, 10).local_addr().unwrap(), user.to_owned())
+            };
+            (0..count / 4).map(one).collect::<Vec<_>>()
+        })
+    });
+    let mut made = Connections::new();
+    for key in clients.into_iter().flat_map(|client| client.join().unwrap()) {
+        *made.entry(key).or_default() += 1;
+    }
+    made
+}
+
+/// How many of them the source told, each once.
+fn owned(source: &mut Source, made: &Connections) -> usize {
+    let (mut left, mut owned, mut ids) = (made.clone(), 0, std::collections::HashSet::new());
+    while owned < made.values().sum() {
+        match try_next(source) {
+            Ok(SourceEvent::Sighting(s)) if ids.insert(s.connection.clone()) => {
+                if let Some(count @ 1..) = left.get_mut(&(s.peer, s.user.to_string())) {
+                    *count -= 1;
+                    owned += 1;
+                }
+            }
+            Ok(_) => {}
+            Err(()) => break,
+        }
+    }
+    owned
+}
+
+#[test]
+fn a_burst_of_short_connections_is_owned() {
+    let port = free_port();
+    let server = Server::start(V14, port, &[("a.json", &mixed(port, &api(free_port())))]);
+    let mut source = Source::of(&server, Setting::Auto, V14);
+    source.connected();
+    // Events wait in the channel and the source's own queue meanwhile: nobody reads.
+    let made = burst(port, 4000, Duration::ZERO);
+    let found = owned(&mut source, &made);
+    assert!(found * 1000 >= 4000 * 999, "{found} of 4000");
+
+    let port = free_port();
+    let server = Server::start(V12, port, &[("a.json", &mixed(port, &clash(free_port(), "info")))]);
+    let mut source = Source::of(&server, Setting::Auto, V12);
+    source.connected();
+    let target = echo();
+    loop {
+        let _client = socks(port, "alice", target, 10);
+        if let Ok(SourceEvent::Sighting(_)) = try_next(&mut source) {
+            break;
+        }
+    }
+    let made = burst(port, 800, Duration::from_millis(20));
+    let found = owned(&mut source, &made);
+    assert!(found * 1000 >= 800 * 995, "{found} of 800");
+}

@@ -59,7 +59,7 @@ struct Open {
 }
 
 impl Open {
-    fn of(path: &Path) -> io::Result<Self> {
+    fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let meta = file.metadata()?;
         Ok(Open { file, device_inode: (meta.dev(), meta.ino()), position: 0, records: Records::default() })
@@ -154,7 +154,7 @@ impl Tailer {
         if self.current.as_ref().is_some_and(|open| open.device_inode == now) {
             return;
         }
-        let mut open = match Open::of(&self.config.path) {
+        let mut open = match Open::at(&self.config.path) {
             Ok(open) => open,
             Err(error) => return self.missing(&error, out),
         };
