@@ -9,6 +9,7 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench;
 mod faults;
 mod relay;
 mod rig;

@@ -9,7 +9,6 @@
 )]
 
 mod budget;
-mod cost;
 mod conservation;
 mod hostile;
 mod net;
