@@ -1,5 +1,8 @@
 //! Sources of owners and `doctor --fix` against real sing-box 1.12, 1.13 and 1.14 on loopback.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
 mod fix;
 mod netns;
 mod owners;
