@@ -8,16 +8,19 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::swap::{self, SwapError};
-use crate::singbox::{
-    files::{self, ConfigError, FileText},
-    process::{self, Process},
+use crate::{
+    clock,
+    singbox::{
+        files::{self, ConfigError, FileText},
+        process::{self, Process},
+    },
 };
 
 /// A reload takes sing-box up to 42 ms here; certificates from the network may take seconds.
@@ -300,17 +303,17 @@ impl Singbox {
         before: &[(u16, u64)],
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
-        let deadline = crate::clock::instant() + HEALTHY_WITHIN;
+        let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64;
         let own_way = matches!(self.reload, Reload::Command(_));
         let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
-        let mut well_since: Option<Instant> = None;
+        let mut well_since: Option<u64> = None;
         loop {
             // A command of the admin's may restart sing-box.
             let process = match process.alive() {
                 true => process.clone(),
                 false if own_way => match process::find(&self.config) {
                     Ok(found) => found,
-                    Err(_) if crate::clock::instant() < deadline => {
+                    Err(_) if clock::mono_ns() < deadline => {
                         std::thread::sleep(POLL);
                         continue;
                     }
@@ -325,11 +328,13 @@ impl Singbox {
                 None => healthy(),
             };
             match state {
-                Ok(()) if well_since.get_or_insert_with(crate::clock::instant).elapsed() >= LASTS => {
-                    return Ok(());
+                Ok(()) => {
+                    let now_ns = clock::mono_ns();
+                    if now_ns - *well_since.get_or_insert(now_ns) >= LASTS.as_nanos() as u64 {
+                        return Ok(());
+                    }
                 }
-                Ok(()) => {}
-                Err(why) if crate::clock::instant() > deadline => {
+                Err(why) if clock::mono_ns() > deadline => {
                     return Err(format!(
                         "sing-box did not come up healthy within {} s: {why}",
                         HEALTHY_WITHIN.as_secs()
@@ -447,9 +452,9 @@ fn signal(process: &Process) -> Result<(), String> {
 /// Runs a command with a time limit.
 fn run(command: &mut Command) -> io::Result<Output> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let deadline = crate::clock::instant() + COMMAND_TIMEOUT;
+    let deadline = clock::mono_ns() + COMMAND_TIMEOUT.as_nanos() as u64;
     while child.try_wait()?.is_none() {
-        if crate::clock::instant() > deadline {
+        if clock::mono_ns() > deadline {
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));

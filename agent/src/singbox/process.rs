@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::files;
+use crate::clock;
 
 /// `sing-box version` takes milliseconds; one that hangs is killed.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,9 +111,9 @@ pub fn version_of(exe: &Path) -> io::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let deadline = crate::clock::instant() + VERSION_TIMEOUT;
+    let deadline = clock::mono_ns() + VERSION_TIMEOUT.as_nanos() as u64;
     while child.try_wait()?.is_none() {
-        if crate::clock::instant() > deadline {
+        if clock::mono_ns() > deadline {
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "`sing-box version` does not end"));

@@ -11,7 +11,10 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::core::event::{SourceEvent, SourceKind};
+use crate::{
+    clock,
+    core::event::{SourceEvent, SourceKind},
+};
 
 use super::{Backoff, Endpoint, Events, KnownInbounds, Shutdown, connect, ended, joiner::Joiner, log_line};
 
@@ -188,7 +191,7 @@ async fn session(
     check(endpoint, response.status())?;
     let mut body: Incoming = response.into_body();
     let mut buffer = Records::default();
-    let start = crate::clock::instant();
+    let start = clock::mono_ns();
     let mut out = Vec::new();
     loop {
         let frame = tokio::select! {
@@ -204,7 +207,7 @@ async fn session(
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        let now_ms = start.elapsed().as_millis() as u64;
+        let now_ms = (clock::mono_ns() - start) / 1_000_000;
         let lost = buffer.push(&data, |line| on_record(joiner, line, now_ms, &mut out));
         if lost > 0 {
             out.push(SourceEvent::Lost { counter: RECORD_UNPARSABLE, count: lost });

@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::core::event::{SourceEvent, SourceKind};
+use crate::{
+    clock,
+    core::event::{SourceEvent, SourceKind},
+};
 
 use super::{
     Events, KnownInbounds, Shutdown,
@@ -68,13 +71,13 @@ impl Open {
 
 fn tail(config: &LogFile, mut known: watch::Receiver<KnownInbounds>, events: &Events, shutdown: &Shutdown) {
     let mut tailer = Tailer::new(config.clone(), known.borrow_and_update().clone());
-    let start = crate::clock::instant();
+    let start = clock::mono_ns();
     let mut out = Vec::new();
     while !*shutdown.borrow() {
         if known.has_changed().unwrap_or(false) {
             tailer.joiner.set_known(known.borrow_and_update().clone());
         }
-        let more = tailer.poll(start.elapsed().as_millis() as u64, &mut out);
+        let more = tailer.poll((clock::mono_ns() - start) / 1_000_000, &mut out);
         for event in out.drain(..) {
             if events.blocking_send(event).is_err() {
                 return;
