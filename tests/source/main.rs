@@ -4,7 +4,6 @@
     clippy::disallowed_methods,
     reason = "tests fail by panicking, and wait with a deadline"
 )]
-
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
