@@ -216,8 +216,8 @@ fn plain() -> Vec<Case> {
         case("socks-uot", "socks", Login::UserName).outbound(json!({UOT: true})),
         new("mixed-socks", "mixed").client(Client::Other("socks")),
         new("mixed-http", "mixed").client(Client::Other("http")),
-        new("naive", "naive").tls().client(Client::Naive).short(),
-        new("naive-plain", "naive").client(Client::Naive),
+        new("naive", "naive").tls().client(Client::Naive).inbound(json!({"network": "tcp"})).short(),
+        new("naive-plain", "naive").client(Client::Naive).inbound(json!({"network": "tcp"})),
     ]
 }
 

@@ -90,17 +90,17 @@ impl Site {
 
     /// Starts sing-box and waits until it answers.
     pub fn start_server(&mut self) {
-        let process = self.start("server", &self.inside);
+        let mut process = self.start("server", &self.inside);
+        wait_for(&self.inside, (Ipv4Addr::LOCALHOST, API_PORT).into(), &mut process);
         self.server = Some(process);
-        let address = (Ipv4Addr::LOCALHOST, API_PORT).into();
-        self.wait_for(&self.inside, address, self.server.as_ref());
     }
 
     pub fn start_client(&mut self) {
-        self.client = Some(self.start("client", &self.outside));
-        if let Some(last) = self.users.last() {
-            self.wait_for(&self.outside, last.proxy.address, self.client.as_ref());
+        let mut process = self.start("client", &self.outside);
+        if let Some(user) = self.users.last() {
+            wait_for(&self.outside, user.proxy.address, &mut process);
         }
+        self.client = Some(process);
     }
 
     /// Ends the clients' process: no byte is on its way after that.
@@ -117,11 +117,6 @@ impl Site {
         let mut command = Command::new(binary(self.version));
         command.arg("--disable-color").arg("run").arg("-c").arg(self.scratch.join(&format!("{name}.json")));
         Process::start(&mut command, netns, &self.scratch.join(&format!("{name}.log")))
-    }
-
-    fn wait_for(&self, netns: &Netns, address: SocketAddr, process: Option<&Process>) {
-        let log = || process.map(Process::log).unwrap_or_default();
-        wait("sing-box listens", || netns.run(|| TcpStream::connect(address)).map(drop).map_err(|_| log()));
     }
 
     fn write(&self, name: &str, config: &Value) {
@@ -213,6 +208,15 @@ impl User {
         }
         Ok(())
     }
+}
+
+fn wait_for(netns: &Netns, address: SocketAddr, process: &mut Process) {
+    wait("sing-box listens", || {
+        if let Some(status) = process.ended() {
+            panic!("sing-box ended with {status}:\n{}", process.log());
+        }
+        netns.run(|| TcpStream::connect(address)).map(drop).map_err(|_| process.log())
+    });
 }
 
 fn base(level: &str) -> Value {
