@@ -195,18 +195,27 @@ impl Site {
     }
 }
 
+/// Connections that a user tries before giving up, where sing-box drops some.
+const TRIES: u32 = 10;
+
 impl User {
-    /// Some TCP and, where the case carries it, some UDP; different for each call's size.
+    /// Some TCP and, where the case carries it, some UDP. Answers how many connections sing-box dropped.
     ///
     /// # Errors
     /// Whatever breaks on the way, with the user's name.
-    pub fn drive(&self, target: Target, bytes: u64) -> Result<(), String> {
+    pub fn drive(&self, target: Target, bytes: u64) -> Result<u32, String> {
         let named = |what: &str, error: std::io::Error| format!("{} {what}: {error}", self.name);
-        self.proxy.exchange(target, bytes, bytes * 3).map_err(|e| named("tcp", e))?;
+        let mut dropped = 0;
+        while let Err(error) = self.proxy.exchange(target, bytes, bytes * 3) {
+            dropped += 1;
+            if !self.case.drops || dropped == TRIES {
+                return Err(named("tcp", error));
+            }
+        }
         if self.case.udp == Udp::Watched {
             self.proxy.echo(target, 20, 700).map_err(|e| named("udp", e))?;
         }
-        Ok(())
+        Ok(dropped)
     }
 }
 

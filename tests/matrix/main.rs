@@ -7,4 +7,6 @@
 )]
 
 mod carries;
+mod hostile;
 mod metered;
+mod questions;
