@@ -6,7 +6,6 @@
 )]
 
 // Helpers of tests are tests.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod fix;
 mod netns;
