@@ -4,7 +4,6 @@
 //! attaches its own copy of the programs and watches ports of its own.
 
 mod budget;
-mod cost;
 mod conservation;
 mod hostile;
 mod net;
