@@ -2,6 +2,11 @@
 //!
 //! They need root, BPF and cgroup v2, and run one after the other (`rig` sees to that): each
 //! attaches its own copy of the programs and watches ports of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
 
 mod budget;
 mod conservation;

@@ -38,8 +38,8 @@ fn payload_of_an_owned_flow_is_exact_in_both_directions() {
             news.push(event);
         }
         assert!(matches!(news[0], KernelEvent::Opened(seen) if seen.peer == peer && seen.inbound == inbound));
-        let KernelEvent::Closed { owner, payload, .. } = news[1] else { panic!("{news:?}") };
-        assert_eq!((owner, payload), (Some(slot), [5_000_001, 7_000_003]));
+        let KernelEvent::Closed { flow, payload, .. } = news[1] else { panic!("{news:?}") };
+        assert_eq!((flow.owner, payload), (Some(slot), [5_000_001, 7_000_003]));
         assert_eq!(news.len(), 2);
     }
 }

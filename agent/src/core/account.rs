@@ -353,3 +353,137 @@ fn first_free(used: impl IntoIterator<Item = u32>, first: u32, end: u32) -> Opti
     }
     (free < end).then_some(free)
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ALICE: UserId = UserId(Uuid::from_u128(1));
+    const BOB: UserId = UserId(Uuid::from_u128(2));
+    const INBOUND: InboundIndex = InboundIndex(1);
+
+    fn at(ms: u64) -> Now {
+        Now { mono_ns: ms * 1_000_000, wall_ms: i64::try_from(ms).expect("small") }
+    }
+
+    fn counters(upload: u64, download: u64) -> Counters {
+        Counters { payload: [upload, download], wire: [upload * 2, download * 2] }
+    }
+
+    fn accounts() -> (Accounts, Slot) {
+        let mut accounts = Accounts::default();
+        accounts.set_inbounds([INBOUND]);
+        let slot = accounts.slot_for(ALICE, INBOUND).expect("there is room").slot;
+        (accounts, slot)
+    }
+
+    #[test]
+    fn slots_begin_after_the_inbounds_and_stay() {
+        let (mut accounts, slot) = accounts();
+        assert_eq!(slot, Slot(ACCOUNT_FIRST));
+        assert_eq!(accounts.slot_for(ALICE, INBOUND), Ok(Given { slot, new: false }));
+        let next = Given { slot: Slot(ACCOUNT_FIRST + 1), new: true };
+        assert_eq!(accounts.slot_for(BOB, INBOUND), Ok(next));
+        assert_eq!(accounts.user_of(slot), Some(ALICE));
+        assert_eq!(accounts.user_slot_for(ALICE), Ok(Given { slot: UserSlot(1), new: true }));
+        assert_eq!(accounts.user_in(UserSlot(1)), Some(ALICE));
+    }
+
+    #[test]
+    fn a_released_slot_is_used_again_only_after_the_commit() {
+        let (mut accounts, slot) = accounts();
+        let user_slot = accounts.user_slot_for(ALICE).expect("there is room").slot;
+        accounts.release(ALICE);
+        assert_ne!(accounts.slot_for(BOB, INBOUND).expect("there is room").slot, slot);
+        assert_ne!(accounts.user_slot_for(BOB).expect("there is room").slot, user_slot);
+        let rows = accounts.read(&[(slot, counters(5, 5))], at(1)).rows;
+        assert_eq!(rows.len(), 1, "its last counts are still read");
+        assert_eq!(accounts.committed(), (vec![slot], vec![user_slot]));
+        let again = accounts.slot_for(UserId(Uuid::from_u128(3)), INBOUND);
+        assert_eq!(again, Ok(Given { slot, new: true }));
+    }
+
+    #[test]
+    fn full_maps_are_told() {
+        let mut accounts = Accounts::default();
+        for number in 0..u128::from(ACCOUNTS_MAX - ACCOUNT_FIRST) {
+            let slot = Slot(ACCOUNT_FIRST + u32::try_from(number).expect("small"));
+            accounts.adopt(slot, UserId(Uuid::from_u128(number)), INBOUND);
+        }
+        assert_eq!(accounts.slot_for(UserId(Uuid::max()), INBOUND), Err(SlotsFull::Accounts));
+        assert!(accounts.slot_for(UserId(Uuid::from_u128(7)), INBOUND).is_ok());
+    }
+
+    #[test]
+    fn rows_are_absolute_and_only_of_what_changed() {
+        let (mut accounts, slot) = accounts();
+        let readings = [(slot, counters(10, 20)), (Slot(1), counters(1, 2))];
+        let reading = accounts.read(&readings, at(1_000));
+        let owner = |user| Owner { user, inbound: INBOUND };
+        assert_eq!(
+            reading.rows,
+            [
+                Row { slot: Slot(1), owner: owner(None), counters: counters(1, 2) },
+                Row { slot, owner: owner(Some(ALICE)), counters: counters(10, 20) },
+            ]
+        );
+        assert_eq!(accounts.read(&readings, at(2_000)), Reading::default());
+        assert_eq!(accounts.unattributed().collect::<Vec<_>>(), [(INBOUND, counters(1, 2))]);
+    }
+
+    #[test]
+    fn counters_that_fall_are_told_and_never_negative() {
+        let (mut accounts, slot) = accounts();
+        accounts.read(&[(slot, counters(10, 20))], at(1_000));
+        let reading = accounts.read(&[(slot, counters(11, 19))], at(2_000));
+        let (before, after) = (counters(10, 20), counters(11, 19));
+        assert_eq!(reading.anomalies, [Anomaly::CountersFell { slot, before, after }]);
+        assert_eq!(reading.rows, []);
+        assert_eq!(accounts.activity(ALICE).totals, before);
+        let unknown =
+            accounts.read(&[(Slot(9_999), counters(1, 0)), (Slot(9_998), counters(0, 0))], at(3_000));
+        assert_eq!(unknown.anomalies, [Anomaly::UnknownSlot { slot: Slot(9_999), counters: counters(1, 0) }]);
+    }
+
+    #[test]
+    fn rates_follow_the_traffic_and_fall_to_zero() {
+        let (mut accounts, slot) = accounts();
+        let mut read = |ms, upload, download| {
+            accounts.read(&[(slot, counters(upload, download))], at(ms));
+            let activity = accounts.activity(ALICE);
+            (activity.upload_rate, activity.download_rate, activity.last_seen_ms)
+        };
+        assert_eq!(read(1_000, 1_000_000, 0), (0, 0, None), "what was there before is no rate");
+        assert_eq!(read(2_000, 1_001_000, 2_000), (1_000, 2_000, Some(2_000)));
+        for second in 3..=20 {
+            let bytes = (second - 1) * 1_000;
+            assert_eq!(
+                read(second * 1_000, 1_000_000 + bytes, bytes * 2),
+                (1_000, 2_000, Some(i64::try_from(second * 1_000).expect("small")))
+            );
+        }
+        for second in 21..=25 {
+            read(second * 1_000, 1_019_000, 38_000);
+        }
+        assert_eq!(read(26_000, 1_019_000, 38_000), (0, 0, Some(20_000)));
+        for second in 27..=3_600 {
+            read(second * 1_000, 1_019_000, 38_000);
+        }
+        assert_eq!(
+            read(3_601_000, 1_020_000, 38_000),
+            (1_000, 0, Some(3_601_000)),
+            "an hour of idleness does not thin out the first second"
+        );
+    }
+
+    #[test]
+    fn readings_at_one_instant_or_back_in_time_do_not_divide_by_zero() {
+        let (mut accounts, slot) = accounts();
+        for (ms, bytes) in [(5, 1), (5, 2), (4, u64::MAX / 2), (6, u64::MAX / 2)] {
+            accounts.read(&[(slot, Counters { payload: [bytes; 2], wire: [bytes; 2] })], at(ms));
+        }
+        assert_eq!(accounts.activity(ALICE).totals.payload, [u64::MAX / 2; 2]);
+    }
+}

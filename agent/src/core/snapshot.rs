@@ -146,3 +146,102 @@ impl Publisher {
         Arc::make_mut(&mut self.snapshot.users).insert(at, (user, row));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::event::{FlowId, FlowSeen, Network, Slot};
+
+    const ALICE: UserId = UserId(Uuid::from_u128(1));
+    const BOB: UserId = UserId(Uuid::from_u128(2));
+    const INBOUND: InboundIndex = InboundIndex(1);
+
+    fn at(ms: u64) -> Now {
+        Now { mono_ns: ms * 1_000_000, wall_ms: i64::try_from(ms).expect("small") }
+    }
+
+    fn opens(attributor: &mut Attributor, id: u64, peer: &str, user: UserId) {
+        let peer = peer.parse().expect("an address");
+        let flow = FlowSeen {
+            id: FlowId(id),
+            inbound: INBOUND,
+            network: Network::Tcp,
+            peer,
+            opened_ns: 1,
+            owner: Some(Slot(300)),
+        };
+        attributor.flow_seen(flow, Some(user), at(1));
+    }
+
+    #[test]
+    fn addresses_are_distinct_and_of_ipv6_by_64() {
+        let mut attributor = Attributor::default();
+        let mut publisher = Publisher::default();
+        let peers = [
+            "203.0.113.1:1",
+            "203.0.113.1:2",
+            "203.0.113.2:1",
+            "[2001:db8::1]:1",
+            "[2001:db8::2]:1",
+            "[2001:db8:0:1::1]:1",
+        ];
+        for (id, peer) in peers.into_iter().enumerate() {
+            opens(&mut attributor, id as u64, peer, ALICE);
+        }
+        let snapshot = publisher.publish(&attributor, &Accounts::default(), at(2));
+        assert_eq!(snapshot.user(ALICE).live, Live { flows: 6, addresses: 4 });
+        assert_eq!(snapshot.user(BOB), UserLive::default());
+        attributor.reconcile_walk(&BTreeSet::from([FlowId(4)]), at(3).mono_ns, at(3));
+        let later = publisher.publish(&attributor, &Accounts::default(), at(4));
+        assert_eq!(later.user(ALICE).live, Live { flows: 1, addresses: 1 });
+        assert_eq!(snapshot.user(ALICE).live.flows, 6, "a reader's picture does not change");
+        attributor.reconcile_walk(&BTreeSet::new(), at(5).mono_ns, at(5));
+        assert_eq!(publisher.publish(&attributor, &Accounts::default(), at(6)).user(ALICE).live.flows, 0);
+    }
+
+    #[test]
+    fn nothing_is_copied_when_nothing_changed() {
+        let mut publisher = Publisher::default();
+        let mut attributor = Attributor::default();
+        opens(&mut attributor, 1, "203.0.113.1:1", ALICE);
+        let first = publisher.publish(&attributor, &Accounts::default(), at(2));
+        let second = publisher.publish(&attributor, &Accounts::default(), at(3));
+        assert!(Arc::ptr_eq(&first.users, &second.users));
+        assert_eq!(second.as_of_ms, 3);
+    }
+
+    #[test]
+    fn activity_and_unattributed_bytes_are_in_the_picture() {
+        let mut accounts = Accounts::default();
+        let mut publisher = Publisher::default();
+        accounts.set_inbounds([INBOUND]);
+        let slot = accounts.slot_for(BOB, INBOUND).expect("there is room").slot;
+        let bytes = Counters { payload: [1, 2], wire: [3, 4] };
+        accounts.read(&[(slot, Counters::default()), (Slot(1), bytes)], at(1_000));
+        accounts.read(&[(slot, bytes)], at(2_000));
+        let snapshot = publisher.publish(&Attributor::default(), &accounts, at(2_000));
+        assert_eq!(snapshot.user(BOB).activity.totals, bytes);
+        assert_eq!(snapshot.user(BOB).activity.download_rate, 2);
+        assert_eq!(snapshot.unattributed.get(&INBOUND), Some(&bytes));
+        assert_eq!(snapshot.users().count(), 1);
+        assert_eq!(snapshot.counters.get("sightings_ambiguous"), Some(&0));
+        publisher.forget(BOB);
+        assert_eq!(snapshot.users().count(), 1);
+    }
+
+    #[test]
+    fn since_when_stays_while_the_reason_changes() {
+        let mut publisher = Publisher::default();
+        publisher.degrade("source", "no answer".into(), at(1));
+        publisher.degrade("source", "wrong secret".into(), at(2));
+        let snapshot = publisher.publish(&Attributor::default(), &Accounts::default(), at(3));
+        let expected = Degraded { part: "source", reason: "wrong secret".into(), since_ms: 1 };
+        assert_eq!(*snapshot.degraded, [expected]);
+        publisher.restore("source");
+        assert!(publisher.publish(&Attributor::default(), &Accounts::default(), at(4)).degraded.is_empty());
+    }
+}

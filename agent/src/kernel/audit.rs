@@ -2,7 +2,11 @@
 
 use std::{fs, os::fd::AsRawFd};
 
-use boxmeter_common::{stats::STAT_NAMES, user::Counters, watch::WATCHED_SHARDS};
+use boxmeter_common::{
+    stats::{STAT_NAMES, Stat},
+    user::Counters,
+    watch::WATCHED_SHARDS,
+};
 
 use super::{error::KernelError, load::Kernel, shared};
 use crate::core::event::InboundIndex;
@@ -118,6 +122,12 @@ impl Kernel {
             (*name, unsafe { shared::load(self.stats.at(index as u32)) })
         };
         STAT_NAMES.iter().enumerate().map(read).collect()
+    }
+
+    /// One of the programs' own counters.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        // SAFETY: a mapped word.
+        unsafe { shared::load(self.stats.at(stat as u32)) }
     }
 
     /// Lets the kernel time the programs as long as the result lives. It costs some 30 ns per run.

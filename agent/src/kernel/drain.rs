@@ -6,12 +6,12 @@ use std::{
     fs::File,
     io::Read,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
 
 use aya::maps::{Map, MapData, RingBuf};
 use boxmeter_common::{
-    TCP,
+    TCP, UDP,
     event::{EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, EVENT_USER_CUT, EVENT_USER_WARN, Event},
     flow::{Flow, FlowKey, OWNERS_MAX},
     maps,
@@ -27,8 +27,7 @@ pub enum KernelEvent {
     Opened(FlowSeen),
     /// A TCP flow ended. Without an owner it waits among the closed ones.
     Closed {
-        id: FlowId,
-        owner: Option<Slot>,
+        flow: FlowSeen,
         at_ns: u64,
         payload: [u64; 2],
     },
@@ -60,6 +59,24 @@ fn flow_seen(key: &FlowKey, id: u64, opened_ns: u64, owner: u32) -> FlowSeen {
     }
 }
 
+/// The kernel's key of a flow.
+pub fn key(flow: &FlowSeen) -> FlowKey {
+    let peer = match flow.peer.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    FlowKey {
+        peer: peer.octets(),
+        inbound: flow.inbound.0,
+        peer_port: flow.peer.port(),
+        network: match flow.network {
+            Network::Tcp => TCP,
+            Network::Udp => UDP,
+        },
+        pad: 0,
+    }
+}
+
 fn address(key: &FlowKey) -> IpAddr {
     Ipv6Addr::from(key.peer).to_canonical()
 }
@@ -82,6 +99,13 @@ impl std::fmt::Debug for Events {
 impl AsRawFd for Events {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring buffer owns the descriptor and lives as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 
@@ -110,8 +134,7 @@ fn translate(event: &Event) -> Option<KernelEvent> {
     match event.kind {
         EVENT_FLOW_OPENED => Some(KernelEvent::Opened(flow_seen(&event.key, id, event.opened_ns, slot))),
         EVENT_FLOW_CLOSED => Some(KernelEvent::Closed {
-            id: FlowId(id),
-            owner: owner_slot(slot),
+            flow: flow_seen(&event.key, id, event.opened_ns, slot),
             at_ns,
             payload: event.payload,
         }),

@@ -19,7 +19,7 @@ mod watch;
 
 pub use accounts::{AccountInfo, UserInfo, UserSlot};
 pub use audit::Audit;
-pub use drain::{Events, KernelEvent, PeerCursor, seen};
+pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
 pub use load::{Kernel, KernelConfig};
 pub use netns::Namespace;

@@ -180,7 +180,7 @@ fn lock_file(pins: &Path) -> Result<File, KernelError> {
 /// Whether `path`, or the nearest directory above it that exists, lies on a bpf file system.
 fn is_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(path);
-    nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC)
+    nix::sys::statfs::statfs(existing).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 /// Minimal systems do not mount it: at its usual place, and only there, boxmeter does.

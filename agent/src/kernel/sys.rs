@@ -177,6 +177,9 @@ pub struct Cursor {
     started: bool,
 }
 
+/// What a batched read found, and where to go on.
+type Found<K, V> = (Vec<(K, V)>, Option<Cursor>);
+
 /// Reads up to `max` entries from `cursor` on. `None` as the next cursor: that was the end.
 ///
 /// The kernel reads whole buckets: entries that are there all the time are read exactly once.
@@ -184,7 +187,7 @@ pub fn lookup_batch<K: aya::Pod + Default, V: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     cursor: Cursor,
     max: u32,
-) -> io::Result<(Vec<(K, V)>, Option<Cursor>)> {
+) -> io::Result<Found<K, V>> {
     #[repr(C)]
     struct Attr {
         in_batch: u64,

@@ -14,12 +14,17 @@ use super::{
     error::CommitError,
     model::{AccountPeriod, Anomaly, AnomalyKind, Batch, Committed, InboundNo, NewEvent, Row},
     retention::{self, Retention},
+    statements::Statements,
 };
 use crate::core::event::{Counters, UserId};
 
 /// Kernel epochs whose cursors are held in memory: the present one, and the one before it while
 /// its last counts come in.
 const EPOCHS_MAX: usize = 2;
+
+/// A reading beyond this (256 PiB of one account in one epoch) is an error, not traffic; without the
+/// bound one such reading would make the sum of a bucket overflow, and every later tick fail.
+const COUNTER_MAX: i64 = 1 << 58;
 
 /// Counts as the database has them: never negative, in the order of the columns.
 pub(super) type Sums = [i64; 4];
@@ -28,7 +33,7 @@ pub(super) fn to_sums(counters: &Counters) -> Option<Sums> {
     let mut sums = [0; 4];
     let all = [counters.payload[0], counters.payload[1], counters.wire[0], counters.wire[1]];
     for (sum, value) in sums.iter_mut().zip(all) {
-        *sum = i64::try_from(value).ok()?;
+        *sum = i64::try_from(value).ok().filter(|value| *value <= COUNTER_MAX)?;
     }
     Some(sums)
 }
@@ -49,6 +54,8 @@ fn grown(before: &Sums, after: &Sums) -> Option<Sums> {
 }
 
 type SlotKey = (u32, u32);
+/// (kind, slot, generation).
+type Reported = HashSet<(AnomalyKind, u32, u32)>;
 type SubjectKey = (Option<UserId>, InboundNo, AccountPeriod);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +151,7 @@ pub(super) struct Committer {
     buckets: Buckets,
     retention: Retention,
     /// Anomalies that are in the events already: a broken slot must not write an event every tick.
-    reported: HashSet<(AnomalyKind, u32, u32)>,
+    reported: Reported,
 }
 
 impl Committer {
@@ -171,9 +178,33 @@ impl Committer {
         };
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let epoch = cache.epoch(&transaction, batch)?;
+        let rev = cache.rev + 1;
+        let (staged, mut committed, fresh) = self.fill(&transaction, &cache, epoch, starts, batch)?;
+        retention::step(&transaction, self.retention, batch.at.wall_ms)?;
+        transaction
+            .prepare_cached("UPDATE meta SET rev = ?1, committed_ms = ?2")?
+            .execute((rev, batch.at.wall_ms))?;
+        transaction.commit()?;
+        committed.rev = rev;
+        cache.apply(epoch, rev, staged);
+        self.cache = Some(cache);
+        self.reported.extend(fresh);
+        Ok(committed)
+    }
+
+    /// Everything that the batch brings, written within the transaction.
+    fn fill(
+        &self,
+        transaction: &Transaction<'_>,
+        cache: &Cache,
+        epoch: usize,
+        starts: [i64; 3],
+        batch: &Batch,
+    ) -> rusqlite::Result<(Staged, Committed, Reported)> {
         let mut tick = Tick {
-            transaction: &transaction,
-            cache: &cache,
+            transaction,
+            statements: Statements::new(transaction)?,
+            cache,
             epoch,
             starts,
             at_ms: batch.at.wall_ms,
@@ -191,19 +222,9 @@ impl Committer {
         for event in &batch.events {
             // An event about nobody we know must not keep the usage from being committed.
             let user = event.user.filter(|user| cache.accounts.contains_key(user));
-            insert_event(&transaction, &NewEvent { user, ..event.clone() }, tick.rev)?;
+            insert_event(transaction, &NewEvent { user, ..event.clone() }, tick.rev)?;
         }
-        retention::step(&transaction, self.retention, batch.at.wall_ms)?;
-        let Tick { staged, mut committed, rev, .. } = tick;
-        transaction
-            .prepare_cached("UPDATE meta SET rev = ?1, committed_ms = ?2")?
-            .execute((rev, batch.at.wall_ms))?;
-        transaction.commit()?;
-        committed.rev = rev;
-        cache.apply(epoch, rev, staged);
-        self.cache = Some(cache);
-        self.reported.extend(fresh);
-        Ok(committed)
+        Ok((tick.staged, tick.committed, fresh))
     }
 }
 
@@ -272,34 +293,13 @@ impl Epoch {
     }
 }
 
-const ADD_BUCKETS: [&str; 3] = [
-    "INSERT INTO usage_minutes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
-         upload_payload = upload_payload + ?3, download_payload = download_payload + ?4,
-         upload_wire = upload_wire + ?5, download_wire = download_wire + ?6, rev = ?7",
-    "INSERT INTO usage_hours VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
-         upload_payload = upload_payload + ?3, download_payload = download_payload + ?4,
-         upload_wire = upload_wire + ?5, download_wire = download_wire + ?6, rev = ?7",
-    "INSERT INTO usage_days VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
-         upload_payload = upload_payload + ?3, download_payload = download_payload + ?4,
-         upload_wire = upload_wire + ?5, download_wire = download_wire + ?6, rev = ?7",
-];
-
-const ADD_TOTAL: &str =
-    "INSERT INTO usage_totals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8) ON CONFLICT DO UPDATE SET
-         upload_payload = upload_payload + ?3, download_payload = download_payload + ?4,
-         upload_wire = upload_wire + ?5, download_wire = download_wire + ?6,
-         last_ms = max(last_ms, ?7), rev = ?8";
-
-const SET_CURSOR: &str =
-    "INSERT INTO cursors VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO UPDATE SET
-         upload_payload = ?6, download_payload = ?7, upload_wire = ?8, download_wire = ?9, rev = ?10";
-
 const SET_WATCHED: &str = "INSERT INTO watched VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
          upload_payload = ?3, download_payload = ?4, upload_wire = ?5, download_wire = ?6, rev = ?7";
 
 /// One batch within its transaction.
 struct Tick<'a> {
     transaction: &'a Transaction<'a>,
+    statements: Statements<'a>,
     cache: &'a Cache,
     epoch: usize,
     starts: [i64; 3],
@@ -371,33 +371,34 @@ impl Tick<'_> {
     fn add(&mut self, row: &Row, key: i64, total: Sums, delta: Sums) -> rusqlite::Result<()> {
         let epoch_no = self.cache.epochs[self.epoch].no;
         let [a, b, c, d] = delta;
-        for (sql, start) in ADD_BUCKETS.into_iter().zip(self.starts) {
-            self.transaction.prepare_cached(sql)?.execute((start, key, a, b, c, d, self.rev))?;
+        for (bucket, start) in self.statements.buckets.iter_mut().zip(self.starts) {
+            bucket.execute((start, key, a, b, c, d, self.rev))?;
         }
-        self.transaction
-            .prepare_cached(ADD_TOTAL)?
-            .execute((key, epoch_no, a, b, c, d, self.at_ms, self.rev))?;
-        let user = row.user.map(id_bytes);
+        self.statements.total.execute((epoch_no, key, a, b, c, d, self.rev, self.at_ms))?;
         let [w, x, y, z] = total;
-        self.transaction.prepare_cached(SET_CURSOR)?.execute((
+        let (user, inbound) = (row.user.map(id_bytes), row.inbound.0);
+        let changed = self.statements.move_cursor.execute((
             epoch_no,
             row.slot,
             row.generation,
-            user,
-            row.inbound.0,
             w,
             x,
             y,
             z,
             self.rev,
         ))?;
+        if changed == 0 {
+            let slot = (epoch_no, row.slot, row.generation, user, inbound, w, x, y, z, self.rev);
+            self.statements.new_cursor.execute(slot)?;
+        }
         let cursor = Cursor { user: row.user, inbound: row.inbound, total };
         self.staged.cursors.insert((row.slot, row.generation), cursor);
         self.committed.rows_grown += 1;
         let added = to_counters(delta);
         for direction in 0..2 {
-            self.committed.added.payload[direction] += added.payload[direction];
-            self.committed.added.wire[direction] += added.wire[direction];
+            let sums = &mut self.committed.added;
+            sums.payload[direction] = sums.payload[direction].saturating_add(added.payload[direction]);
+            sums.wire[direction] = sums.wire[direction].saturating_add(added.wire[direction]);
         }
         Ok(())
     }
@@ -425,10 +426,7 @@ impl Tick<'_> {
     }
 
     /// Writes an event for each anomaly not yet in the events; returns those.
-    fn anomaly_events(
-        &self,
-        reported: &HashSet<(AnomalyKind, u32, u32)>,
-    ) -> rusqlite::Result<HashSet<(AnomalyKind, u32, u32)>> {
+    fn anomaly_events(&self, reported: &Reported) -> rusqlite::Result<Reported> {
         let mut fresh = HashSet::new();
         for anomaly in &self.committed.anomalies {
             let key = (anomaly.kind, anomaly.slot, anomaly.generation);

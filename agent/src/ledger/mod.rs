@@ -20,6 +20,7 @@ mod query;
 mod reader;
 mod retention;
 mod schema;
+mod statements;
 mod writer;
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub struct Anomaly {
 pub enum AnomalyKind {
     /// A counter is lower than the ledger has seen it.
     Fell,
-    /// A counter does not fit the ledger's 63 bits.
+    /// A counter is beyond anything that can have been carried (2^58 bytes).
     TooBig,
     /// The slot belonged to another user or inbound within the same generation.
     OwnerChanged,

@@ -163,7 +163,12 @@ fn by_intervals(
     info: &LedgerInfo,
 ) -> Result<UsageAnswer, QueryError> {
     let kept = kept(info)?;
-    let Some(range) = range(connection, query, &kept)? else { return Ok(UsageAnswer::default()) };
+    let range = match range(connection, query, &kept)? {
+        Some(range) => range,
+        // The users are shown all the same, with nothing used.
+        None if query.by == By::Range => Span { start: query.now_ms, end: query.now_ms },
+        None => return Ok(UsageAnswer::default()),
+    };
     let spans = intervals::intervals(query.by, range, &query.zone, &kept)?;
     let (intervals, pieces) = intervals::pieces(&spans, &kept)?;
     let mut sums: BTreeMap<(Option<usize>, usize), Sums> = BTreeMap::new();
@@ -183,7 +188,7 @@ fn by_intervals(
             Some(index) => {
                 let user = &scope.users[index];
                 if query.by != By::Range || is_shown(user, &usage, query) {
-                    let Interval { span, exact } = shown(intervals[interval], query)?;
+                    let Interval { span, exact } = shown(intervals[interval], query, user)?;
                     answer.rows.push(row_of(user, span, usage, exact));
                 }
             }
@@ -195,25 +200,22 @@ fn by_intervals(
 
 /// An interval that was only cut off by the beginning of the data or by now is shown as the
 /// calendar has it; one cut off by what was asked for is shown as asked.
-fn shown(interval: Interval, query: &UsageQuery) -> Result<Interval, QueryError> {
+fn shown(interval: Interval, query: &UsageQuery, user: &UserRecord) -> Result<Interval, QueryError> {
     let mut span = interval.span;
-    let open = query.to_ms.is_none_or(|to| to >= query.now_ms);
-    match query.by {
-        By::Range | By::Period => {
-            if open {
-                span.end = query.now_ms.max(span.start);
-            }
-        }
-        By::Minute | By::Hour => {}
-        By::Day | By::Month => {
-            let calendar = bucket::span(query.by, span.start, &query.zone)?;
-            if query.from_ms.is_none_or(|from| from <= calendar.start) {
-                span.start = calendar.start;
-            }
-            if open || query.to_ms.is_some_and(|to| to >= calendar.end) {
-                span.end = calendar.end;
-            }
-        }
+    let to = query.to_ms.filter(|to| *to < query.now_ms).map(bucket::floor_minute);
+    if matches!(query.by, By::Range | By::Period) {
+        span.start = query.from_ms.map_or(user.created_ms, bucket::floor_minute);
+        span.end = to.unwrap_or(query.now_ms).max(span.start);
+        return Ok(Interval { span, exact: interval.exact });
+    }
+    let calendar = bucket::span(query.by, span.start, &query.zone)?;
+    // Not where a coarser interval stands for finer ones that are not kept any more.
+    if span.end <= calendar.end {
+        span.end = to.map_or(calendar.end, |to| to.min(calendar.end));
+    }
+    if matches!(query.by, By::Day | By::Month) {
+        span.start =
+            query.from_ms.map_or(calendar.start, |from| bucket::floor_minute(from).max(calendar.start));
     }
     Ok(Interval { span, exact: interval.exact })
 }

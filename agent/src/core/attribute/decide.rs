@@ -21,7 +21,7 @@ impl Attributor {
     pub(super) fn recheck(&mut self, number: u64, now: Now) {
         let Some(waiting) = self.waiters.get(number).cloned() else { return };
         let mut judgement = self.judge(&waiting);
-        if let Some((user, Judgement::Own { flow, by_port })) = judgement
+        if let Some((user, Judgement::Own { flow, by_port, .. })) = judgement
             && waiting.final_decision
             && self.is_contested(number, &waiting, flow, by_port)
         {
@@ -113,7 +113,12 @@ impl Attributor {
         let Some((user, judgement)) = judgement else { return false };
         match judgement {
             Judgement::NoFlow | Judgement::Later => return false,
-            Judgement::Own { flow, by_port } => self.own(flow, user, waiting, by_port),
+            Judgement::Own { flow, by_port, weak } => {
+                self.own(flow, user, waiting, by_port);
+                if weak {
+                    self.flows.set_weak(flow);
+                }
+            }
             Judgement::Repeat(flow) => {
                 self.counters.sightings_repeated += 1;
                 self.flows.confirm(flow, by(waiting.source), short(waiting.connection));

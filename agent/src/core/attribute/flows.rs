@@ -69,6 +69,8 @@ pub(super) struct Flow {
     /// same connection from those of the next.
     pub connection: u32,
     pub by: Option<OwnerBy>,
+    /// The owner is known only by elimination among flows of one port.
+    pub weak: bool,
     /// The kernel has an owner for it that is not known here.
     pub owned_elsewhere: bool,
     /// The daemon was asked to end it.
@@ -147,6 +149,12 @@ impl FlowTable {
     pub fn set_owned_elsewhere(&mut self, at: FlowRef) {
         if let Some(flow) = self.flows.get_mut(&at) {
             flow.owned_elsewhere = true;
+        }
+    }
+
+    pub fn set_weak(&mut self, at: FlowRef) {
+        if let Some(flow) = self.flows.get_mut(&at) {
+            flow.weak = true;
         }
     }
 

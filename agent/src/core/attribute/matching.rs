@@ -21,7 +21,9 @@
 //! - the reported address has a flow that the same user owns, or any other flow that fits is this
 //!   user's: a repetition;
 //! - the reported address has a flow of somebody else, and one other flow is without owner: the
-//!   reporter came by that one and forged the address;
+//!   reporter came by that one and forged the address; unless the owner of the first is *weak*, known
+//!   only by one of these rules, because then that owner may have forged the address, and the reporter
+//!   be the honest one;
 //! - the reported address has a flow without owner, and so has another address: either an honest
 //!   client, and the other is a stranger who never logs in; or the client of the other forged the
 //!   address of the first. Who waits a moment mostly knows: the other gets its own sighting, or the
@@ -72,8 +74,9 @@ fn open_at(flow: &Flow, at: u64) -> bool {
 pub(super) enum Judgement {
     /// No flow fits; it may still come.
     NoFlow,
-    /// The flow is this user's.
-    Own { flow: FlowRef, by_port: bool },
+    /// The flow is this user's. `weak`: another flow could have been meant, had its client forged the
+    /// address; what rests on it must not be used against somebody else.
+    Own { flow: FlowRef, by_port: bool, weak: bool },
     /// Known already.
     Repeat(FlowRef),
     /// The flow is somebody else's.
@@ -92,7 +95,7 @@ fn one(candidate: &Candidate, user: UserNo) -> Judgement {
         Some(owner) if owner == user => Judgement::Repeat(at),
         Some(_) => Judgement::Second(at),
         None if flow.owned_elsewhere => Judgement::Repeat(at),
-        None => Judgement::Own { flow: at, by_port: false },
+        None => Judgement::Own { flow: at, by_port: false, weak: false },
     }
 }
 
@@ -135,15 +138,19 @@ pub(super) fn judge_forwarded(candidates: &[Candidate], sighting: &Waiting, user
     let own_elsewhere = other.iter().find(|(_, flow)| flow.owner == Some(user));
     let unowned: Vec<&Candidate> = other.iter().filter(|(_, flow)| !flow.is_owned()).collect();
     let now_or_later = |judgement| if sighting.final_decision { judgement } else { Judgement::Later };
+    let weak = exact.iter().any(|(_, flow)| flow.weak);
     if !exact.is_empty() {
         return match (judge_true_address(&exact, sighting, user), own_elsewhere, &unowned[..]) {
             (own @ Judgement::Own { .. }, None, []) => own,
-            (own @ Judgement::Own { .. }, _, _) => now_or_later(own),
+            (Judgement::Own { flow, .. }, _, _) => {
+                now_or_later(Judgement::Own { flow, by_port: false, weak: true })
+            }
             (Judgement::Second(_), Some((at, _)), _) => Judgement::Repeat(*at),
             (second @ Judgement::Second(_), None, []) => now_or_later(second),
-            (Judgement::Second(_), None, [only]) => {
-                now_or_later(Judgement::Own { flow: only.0, by_port: true })
+            (Judgement::Second(_), None, [only]) if !weak => {
+                now_or_later(Judgement::Own { flow: only.0, by_port: true, weak: true })
             }
+            (second @ Judgement::Second(_), None, [_]) => now_or_later(second),
             (Judgement::Second(_), None, _) => now_or_later(Judgement::Ambiguous),
             (judgement, _, _) => judgement,
         };
@@ -151,7 +158,7 @@ pub(super) fn judge_forwarded(candidates: &[Candidate], sighting: &Waiting, user
     match (own_elsewhere, &unowned[..]) {
         (Some((at, _)), _) => Judgement::Repeat(*at),
         (None, []) => Judgement::NoFlow,
-        (None, [only]) => now_or_later(Judgement::Own { flow: only.0, by_port: true }),
+        (None, [only]) => now_or_later(Judgement::Own { flow: only.0, by_port: true, weak: true }),
         (None, _) => now_or_later(Judgement::Ambiguous),
     }
 }

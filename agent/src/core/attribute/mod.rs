@@ -240,6 +240,7 @@ impl Attributor {
             shared_with: None,
             connection: 0,
             by: None,
+            weak: false,
             owned_elsewhere: flow.owner.is_some() && owner.is_none(),
             handed_over: false,
         };
@@ -422,6 +423,8 @@ impl Attributor {
             self.recheck(number, now);
         }
         while let Some(number) = self.waiters.pop_aged(now.mono_ns) {
+            // Only so many are looked at when a flow opens: here is the last chance.
+            self.recheck(number, now);
             let Some(waiting) = self.waiters.remove(number) else { continue };
             match self.users.by_name(&waiting.user) {
                 Some(_) => self.counters.sightings_unmatched += 1,
