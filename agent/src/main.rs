@@ -1,3 +1,7 @@
 //! The program `boxmeter`: see `boxmeter --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    boxmeter::cli::main()
+}

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     NotRunning,
     /// A word that is kept for later.
     Reserved,
+    /// A local command did not succeed; the message says why. Only made by the command line.
+    Failed,
     /// A defect of the answerer, or an answer that cannot be understood.
     Internal,
 }
@@ -42,6 +44,7 @@ impl ErrorKind {
             ErrorKind::Unavailable => "unavailable",
             ErrorKind::NotRunning => "not_running",
             ErrorKind::Reserved => "reserved",
+            ErrorKind::Failed => "failed",
             ErrorKind::Internal => "internal",
         }
     }
@@ -54,7 +57,7 @@ impl ErrorKind {
             ErrorKind::NotPermitted => StatusCode::FORBIDDEN,
             ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Unavailable | ErrorKind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Failed | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 

@@ -1,0 +1,60 @@
+//! `boxmeter events`: what happened, and why.
+
+use boxmeter_web::api::{
+    query::{EventQuery, Page},
+    types::{Event, Severity},
+};
+use clap::Args;
+
+use super::{
+    context::Context,
+    failure::Failure,
+    format::{Tone, safe, safe_cut, second},
+};
+
+/// Where the list begins by default: who looks wants the last days, not years.
+const SINCE_DEFAULT: &str = "-7d";
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only what concerns this user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Beginning: a date, an RFC 3339 time, today, yesterday, month, -7d, -3h.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, default_value = SINCE_DEFAULT)]
+    since: String,
+}
+
+pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
+    let client = context.client()?;
+    let [since] = context.times(&client, [("--since", Some(args.since.as_str()))]).await?;
+    let query = EventQuery { user: args.user, since, page: Page::default() };
+    let list = client.events_all(query).await?;
+    if context.json {
+        return context.print_json(&list);
+    }
+    context.print(&render(context, &list.events, &args.since))
+}
+
+/// One line per event; long messages are left to the terminal, which keeps them whole.
+pub fn render(context: &Context, events: &[Event], since: &str) -> String {
+    if events.is_empty() {
+        return context.fill("events.none", &[("since", &safe(since))]);
+    }
+    let mut out = String::new();
+    for event in events {
+        let at = context.paint(Tone::Dim, &second(&event.at));
+        let kind = safe_cut(&event.kind, 40);
+        let kind = match event.severity {
+            Severity::Info => kind,
+            Severity::Warning => context.paint(Tone::Warn, &kind),
+            Severity::Error => context.paint(Tone::Bad, &kind),
+        };
+        let user = match &event.user {
+            Some(user) => format!("{}  ", context.paint(Tone::Bold, &safe_cut(user, 40))),
+            None => String::new(),
+        };
+        out.push_str(&format!("{at}  {kind}  {user}{}\n", safe(&event.message)));
+    }
+    out
+}

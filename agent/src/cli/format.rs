@@ -1,0 +1,216 @@
+//! How values look to people. Names come from sing-box's configuration and from clients, so that
+//! nothing reaches a terminal before its control characters are escaped.
+
+use std::fmt::Write as _;
+
+use boxmeter_web::api::types::Time;
+use jiff::Timestamp;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// What a piece of text says by its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Warn,
+    Bad,
+    Dim,
+    Bold,
+}
+
+impl Tone {
+    fn code(self) -> &'static str {
+        match self {
+            Tone::Good => "32",
+            Tone::Warn => "33",
+            Tone::Bad => "31",
+            Tone::Dim => "2",
+            Tone::Bold => "1",
+        }
+    }
+}
+
+/// The text in a tone, where colours are wanted.
+pub fn paint(colour: bool, tone: Tone, text: &str) -> String {
+    match colour {
+        true => format!("\x1b[{}m{text}\x1b[0m", tone.code()),
+        false => text.to_owned(),
+    }
+}
+
+/// The text on one line, with everything escaped that a terminal would obey or that hides or
+/// reorders text: control characters, bidirectional controls, separators, invisible characters.
+pub fn safe(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// [`safe`], keeping line breaks: for texts of several lines that we made.
+pub fn safe_lines(text: &str) -> String {
+    escape(text, |c| c == '\n')
+}
+
+fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            _ if keep(c) => out.push(c),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            _ if dangerous(c) => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+fn dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// [`safe`], cut to so many columns of a terminal; a cut is shown by `…`.
+pub fn safe_cut(text: &str, columns: usize) -> String {
+    // A name may be megabytes long; what cannot be shown is not escaped either.
+    let head: String = text.chars().take(columns.saturating_add(1)).collect();
+    let escaped = safe(&head);
+    if escaped.width() <= columns {
+        return escaped;
+    }
+    let mut out = String::new();
+    let mut used = 1;
+    for c in escaped.chars() {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            break;
+        }
+        out.push(c);
+    }
+    out.push('…');
+    out
+}
+
+/// A size as people read it.
+pub fn bytes(count: u64) -> String {
+    format_bytes(count)
+}
+
+/// A rate in bytes per second as people read it.
+pub fn rate(per_second: u64) -> String {
+    format!("{}/s", bytes(per_second))
+}
+
+/// `used / quota`, or the size alone where there is no quota.
+pub fn of_quota(used: u64, quota: Option<u64>) -> String {
+    match quota {
+        Some(quota) => format!("{} / {}", bytes(used), bytes(quota)),
+        None => bytes(used),
+    }
+}
+
+/// A count with its digits in groups, where the exact value matters.
+pub fn exact(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A share in tenths of a percent; sizes are whole numbers, so no float is needed.
+pub fn share(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "0 %".to_owned();
+    }
+    let tenths = u128::from(part) * 1000 / u128::from(whole);
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
+/// A moment to the minute, in the offset that it came with.
+pub fn minute(time: &Time) -> String {
+    time.zoned().strftime("%Y-%m-%d %H:%M").to_string()
+}
+
+/// A moment to the second.
+pub fn second(time: &Time) -> String {
+    time.zoned().strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// How long ago a moment was: `3s`, `12m`, `5h`, `9d`. A clock that ran back gives `0s`.
+pub fn age(time: &Time, now: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(time.instant.as_second()).max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Sizes by powers of 1024, with three significant digits.
+fn format_bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut scale: u128 = 1;
+    while unit + 1 < UNITS.len() && u128::from(count) >= scale * 1024 {
+        scale *= 1024;
+        unit += 1;
+    }
+    let hundredths = u128::from(count) * 100 / scale;
+    match (unit, hundredths) {
+        (0, _) => format!("{count} B"),
+        (_, ..1_000) => format!("{}.{:02} {}", hundredths / 100, hundredths % 100, UNITS[unit]),
+        (_, ..10_000) => format!("{}.{} {}", hundredths / 100, hundredths / 10 % 10, UNITS[unit]),
+        _ => format!("{} {}", hundredths / 100, UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        assert_eq!(safe("a\x1b[31mb\nc\r\u{9b}d\x07"), "a\\u{1b}[31mb\\nc\\r\\u{9b}d\\u{7}");
+        assert_eq!(safe("ab\u{202e}cd\u{200b}"), "ab\\u{202e}cd\\u{200b}");
+        assert_eq!(safe("小明 <script> é"), "小明 <script> é");
+        assert_eq!(safe_lines("a\n\x1b"), "a\n\\u{1b}");
+    }
+
+    #[test]
+    fn cutting_counts_columns_not_characters() {
+        assert_eq!(safe_cut("小明小明小明", 7), "小明小…");
+        assert_eq!(safe_cut("小明小明小明", 6), "小明…");
+        assert_eq!(safe_cut("abc", 3), "abc");
+        assert_eq!(safe_cut("abcd", 3), "ab…");
+        assert_eq!(safe_cut(&"x".repeat(10_000), 10).width(), 10);
+        assert_eq!(safe_cut("\n\n\n\n", 4), "\\n\\…");
+    }
+
+    #[test]
+    fn figures_are_exact_where_it_matters() {
+        assert_eq!(exact(0), "0");
+        assert_eq!(exact(1_234_567), "1,234,567");
+        assert_eq!(exact(u64::MAX), "18,446,744,073,709,551,615");
+        assert_eq!(share(1, 3), "33.3 %");
+        assert_eq!(share(0, 0), "0 %");
+        assert_eq!(share(u64::MAX, u64::MAX), "100.0 %");
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.00 KiB");
+        assert_eq!(bytes(100 * 1024 * 1024), "100 MiB");
+        assert_eq!(bytes(u64::MAX), "15.9 EiB");
+    }
+}
