@@ -28,7 +28,8 @@ pub struct Flow {
     /// Monotonic nanoseconds (`CLOCK_MONOTONIC`) of the connection's establishment, or of its
     /// first packet.
     pub opened_ns: u64,
-    /// The last packet; in `CLOSED` when the socket closed.
+    /// UDP: the last packet, to within a timer tick. TCP: when the flow was made; in `CLOSED` when
+    /// the socket closed.
     pub last_ns: u64,
     /// The account slot that its bytes go to, or [`crate::user::ACCOUNT_NONE`].
     pub owner: u32,
@@ -36,7 +37,8 @@ pub struct Flow {
     pub flags: u32,
     /// TCP: the sequence number after the highest payload byte counted, by direction.
     pub mark: [u32; 2],
-    /// Payload of the whole flow, by direction, owned or not: for people, not for the ledger.
+    /// Payload of the whole flow, by direction, owned or not: for people, not for the ledger, since
+    /// two CPUs that count at the same moment may lose one of their additions here.
     pub payload: [u64; 2],
     /// Bytes counted while the owner was not known and not yet settled to an account.
     pub pending: Counters,

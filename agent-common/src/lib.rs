@@ -35,6 +35,7 @@ pub mod maps {
     pub const COMMAND: &str = "COMMAND";
     pub const EVENTS: &str = "EVENTS";
     pub const INBOUNDS: &str = "INBOUNDS";
+    pub const MAILBOX: &str = "MAILBOX";
     pub const META: &str = "META";
     pub const OWNERS: &str = "OWNERS";
     pub const PEERS: &str = "PEERS";

@@ -64,7 +64,7 @@ pub struct User {
     /// Room for budgets that are granted for a time.
     pub until_ns: u64,
     pub dropped_packets: [u64; 2],
-    /// IP packet bytes that were dropped; they are in no other counter but `WATCHED`'s own `dropped`.
+    /// IP packet bytes that were dropped; they are in no other counter.
     pub dropped_bytes: [u64; 2],
     /// [`METER_PAYLOAD`] or [`METER_WIRE`].
     pub meter: u32,

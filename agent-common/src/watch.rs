@@ -18,10 +18,16 @@ pub struct WatchKey {
     pub pad: [u8; 5],
 }
 
-/// Words of the map `PORTS`: one bit per port and network, so that what is not watched is left
-/// after one load. Word `network_index * 1024 + port / 64`, bit `port % 64`; TCP is network
-/// index 0, UDP 1.
-pub const PORTS_WORDS: u32 = 2 * 1024;
+/// Words of the map `PORTS`: one byte per port and network, the inbound's index or 0, so that what
+/// is not watched is left after one load, and what is watched needs no hash lookup. Word
+/// `network_index * 8192 + port / 8`, byte `port % 8`; TCP is network index 0, UDP 1.
+///
+/// A port that is watched in several network namespaces has one of its inbounds here: where
+/// [`Inbound::netns`] is not the packet's, the map `WATCH` decides.
+pub const PORTS_WORDS: u32 = 2 * 8192;
+
+// An index fits the byte.
+const _: () = assert!(INBOUNDS_MAX <= 256);
 
 /// The totals of an inbound are spread over this many entries of `WATCHED`, by CPU, so that CPUs
 /// do not fight over one cache line. Entry `inbound * WATCHED_SHARDS + cpu % WATCHED_SHARDS`.
@@ -33,8 +39,7 @@ pub const WATCHED_SHARDS: u32 = 8;
 pub struct Watched {
     /// Added in the same program run as the account's or pending counters.
     pub counters: Counters,
-    pub packets: [u64; 2],
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 4],
 }
 
 /// One inbound. `pending_in - pending_out` is what unowned flows hold in `Flow::pending`, so that
@@ -46,14 +51,20 @@ pub struct Inbound {
     pub pending_out: Counters,
     /// Written by the agent: makes the array self-describing.
     pub port: u16,
-    pub network: u8,
-    /// 0: free, 1: in use.
+    /// [`NETWORK_TCP`] | [`NETWORK_UDP`]: an inbound that listens on one port with both has one
+    /// index.
+    pub networks: u8,
+    /// 0: free, 1: in use, watched or not. An index is never given to another inbound within an
+    /// epoch: its counters belong to this one.
     pub in_use: u8,
     pub tag_len: u32,
     pub netns: u64,
     /// The tag's UTF-8, cut at this length.
     pub tag: [u8; INBOUND_TAG_MAX],
 }
+
+pub const NETWORK_TCP: u8 = 1;
+pub const NETWORK_UDP: u8 = 2;
 
 /// Bytes of a tag that the kernel map keeps.
 pub const INBOUND_TAG_MAX: usize = 112;
@@ -64,7 +75,7 @@ impl Default for Inbound {
             pending_in: Counters::default(),
             pending_out: Counters::default(),
             port: 0,
-            network: 0,
+            networks: 0,
             in_use: 0,
             tag_len: 0,
             netns: 0,

@@ -20,3 +20,10 @@ pub fn mono_ns() -> u64 {
 pub fn wall_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
+
+/// For the benchmarks of unit tests.
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "this module is where clocks are read")]
+pub fn instant() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -1,1 +1,445 @@
-//! To come in this change.
+//! boxmeter's own configuration: one TOML file, every key optional, unknown keys refused by name.
+//!
+//! It only says what is wanted. What `auto` means on this machine is found out by the parts
+//! themselves.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use values::duration;
+pub use values::{AutoPath, Reload};
+
+mod values;
+
+/// Read when no file is named and it exists.
+pub const DEFAULT_PATH: &str = "/etc/boxmeter/config.toml";
+
+/// A tick is one transaction with one flush to the disk: more than ten a second gain nothing.
+const TICK_MIN: Duration = Duration::from_millis(100);
+/// The kernel's table of ended flows must be drained before it is full.
+const TICK_MAX: Duration = Duration::from_secs(60);
+/// A user who was taken out keeps being cut by the kernel alone until then.
+const RELOAD_WITHIN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration {path} cannot be read: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the configuration {path} is not valid:\n{detail}")]
+    Invalid { path: PathBuf, detail: String },
+    #[error("unknown key `{key}` in {path}{}", hint(.nearest))]
+    UnknownKey { path: PathBuf, key: String, nearest: Option<String> },
+    #[error(
+        "`[fleet]` in {path} is reserved for metering over many machines, which this version cannot; remove it"
+    )]
+    Fleet { path: PathBuf },
+    #[error("`{key}` in {path}: {detail}")]
+    Value { path: PathBuf, key: &'static str, detail: String },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"))
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub singbox: Singbox,
+    pub kernel: Kernel,
+    pub ledger: Ledger,
+    pub api: Api,
+    pub panel: Panel,
+    pub billing: Billing,
+    pub notify: Notify,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Singbox {
+    /// Files or directories, as given to `sing-box -c` and `-C`.
+    pub config: Vec<PathBuf>,
+    pub source: Source,
+    /// For `sing-box check`; `auto`: the running process's executable.
+    pub binary: AutoPath,
+    pub reload: Reload,
+    #[serde(with = "duration")]
+    pub reload_within: Duration,
+}
+
+impl Default for Singbox {
+    fn default() -> Self {
+        Singbox {
+            config: vec![PathBuf::from("/etc/sing-box")],
+            source: Source::Auto,
+            binary: AutoPath::Auto,
+            reload: Reload::Auto,
+            reload_within: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Where the owners of connections come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    #[default]
+    Auto,
+    Api,
+    ClashLogs,
+    LogFile,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// The mount point of cgroup v2, or a cgroup below it.
+    pub cgroup: AutoPath,
+    pub pins: PathBuf,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Kernel { cgroup: AutoPath::Auto, pins: PathBuf::from("/sys/fs/bpf/boxmeter") }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ledger {
+    pub path: PathBuf,
+    #[serde(with = "duration")]
+    pub tick: Duration,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Ledger { path: PathBuf::from("/var/lib/boxmeter/ledger.db"), tick: Duration::from_secs(1) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    pub socket: PathBuf,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Api { socket: PathBuf::from("/run/boxmeter/boxmeter.sock") }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Panel {
+    pub listen: SocketAddr,
+    /// For subscription links; empty: none.
+    pub public_url: String,
+    /// Serves only `/s/`; empty: nowhere.
+    pub public_listen: String,
+    /// Addresses or networks whose forwarded addresses count.
+    pub trusted_proxies: Vec<String>,
+    pub base_path: String,
+    /// Both empty: no TLS.
+    pub tls_cert: String,
+    pub tls_key: String,
+    /// `auto`: the browser's wish.
+    pub language: Language,
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        Panel {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8790)),
+            public_url: String::new(),
+            public_listen: String::new(),
+            trusted_proxies: Vec::new(),
+            base_path: String::new(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            language: Language::Auto,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Language {
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "en")]
+    English,
+    #[serde(rename = "zh-CN", alias = "zh")]
+    Chinese,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Billing {
+    /// An IANA name, or `local`.
+    pub time_zone: String,
+    pub meter: Meter,
+    /// Of users found in sing-box's configuration.
+    pub default_policy: String,
+}
+
+impl Default for Billing {
+    fn default() -> Self {
+        Billing {
+            time_zone: "local".to_owned(),
+            meter: Meter::Payload,
+            default_policy: "unlimited".to_owned(),
+        }
+    }
+}
+
+/// What quotas are measured on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Meter {
+    #[default]
+    Payload,
+    Wire,
+}
+
+/// Read, but not yet used by this version: the contents of its tables are checked by the part that
+/// will send.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notify {
+    pub mail: toml::Table,
+    pub telegram: toml::Table,
+    pub webhook: toml::Table,
+    pub report: toml::Table,
+}
+
+impl Config {
+    /// Reads the file named, or [`DEFAULT_PATH`] if that exists, or takes the defaults.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]: unreadable, not TOML, an unknown key, a value that cannot be.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Config::parse(&text, file),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Config::default())
+            }
+            Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
+        }
+    }
+
+    /// `path` is only named in errors.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let invalid = |error: toml::de::Error| ConfigError::Invalid {
+            path: path.to_owned(),
+            detail: error.to_string().trim_end().to_owned(),
+        };
+        let table: toml::Table = text.parse().map_err(invalid)?;
+        if table.contains_key("fleet") {
+            return Err(ConfigError::Fleet { path: path.to_owned() });
+        }
+        check_keys(&table, path)?;
+        // From the text again, not from the table: errors then show the line.
+        let config: Config = toml::from_str(text).map_err(invalid)?;
+        config.check().map_err(|(key, detail)| ConfigError::Value { path: path.to_owned(), key, detail })?;
+        Ok(config)
+    }
+
+    /// The zone that `[billing] time_zone` names; `local` is the machine's.
+    pub fn zone(&self) -> Result<TimeZone, jiff::Error> {
+        match self.billing.time_zone.as_str() {
+            "local" => TimeZone::try_system(),
+            name => TimeZone::get(name),
+        }
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let tick = self.ledger.tick;
+        if !(TICK_MIN..=TICK_MAX).contains(&tick) {
+            return Err(("ledger.tick", "must be between 100ms and 60s".to_owned()));
+        }
+        if self.singbox.reload_within > RELOAD_WITHIN_MAX {
+            return Err(("singbox.reload_within", "must be at most 7d".to_owned()));
+        }
+        if self.singbox.config.is_empty() {
+            return Err(("singbox.config", "names no file; leave it out for /etc/sing-box".to_owned()));
+        }
+        for (key, path) in [
+            ("kernel.pins", &self.kernel.pins),
+            ("ledger.path", &self.ledger.path),
+            ("api.socket", &self.api.socket),
+        ] {
+            if !path.is_absolute() {
+                return Err((key, "must be an absolute path".to_owned()));
+            }
+        }
+        if self.billing.default_policy.is_empty() {
+            return Err(("billing.default_policy", "must name a policy, as \"unlimited\"".to_owned()));
+        }
+        if self.panel.tls_cert.is_empty() != self.panel.tls_key.is_empty() {
+            return Err(("panel.tls_cert", "needs panel.tls_key too, and the other way round".to_owned()));
+        }
+        let public = &self.panel.public_listen;
+        if !public.is_empty() && public.parse::<SocketAddr>().is_err() {
+            return Err((
+                "panel.public_listen",
+                "must be an address and a port, as \"0.0.0.0:8791\"".to_owned(),
+            ));
+        }
+        self.zone().map(drop).map_err(|error| {
+            ("billing.time_zone", format!("{error}; use an IANA name as \"Asia/Shanghai\", or \"local\""))
+        })
+    }
+}
+
+/// Every key of the defaults is known, and no other; so the list cannot go stale.
+fn check_keys(table: &toml::Table, path: &Path) -> Result<(), ConfigError> {
+    let known = toml::Table::try_from(Config::default())
+        .map_err(|error| ConfigError::Invalid { path: path.to_owned(), detail: error.to_string() })?;
+    for (name, value) in table {
+        let unknown = |key: String, nearest| ConfigError::UnknownKey { path: path.to_owned(), key, nearest };
+        let Some(section) = known.get(name).and_then(toml::Value::as_table) else {
+            let owner = known.iter().find(|(_, keys)| keys.get(name).is_some());
+            let nearest = owner.map(|(section, _)| format!("[{section}] {name}"));
+            return Err(unknown(name.clone(), nearest.or_else(|| nearest_of(name, known.keys()))));
+        };
+        for key in value.as_table().into_iter().flat_map(toml::Table::keys) {
+            if !section.contains_key(key) {
+                return Err(unknown(format!("{name}.{key}"), nearest_of(key, section.keys())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The known key with the fewest edits, if it is near enough to have been meant.
+fn nearest_of<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    let limit = 1 + key.chars().count() / 3;
+    known
+        .map(|name| (edits(key, name), name))
+        .filter(|(edits, _)| *edits <= limit)
+        .min()
+        .map(|(_, name)| name.clone())
+}
+
+/// Insertions, deletions and replacements that make one of the other (Levenshtein).
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("test.toml")).map_err(|error| error.to_string())
+    }
+
+    /// The configuration as the contract prints it: every key, with its default.
+    const CONTRACT: &str = r#"
+        [singbox]
+        config = ["/etc/sing-box"]
+        source = "auto"
+        binary = "auto"
+        reload = "auto"
+        reload_within = "10m"
+        [kernel]
+        cgroup = "auto"
+        pins = "/sys/fs/bpf/boxmeter"
+        [ledger]
+        path = "/var/lib/boxmeter/ledger.db"
+        tick = "1s"
+        [api]
+        socket = "/run/boxmeter/boxmeter.sock"
+        [panel]
+        listen = "127.0.0.1:8790"
+        public_url = ""
+        [billing]
+        time_zone = "local"
+        meter = "payload"
+        default_policy = "unlimited"
+        [notify]
+    "#;
+
+    #[test]
+    fn the_contracts_values_are_the_defaults() {
+        assert_eq!(parse(CONTRACT).unwrap(), Config::default());
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_the_nearest() {
+        insta::assert_snapshot!(parse("[ledger]\ntik = \"1s\"").unwrap_err(), @"unknown key `ledger.tik` in test.toml; did you mean `tick`?");
+        insta::assert_snapshot!(parse("[leger]\ntick = \"1s\"").unwrap_err(), @"unknown key `leger` in test.toml; did you mean `ledger`?");
+        insta::assert_snapshot!(parse("tick = \"1s\"").unwrap_err(), @"unknown key `tick` in test.toml; did you mean `[ledger] tick`?");
+        insta::assert_snapshot!(parse("[api]\nzzzzzz = 1").unwrap_err(), @"unknown key `api.zzzzzz` in test.toml");
+        assert!(parse("[fleet]\nhub = \"x\"").unwrap_err().contains("reserved"));
+    }
+
+    #[test]
+    fn values_are_typed() {
+        let config = parse(
+            "[singbox]\nsource = \"clash-logs\"\nreload = \"systemd:sing-box.service\"\nreload_within = \"90s\"\n\
+             [kernel]\ncgroup = \"/sys/fs/cgroup\"\n[billing]\ntime_zone = \"Asia/Kathmandu\"\nmeter = \"wire\"\n\
+             [panel]\nlanguage = \"zh\"\n[notify.mail]\nhost = \"example.org\"",
+        )
+        .unwrap();
+        assert_eq!(config.singbox.source, Source::ClashLogs);
+        assert_eq!(config.singbox.reload, Reload::Systemd("sing-box.service".to_owned()));
+        assert_eq!(config.singbox.reload_within, Duration::from_secs(90));
+        assert_eq!(config.kernel.cgroup, AutoPath::Path(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(config.zone().unwrap().iana_name(), Some("Asia/Kathmandu"));
+        assert_eq!(config.billing.meter, Meter::Wire);
+        assert_eq!(config.panel.language, Language::Chinese);
+    }
+
+    #[test]
+    fn bad_values_say_what_to_write() {
+        for (text, part) in [
+            ("[ledger]\ntick = \"1ms\"", "between 100ms and 60s"),
+            ("[ledger]\ntick = \"1 fortnight\"", "expected a duration"),
+            ("[ledger]\ntick = 1", "line 2"),
+            ("[ledger]\npath = \"ledger.db\"", "absolute path"),
+            ("[singbox]\nreload = \"kill\"", "systemd:UNIT"),
+            ("[singbox]\nsource = \"apis\"", "clash-logs"),
+            ("[billing]\ntime_zone = \"Asia/Nowhere\"", "IANA name"),
+            ("[panel]\ntls_cert = \"/x\"", "panel.tls_key"),
+            ("[panel]\nlisten = \"8790\"", "listen"),
+            ("singbox = 1", "singbox"),
+            ("[ledger", "test.toml"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_do_not_overflow() {
+        assert_eq!(duration::parse("99999999999999999999s"), None);
+        assert_eq!(duration::parse("999999999999999999d"), None);
+        assert_eq!(duration::parse("s"), None);
+        assert_eq!(duration::parse("10"), None);
+        assert_eq!(duration::parse("2h"), Some(Duration::from_secs(7200)));
+    }
+}

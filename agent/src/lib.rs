@@ -9,6 +9,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod doctor;
+pub mod enforcer;
 pub mod kernel;
 pub mod ledger;
 pub mod singbox;

@@ -62,7 +62,7 @@ impl Lang {
 
     /// The text of a key. A key that the language lacks is read from English; one that nobody has
     /// is shown itself, which a test excludes for the keys of the command line.
-    pub fn text<'a>(self, key: &'a str) -> &'a str {
+    pub fn text(self, key: &str) -> &str {
         let found = self.catalogue().get(key).or_else(|| EN.get(key));
         found.map_or(key, String::as_str)
     }

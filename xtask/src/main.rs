@@ -1,1 +1,76 @@
-fn main() {}
+//! boxmeter's own tasks. This file owns the list of verbs; each verb has a file of its own.
+//! Tasks may install, build, start and measure; nothing of them is part of the program that is shipped.
+
+// Tasks measure how long things take; nothing here is part of the program.
+#![allow(clippy::disallowed_methods)]
+
+mod bench;
+mod bpf;
+mod build;
+mod demo;
+mod elf;
+mod leftovers;
+mod packages;
+mod paths;
+mod report;
+mod run;
+mod setup;
+mod shell;
+mod singbox;
+mod skips;
+mod test;
+mod tidy;
+mod tidy_rules;
+mod toolchain;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, runs, tests and measures boxmeter")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing: compiler parts for the kernel programs, their linker, sing-box for tests
+    Setup(setup::Args),
+    /// Build the kernel object that is committed, or compare it with the sources
+    Bpf(bpf::Args),
+    /// Build the workspace
+    Build(build::Args),
+    /// Run the main job: the agent beside this machine's sing-box, or beside a demonstration
+    Run(run::Args),
+    /// Install what is missing and run every test
+    Test(test::Args),
+    /// Measure the figures of docs/benchmarks.md
+    Bench(bench::Args),
+    /// Check the rules of the source tree
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Setup(args) => setup::run(&args)?,
+        Verb::Bpf(args) => bpf::run(&args)?,
+        Verb::Build(args) => build::run(&args)?,
+        Verb::Run(args) => run::run(&args)?,
+        Verb::Test(args) => return test::run(&args),
+        Verb::Bench(args) => bench::run(&args)?,
+        Verb::Tidy => tidy::run()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -67,10 +67,9 @@ pub fn code(kind: ErrorKind) -> u8 {
         ErrorKind::NotRunning => exit::NOT_RUNNING,
         ErrorKind::NotPermitted => exit::NOT_PERMITTED,
         ErrorKind::NotFound => exit::NOT_FOUND,
-        ErrorKind::Conflict
-        | ErrorKind::Unavailable
-        | ErrorKind::Failed
-        | ErrorKind::Internal => exit::FAILED,
+        ErrorKind::Conflict | ErrorKind::Unavailable | ErrorKind::Failed | ErrorKind::Internal => {
+            exit::FAILED
+        }
     }
 }
 

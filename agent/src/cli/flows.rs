@@ -68,9 +68,7 @@ pub fn render(context: &Context, flows: &[Flow], now: Timestamp) -> String {
 fn owner(context: &Context, flow: &Flow) -> Cell {
     match &flow.user {
         Some(user) => Cell::name(user),
-        None if flow.before_metering => {
-            Cell::new(context.text("flows.before_metering")).tone(Tone::Dim)
-        }
+        None if flow.before_metering => Cell::new(context.text("flows.before_metering")).tone(Tone::Dim),
         None => Cell::new(context.text("flows.unknown")).tone(Tone::Warn),
     }
 }

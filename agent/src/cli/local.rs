@@ -3,51 +3,92 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use boxmeter_web::api::{query::UsageQuery, types::Usage};
+use anyhow::{Context as _, Result};
+use boxmeter_web::api::{
+    query::UsageQuery,
+    types::{Meter, Usage},
+};
 
 use super::{detach::DetachArgs, doctor::DoctorArgs};
-
-/// Where the agent listens unless the configuration says otherwise.
-const SOCKET_DEFAULT: &str = "/run/boxmeter/boxmeter.sock";
+use crate::{
+    clock,
+    config::{self, Config, ConfigError},
+    daemon, doctor as checks,
+    ledger::Reader,
+};
 
 /// The socket's path by the configuration; the default where the file may not be read, since
 /// members of the group `boxmeter` may use the socket and not read the configuration.
 ///
 /// # Errors
 /// When the configuration is broken.
-pub fn socket(_config: Option<&Path>) -> Result<PathBuf> {
-    Ok(PathBuf::from(SOCKET_DEFAULT))
+pub fn socket(config: Option<&Path>) -> Result<PathBuf> {
+    match Config::load(config) {
+        Ok(config) => Ok(config.api.socket),
+        Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Ok(Config::default().api.socket)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Whatever kept it from starting, with what to do.
-pub fn run(_config: Option<&Path>, _socket: Option<&Path>) -> Result<()> {
-    bail!("`run` is not built yet")
+pub fn run(config: Option<&Path>, socket: Option<&Path>) -> Result<()> {
+    log_to_stderr();
+    let mut config = Config::load(config)?;
+    if let Some(socket) = socket {
+        config.api.socket = socket.to_owned();
+    }
+    daemon::run(&config)
+}
+
+/// `RUST_LOG` chooses; systemd's journal adds the time itself.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.with_ansi(false).without_time().init();
+    } else {
+        log.init();
+    }
 }
 
 /// Commits the last counts and removes the kernel programs and maps.
 ///
 /// # Errors
 /// When something could not be committed or removed; nothing is removed that was not committed.
-pub fn detach(_config: Option<&Path>, _args: &DetachArgs) -> Result<String> {
-    bail!("`detach` is not built yet")
+pub fn detach(config: Option<&Path>, _args: &DetachArgs) -> Result<String> {
+    let config = Config::load(config)?;
+    daemon::detach(&config)?;
+    Ok(format!("removed; the last counts are in {}", config.ledger.path.display()))
 }
 
 /// Checks the machine, and with `--fix` changes it. Answers in JSON if `json`.
 ///
 /// # Errors
 /// When something that was found is not well.
-pub fn doctor(_config: Option<&Path>, _args: &DoctorArgs, _json: bool) -> Result<String> {
-    bail!("`doctor` is not built yet")
+pub fn doctor(config: Option<&Path>, args: &DoctorArgs, json: bool) -> Result<String> {
+    checks::run(&Config::load(config)?, args.fix, args.yes, json)
 }
 
 /// Reads usage from a ledger's file, read-only, while no agent needs to run.
 ///
 /// # Errors
 /// When the file is no ledger of a known version, or cannot be read.
-pub fn usage_offline(_file: &Path, _query: &UsageQuery) -> Result<Usage> {
-    bail!("`usage --offline` is not built yet")
+pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
+    let reader = Reader::open(file)?;
+    let config = Config::load(None).unwrap_or_default();
+    let meter = match config.billing.meter {
+        config::Meter::Payload => Meter::Payload,
+        config::Meter::Wire => Meter::Wire,
+    };
+    let zone = config.zone().context("the time zone of [billing] time_zone")?;
+    let now_ms = clock::wall_ms();
+    let query = daemon::ledger_query(query, &zone, now_ms)?;
+    let answer = reader.usage(&query).map_err(daemon::query_error)?;
+    Ok(daemon::usage_answer(answer, meter, &zone, now_ms))
 }

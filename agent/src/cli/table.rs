@@ -1,9 +1,7 @@
 //! Tables without lines: numbers to the right, names cut to what the terminal has, and columns of
 //! little weight left out where it is narrow.
 
-use comfy_table::{
-    Attribute, Cell as Comfy, CellAlignment, Color, ContentArrangement, Table as ComfyTable,
-};
+use comfy_table::{Attribute, Cell as Comfy, CellAlignment, Color, ContentArrangement, Table as ComfyTable};
 use unicode_width::UnicodeWidthStr;
 
 use super::{
@@ -126,9 +124,7 @@ impl Table {
         if context.colour {
             table.enforce_styling();
         }
-        table.set_header(
-            self.columns.iter().map(|it| Comfy::new(&it.title).add_attribute(Attribute::Bold)),
-        );
+        table.set_header(self.columns.iter().map(|it| Comfy::new(&it.title).add_attribute(Attribute::Bold)));
         for row in self.rows {
             table.add_row(row.into_iter().map(styled));
         }

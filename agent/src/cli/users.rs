@@ -157,9 +157,7 @@ pub fn render_one(context: &Context, user: &User, now: Timestamp) -> String {
 fn period(context: &Context, user: &User) -> String {
     match (&user.period.start, &user.period.end) {
         (Some(start), Some(end)) => format!("{} – {}", minute(start), minute(end)),
-        (Some(start), None) => {
-            context.fill("status.since", &[("time", &minute(start))])
-        }
+        (Some(start), None) => context.fill("status.since", &[("time", &minute(start))]),
         (None, _) => context.text("none").to_owned(),
     }
 }

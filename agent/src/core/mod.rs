@@ -3,4 +3,8 @@
 //! Nothing here does IO, reads a clock or is asynchronous, and nothing here can fail: the time is an
 //! argument, input comes as events, output as effects that the daemon carries out.
 
+pub mod account;
+pub mod attribute;
+pub mod clock_map;
 pub mod event;
+pub mod snapshot;

@@ -1,1 +1,196 @@
-//! To come in this change.
+//! The agent as a process: the order of start and end, and the wiring between the parts.
+//!
+//! Order of start: ledger (what cannot be kept must not be started), kernel (which also says whether
+//! another agent lives), socket, then the agent's task, which reads sing-box's configuration and
+//! starts the source. Ready is told when the first configuration was applied or found missing.
+//! At the end the last counts are committed; the kernel programs go on counting.
+
+mod agent;
+mod answers;
+mod backend;
+mod commits;
+mod listen;
+mod meter;
+mod people;
+mod proxy;
+mod shared;
+mod totals;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Context;
+use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
+use boxmeter_web::api::{routes::unix_router, serve::serve, types::Meter as ApiMeter};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+pub use answers::{ledger_query, query_error, usage as usage_answer};
+
+use agent::Agent;
+use backend::Answerer;
+use commits::Commits;
+use meter::Meter;
+use proxy::Proxy;
+use shared::{Directory, Picture, QUESTIONS_MAX};
+use totals::Totals;
+
+use crate::{
+    clock,
+    config::{AutoPath, Config, Meter as BilledMeter},
+    kernel::{Kernel, KernelConfig},
+    ledger::{Ledger, Options},
+};
+
+/// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
+///
+/// # Errors
+/// Whatever kept it from starting, with what to do.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // The ledger's reader, lookups in /proc: never many at a time.
+        .max_blocking_threads(4)
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(agent_process(config))
+}
+
+fn kernel_config(config: &Config) -> KernelConfig {
+    KernelConfig {
+        cgroup: match &config.kernel.cgroup {
+            AutoPath::Auto => None,
+            AutoPath::Path(path) => Some(path.clone()),
+        },
+        pins: config.kernel.pins.clone(),
+        object: std::env::var_os("BOXMETER_BPF_OBJECT").map(Into::into),
+        ..KernelConfig::default()
+    }
+}
+
+fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
+    config.zone().context("the time zone of [billing] time_zone")
+}
+
+async fn agent_process(config: &Config) -> anyhow::Result<()> {
+    let started = clock::now();
+    let kernel = Kernel::open(&kernel_config(config))?;
+    let zone = zone(config)?;
+    let ledger = Ledger::open(&config.ledger.path, Options::new(zone.clone(), started.wall_ms))?;
+    let info = ledger.info().await.ok();
+    // SAFETY: `Events` gives the same descriptor each time, and owns it as long as it lives.
+    let news = unsafe { AsyncFd::register_with_interest(kernel.events()?, Interest::READABLE)? };
+    let billed = match config.billing.meter {
+        BilledMeter::Payload => METER_PAYLOAD,
+        BilledMeter::Wire => METER_WIRE,
+    };
+    let meter = Meter::new(kernel, billed)?;
+    let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let answerer = Answerer {
+        questions,
+        pictures: receiver,
+        ledger: config.ledger.path.clone(),
+        zone: zone.clone(),
+        meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
+        started_ms: started.wall_ms,
+        ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
+        node_id: info.as_ref().map(|info| info.node_id.to_string()),
+        reader: Arc::new(Mutex::new(None)),
+    };
+    let listener = listen::bind(&config.api.socket)
+        .with_context(|| format!("the socket {}", config.api.socket.display()))?;
+    let proxy = Proxy::new(
+        config.singbox.config.clone(),
+        config.singbox.source.into(),
+        config.billing.default_policy.clone(),
+    );
+    let mut agent = Agent {
+        meter,
+        news,
+        commits: Commits::new(ledger),
+        proxy,
+        pictures,
+        directory: Directory::default(),
+        totals: Totals::new(zone),
+        tick: config.ledger.tick,
+        flush_waiting: Vec::new(),
+        flush_running: Vec::new(),
+        events: std::collections::VecDeque::new(),
+    };
+    agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
+    agent.start().await?;
+    let server = tokio::spawn(serve(
+        listener,
+        unix_router(Arc::new(answerer)),
+        listen::access,
+        std::future::pending(),
+    ));
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let end = agent.run(asked, Box::pin(stop_signal()?)).await;
+    server.abort();
+    let _ = std::fs::remove_file(&config.api.socket);
+    finish(agent).await;
+    end
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+async fn finish(mut agent: Agent) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    agent.event("agent_stopped", None, serde_json::json!({}));
+    if let Err(reason) = agent.commit_last().await {
+        tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
+    }
+}
+
+/// Commits what the kernel has and removes programs and maps, with no agent running.
+///
+/// # Errors
+/// When an agent runs, or something could not be committed: nothing is removed then.
+pub fn detach(config: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        config.kernel.pins.exists(),
+        "nothing is attached: there is no {}",
+        config.kernel.pins.display()
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let started = clock::now();
+        let kernel = Kernel::open(&kernel_config(config))?;
+        let ledger = Ledger::open(&config.ledger.path, Options::new(zone(config)?, started.wall_ms))?;
+        let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
+        let inbounds = ledger.inbounds().await?;
+        let known = meter.kernel.inbounds();
+        let tags = known.iter().map(|inbound| (inbound.index, Arc::from(inbound.tag.as_str()))).collect();
+        meter.set_inbounds(&[], known.iter().map(|inbound| inbound.index).collect());
+        let mut commits = Commits::new(ledger);
+        commits.set_inbounds(&inbounds, &tags);
+        let tick = meter.read_now()?;
+        commits.take(tick);
+        commits.start(meter.kernel.epoch(), meter.watched(), Vec::new(), clock::now());
+        commits.done().await.map_err(|(error, _)| error)?;
+        meter.kernel.detach()?;
+        Ok(())
+    })
+}
+
+/// Where the agent listens by the configuration.
+pub fn socket(config: &Config) -> &Path {
+    &config.api.socket
+}

@@ -1,1 +1,11 @@
-//! To come in this change.
+//! `boxmeter doctor`: what is not well with the machine and sing-box's configuration, and what to do.
+//! `check` is pure over facts that others gathered; `gather` reads sing-box's; `fix` repairs.
+
+pub mod check;
+pub mod fix;
+pub mod gather;
+mod report;
+pub mod splice;
+
+pub use check::{Finding, Inputs, KernelFact, Severity, check};
+pub use report::run;

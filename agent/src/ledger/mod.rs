@@ -1,1 +1,38 @@
-//! To come in this change.
+//! The ledger: who used how much, kept exactly once, in SQLite. The only place that knows SQL.
+//!
+//! [`Ledger`] is the handle on the one thread that writes; [`Reader`] reads beside it, or without
+//! an agent at all. Counts come as absolute readings of the kernel's counters ([`Batch`]); usage and
+//! the cursors it was computed from are one transaction. The ledger reads no clock and decides
+//! nothing about limits: usage is a fact, recorded past any limit.
+//!
+//! Usage counts for the minute, hour and day of the tick that committed it, whatever the clock did
+//! before: a clock that jumps moves bytes between buckets and never changes their sum.
+
+mod backup;
+mod bucket;
+mod commit;
+mod error;
+mod intervals;
+mod model;
+mod open;
+mod people;
+mod query;
+mod reader;
+mod retention;
+mod schema;
+mod statements;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{CommitError, LedgerError, QueryError};
+pub use model::{
+    AccountPeriod, Anomaly, AnomalyKind, AuditSums, Batch, By, Committed, EventRecord, FoundInbound,
+    FoundUser, InboundNo, InboundRecord, LedgerInfo, NewEvent, Row, UsageAnswer, UsageQuery, UsageRow,
+    UserRecord,
+};
+pub use open::Check;
+pub use reader::Reader;
+pub use retention::Retention;
+pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

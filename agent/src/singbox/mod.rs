@@ -1,1 +1,12 @@
-//! To come in this change.
+//! Reading sing-box: its configuration (`tree`, `config`, `files`) and its running process
+//! (`process`). Reads only; everything that changes sing-box is in `enforcer::singbox`.
+
+pub mod config;
+#[cfg(test)]
+mod config_test;
+pub mod files;
+pub mod process;
+pub mod tree;
+
+pub use config::{ApiService, ClashApi, FoundUser, Inbound, LogOptions, Secret, SingboxConfig};
+pub use files::{ConfigError, ConfigWatch};

@@ -9,6 +9,7 @@ pub mod query;
 pub mod routes;
 pub mod serve;
 pub mod sse;
+pub mod status;
 pub mod time;
 pub mod types;
 

@@ -85,9 +85,7 @@ impl Model {
     pub fn lines(&self) -> Vec<&LiveUser> {
         let Some(snapshot) = &self.snapshot else { return Vec::new() };
         let wanted = self.search.to_lowercase();
-        let found = |user: &&LiveUser| {
-            wanted.is_empty() || user.name.to_lowercase().contains(&wanted)
-        };
+        let found = |user: &&LiveUser| wanted.is_empty() || user.name.to_lowercase().contains(&wanted);
         let mut users: Vec<&LiveUser> = snapshot.users.iter().filter(found).collect();
         order(&mut users, self.sort);
         if self.reversed {

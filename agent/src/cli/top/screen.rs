@@ -80,10 +80,7 @@ async fn watch(
 }
 
 /// The next snapshot. After the stream broke, the next call asks the agent anew.
-async fn next(
-    context: &Context,
-    live: &mut Option<LiveStream>,
-) -> Result<Arc<LiveSnapshot>, ApiError> {
+async fn next(context: &Context, live: &mut Option<LiveStream>) -> Result<Arc<LiveSnapshot>, ApiError> {
     let stream = match live {
         Some(stream) => stream,
         None => {

@@ -73,8 +73,7 @@ fn head(context: &Context, snapshot: &LiveSnapshot) -> Vec<String> {
         ("time", second(&snapshot.at)),
     ];
     let values: Vec<(&str, &str)> = values.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let mut lines =
-        vec![context.fill("top.totals", &values), context.fill("top.totals2", &values)];
+    let mut lines = vec![context.fill("top.totals", &values), context.fill("top.totals2", &values)];
     for it in snapshot.degraded.iter().take(2) {
         lines.push(format!("! {}: {}", safe(&it.part), safe_cut(&it.reason, 120)));
     }
@@ -148,9 +147,8 @@ fn draw_users(context: &Context, frame: &mut Frame, model: &Model, area: Rect) {
         widths.push(Constraint::Length(10));
     }
     let name_columns = usize::from(area.width).saturating_sub(if wide { 74 } else { 52 }).max(12);
-    let header = Row::new(titles.iter().enumerate().map(|(at, key)| {
-        aligned(context.text(key).to_owned(), at >= 2)
-    }));
+    let header =
+        Row::new(titles.iter().enumerate().map(|(at, key)| aligned(context.text(key).to_owned(), at >= 2)));
     let rows = users.iter().map(|user| row(context, user, name_columns, wide));
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let grid = Grid::new(rows, widths)
@@ -162,12 +160,8 @@ fn draw_users(context: &Context, frame: &mut Frame, model: &Model, area: Rect) {
 }
 
 fn row(context: &Context, user: &LiveUser, name_columns: usize, wide: bool) -> Row<'static> {
-    let period = if wide {
-        of_quota(user.period_bytes, user.quota_bytes)
-    } else {
-        bytes(user.period_bytes)
-    };
-    let state = Style::from(colour(context, state_colour(user.state)));
+    let period = if wide { of_quota(user.period_bytes, user.quota_bytes) } else { bytes(user.period_bytes) };
+    let state = colour(context, state_colour(user.state));
     let mut cells = vec![
         Text::from(safe_cut(&user.name, name_columns)),
         Text::styled(state_text(context, user.state), state),
@@ -213,12 +207,7 @@ fn draw_help(context: &Context, frame: &mut Frame) {
     let area = frame.area();
     let height = u16::try_from(lines + 2).unwrap_or(12).min(area.height);
     let width = 56.min(area.width);
-    let place = Rect {
-        x: (area.width - width) / 2,
-        y: (area.height - height) / 2,
-        width,
-        height,
-    };
+    let place = Rect { x: (area.width - width) / 2, y: (area.height - height) / 2, width, height };
     frame.render_widget(Clear, place);
     let block = Block::bordered().title(format!(" {} ", context.text("top.help_title")));
     frame.render_widget(Paragraph::new(text).block(block), place);

@@ -1,0 +1,11 @@
+//! Why a packet was not counted as one of a flow. Only `OverBudget` drops.
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Neither TCP nor UDP, or of a port that nobody watches.
+    NotWatched,
+    /// TCP or UDP whose headers do not lie in the packet's linear part, or that is a fragment.
+    Unparsable,
+    /// The owner has used its budget up.
+    OverBudget,
+}

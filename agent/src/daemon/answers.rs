@@ -1,0 +1,372 @@
+//! Turns what the agent knows into the words of the contract. Pure: no IO, no clock.
+
+use std::collections::BTreeMap;
+
+use boxmeter_common::{DOWNLOAD, UPLOAD, flow::Flow};
+use boxmeter_web::{
+    api::{
+        live::{LiveSnapshot, LiveTotals, LiveUser},
+        query::{self, Page},
+        types::{
+            Audit, Degradation, Event, Flow as ApiFlow, FlowList, Live, Meter, Network as ApiNetwork,
+            OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity, Speed, Stats, Time, Total, Traffic,
+            Usage, UsageRow, User, UserState,
+        },
+    },
+    backend::ApiError,
+};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+
+use super::shared::Picture;
+use crate::{
+    core::{
+        attribute::FlowView,
+        event::{Counters, Network, Now, OwnerBy, UserId},
+        snapshot::Degraded,
+    },
+    kernel::Audit as AuditReading,
+    ledger::{By, EventRecord, QueryError, Reader, UsageAnswer, UsageQuery, UserRecord},
+};
+
+/// Nanoseconds of a millisecond.
+const MS: u64 = 1_000_000;
+
+pub fn zoned(ms: i64, zone: &TimeZone) -> Zoned {
+    Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(zone.clone())
+}
+
+/// Revisions count up from 0.
+pub fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+pub fn cursor(text: &str) -> Result<i64, ApiError> {
+    text.parse().map_err(|_| ApiError::bad_request("`after` is the `next` of the page before"))
+}
+
+pub fn traffic(counters: Counters) -> Traffic {
+    Traffic {
+        upload_payload_bytes: counters.payload[UPLOAD],
+        download_payload_bytes: counters.payload[DOWNLOAD],
+        upload_wire_bytes: counters.wire[UPLOAD],
+        download_wire_bytes: counters.wire[DOWNLOAD],
+    }
+}
+
+pub fn query_error(error: QueryError) -> ApiError {
+    match error {
+        QueryError::NoSuchUser(name) => ApiError::no_such_user(&name),
+        QueryError::TooLong(_) | QueryError::EmptyRange | QueryError::Calendar(_) => {
+            ApiError::bad_request(error)
+        }
+        QueryError::Damaged(_) | QueryError::Read(_) => ApiError::unavailable(error),
+    }
+}
+
+pub fn degradation(part: &Degraded, zone: &TimeZone) -> Degradation {
+    Degradation {
+        part: part.part.to_owned(),
+        reason: part.reason.clone(),
+        since: Time::from_ms(part.since_ms, zone),
+        advice: None,
+    }
+}
+
+pub fn ledger_query(query: &query::UsageQuery, zone: &TimeZone, now_ms: i64) -> Result<UsageQuery, ApiError> {
+    let after = match &query.page.after {
+        None => None,
+        Some(text) => Some(UserId(
+            text.parse().map_err(|_| ApiError::bad_request("`after` is the `next` of the page before"))?,
+        )),
+    };
+    Ok(UsageQuery {
+        user: query.user.clone(),
+        from_ms: query.from.map(Timestamp::as_millisecond),
+        to_ms: query.to.map(Timestamp::as_millisecond),
+        by: match query.by {
+            None => By::Range,
+            Some(query::By::Minute) => By::Minute,
+            Some(query::By::Hour) => By::Hour,
+            Some(query::By::Day) => By::Day,
+            Some(query::By::Month) => By::Month,
+            Some(query::By::Period) => By::Period,
+        },
+        zone: zone.clone(),
+        now_ms,
+        after,
+        users_max: query.page.limit as usize,
+    })
+}
+
+/// All pages of an answer in one.
+pub fn every_page(reader: &Reader, mut query: UsageQuery) -> Result<UsageAnswer, QueryError> {
+    let mut all = reader.usage(&query)?;
+    while let Some(next) = all.next.take() {
+        query.after = Some(next);
+        let page = reader.usage(&query)?;
+        all.rows.extend(page.rows);
+        all.next = page.next;
+    }
+    Ok(all)
+}
+
+pub fn totals(answer: &UsageAnswer) -> BTreeMap<UserId, Traffic> {
+    let mut totals: BTreeMap<UserId, Traffic> = BTreeMap::new();
+    for row in &answer.rows {
+        let sum = totals.entry(row.user).or_default();
+        *sum = sum.plus(&traffic(row.usage));
+    }
+    totals
+}
+
+pub fn usage(answer: UsageAnswer, meter: Meter, zone: &TimeZone, now_ms: i64) -> Usage {
+    let rows = answer.rows.iter().map(|row| UsageRow {
+        user: row.name.to_string(),
+        start: Time::from_ms(row.start_ms, zone),
+        end: Time::from_ms(row.end_ms, zone),
+        traffic: traffic(row.usage),
+        reported_upload_bytes: None,
+        reported_download_bytes: None,
+    });
+    Usage {
+        schema: Schema,
+        meter,
+        rows: rows.collect(),
+        unattributed: traffic(answer.unattributed),
+        unattributed_by_inbound: Vec::new(),
+        from: None,
+        to: None,
+        as_of: Some(Time::from_ms(answer.as_of_ms.unwrap_or(now_ms), zone)),
+        rev: 0,
+        next: answer.next.map(|user| user.to_string()),
+    }
+}
+
+pub fn user(
+    record: &UserRecord,
+    picture: &Picture,
+    total: Option<&Traffic>,
+    meter: Meter,
+    zone: &TimeZone,
+) -> User {
+    let live = picture.snapshot.user(record.id);
+    let traffic = total.copied().unwrap_or_default();
+    let used = traffic.total(meter);
+    let inbounds = record.inbounds.iter().filter_map(|no| {
+        picture
+            .directory
+            .inbounds
+            .iter()
+            .find(|inbound| inbound.no == *no)
+            .map(|inbound| inbound.tag.to_string())
+    });
+    User {
+        name: record.name.to_string(),
+        id: Some(record.id.to_string()),
+        state: UserState::Active,
+        reason: None,
+        policy: Some(record.policy.clone()),
+        email: record.email.clone(),
+        created_at: Time::from_ms(record.created_ms, zone),
+        expires_at: record.expires_ms.map(|ms| Time::from_ms(ms, zone)),
+        period: Period {
+            start: Some(Time::from_ms(record.account.start_ms, zone)),
+            end: None,
+            quota_bytes: None,
+            used_bytes: used,
+            remaining_bytes: None,
+        },
+        total: Total { quota_bytes: None, used_bytes: used },
+        packages: Packages::default(),
+        speed: Speed::default(),
+        max_flows: None,
+        max_addresses: None,
+        live: Live {
+            flows: u64::from(live.live.flows),
+            addresses: u64::from(live.live.addresses),
+            upload_rate: live.activity.upload_rate,
+            download_rate: live.activity.download_rate,
+        },
+        last_seen_at: live.activity.last_seen_ms.map(|ms| Time::from_ms(ms, zone)),
+        inbounds: inbounds.collect(),
+        traffic,
+        rev: unsigned(record.rev),
+    }
+}
+
+fn owner_by(by: OwnerBy) -> ApiOwnerBy {
+    match by {
+        OwnerBy::Api => ApiOwnerBy::Api,
+        OwnerBy::ClashLogs => ApiOwnerBy::ClashLogs,
+        OwnerBy::LogFile => ApiOwnerBy::LogFile,
+        OwnerBy::ByPort => ApiOwnerBy::ByPort,
+        OwnerBy::Shared => ApiOwnerBy::Shared,
+        OwnerBy::Reported => ApiOwnerBy::Reported,
+    }
+}
+
+pub fn flow(view: &FlowView, flow: &Flow, picture: &Picture, now: Now, zone: &TimeZone) -> ApiFlow {
+    let user = view.user.and_then(|id| picture.directory.users.get(&id));
+    let age_ms = i64::try_from(now.mono_ns.saturating_sub(flow.opened_ns) / MS).unwrap_or(0);
+    ApiFlow {
+        user: user.map(|user| user.name.to_string()),
+        owner_by: view.by.map(owner_by),
+        inbound: picture.directory.tags.get(&view.inbound).map(ToString::to_string).unwrap_or_default(),
+        network: match view.network {
+            Network::Tcp => ApiNetwork::Tcp,
+            Network::Udp => ApiNetwork::Udp,
+        },
+        peer: view.peer.to_string(),
+        opened_at: Time::from_ms(now.wall_ms - age_ms, zone),
+        upload_payload_bytes: flow.payload[UPLOAD],
+        download_payload_bytes: flow.payload[DOWNLOAD],
+        upload_rate: 0,
+        download_rate: 0,
+        before_metering: view.opened_ns == 0,
+        id: Some(view.id.0.to_string()),
+    }
+}
+
+/// Flows by their ids, so that a cursor stays good while others open and end.
+pub fn page_of_flows(flows: impl Iterator<Item = ApiFlow>, page: &Page) -> Result<FlowList, ApiError> {
+    let number = |flow: &ApiFlow| flow.id.as_ref().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
+    let after = match &page.after {
+        None => None,
+        Some(text) => Some(
+            text.parse::<u64>()
+                .map_err(|_| ApiError::bad_request("`after` is the `next` of the page before"))?,
+        ),
+    };
+    let mut flows: Vec<ApiFlow> =
+        flows.filter(|flow| after.is_none_or(|after| number(flow) > after)).collect();
+    flows.sort_by_key(number);
+    let limit = page.limit as usize;
+    let more = flows.len() > limit;
+    flows.truncate(limit);
+    let next = if more { flows.last().and_then(|flow| flow.id.clone()) } else { None };
+    Ok(FlowList { schema: Schema, flows, next })
+}
+
+pub fn event(record: &EventRecord, zone: &TimeZone) -> Event {
+    let text = |key: &str| record.data.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+    Event {
+        id: record.id.to_string(),
+        at: Time::from_ms(record.at_ms, zone),
+        kind: record.kind.clone(),
+        severity: match text("severity").as_deref() {
+            Some("error") => Severity::Error,
+            Some("warning") => Severity::Warning,
+            _ => Severity::Info,
+        },
+        user: record.user_name.clone(),
+        message: text("message").unwrap_or_else(|| record.kind.replace(['_', '.'], " ")),
+        who: Some(record.actor.clone()),
+        data: Some(record.data.clone()),
+        rev: 0,
+    }
+}
+
+/// `unattributed` includes flows whose owner is not known yet. `watched` is shown as of the moment of
+/// the sums, which lies between its two readings.
+pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
+    let users = traffic(reading.users);
+    let unattributed = traffic(reading.unattributed).plus(&traffic(reading.pending));
+    let (before, after) = (traffic(reading.watched_before), traffic(reading.watched_after));
+    let sums = users.plus(&unattributed);
+    let between =
+        |field: fn(&Traffic) -> u64| field(&sums).clamp(field(&before), field(&after).max(field(&before)));
+    let width = |field: fn(&Traffic) -> u64| field(&after).saturating_sub(field(&before));
+    let fields: [fn(&Traffic) -> u64; 4] = [
+        |t| t.upload_payload_bytes,
+        |t| t.download_payload_bytes,
+        |t| t.upload_wire_bytes,
+        |t| t.download_wire_bytes,
+    ];
+    Audit {
+        schema: Schema,
+        watched: Traffic {
+            upload_payload_bytes: between(fields[0]),
+            download_payload_bytes: between(fields[1]),
+            upload_wire_bytes: between(fields[2]),
+            download_wire_bytes: between(fields[3]),
+        },
+        users,
+        unattributed,
+        difference_bytes: reading.difference_bytes(),
+        width_bytes: fields.into_iter().map(width).max().unwrap_or(0),
+        width_us: reading.after_ns.saturating_sub(reading.before_ns) / 1_000,
+        from: None,
+        to: None,
+        as_of: Some(as_of),
+        dropped_bytes: None,
+    }
+}
+
+fn sum(picture: &Picture) -> Traffic {
+    let users = picture.totals.values().fold(Traffic::default(), |sum, one| sum.plus(&traffic(*one)));
+    users.plus(&traffic(picture.unattributed))
+}
+
+pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
+    let users = picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
+    let (mut total, mut online) = (0, 0);
+    for user in users {
+        total += 1;
+        online += u64::from(picture.snapshot.user(user.id).live.flows > 0);
+    }
+    let traffic_total = sum(picture).total(meter);
+    let unattributed_bytes = traffic(picture.unattributed).total(meter);
+    Stats {
+        schema: Schema,
+        total_users: total,
+        active_users: total,
+        total_traffic_bytes: traffic_total.saturating_sub(unattributed_bytes),
+        meter,
+        online_users: online,
+        limited_users: 0,
+        today_bytes: traffic_total.saturating_sub(traffic(picture.before_today).total(meter)),
+        month_bytes: traffic_total.saturating_sub(traffic(picture.before_month).total(meter)),
+        unattributed_bytes,
+        as_of: Some(Time::from_ms(picture.snapshot.as_of_ms, zone)),
+    }
+}
+
+pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
+    let mut totals = LiveTotals::default();
+    let mut users = Vec::new();
+    for record in picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none()) {
+        let live = picture.snapshot.user(record.id);
+        let bytes = picture.totals.get(&record.id).map_or(0, |total| traffic(*total).total(meter));
+        let line = Live {
+            flows: u64::from(live.live.flows),
+            addresses: u64::from(live.live.addresses),
+            upload_rate: live.activity.upload_rate,
+            download_rate: live.activity.download_rate,
+        };
+        totals.flows += line.flows;
+        totals.upload_rate = totals.upload_rate.saturating_add(line.upload_rate);
+        totals.download_rate = totals.download_rate.saturating_add(line.download_rate);
+        users.push(LiveUser {
+            id: record.id.to_string(),
+            name: record.name.to_string(),
+            state: UserState::Active,
+            live: line,
+            period_bytes: bytes,
+            quota_bytes: None,
+            total_bytes: bytes,
+        });
+    }
+    let total = sum(picture).total(meter);
+    totals.total_bytes = total;
+    totals.today_bytes = total.saturating_sub(traffic(picture.before_today).total(meter));
+    totals.unattributed_bytes = traffic(picture.unattributed).total(meter);
+    LiveSnapshot {
+        schema: Schema,
+        at: Time::from_ms(picture.snapshot.as_of_ms, zone),
+        ok: picture.snapshot.degraded.is_empty(),
+        degraded: picture.snapshot.degraded.iter().map(|part| degradation(part, zone)).collect(),
+        meter,
+        totals,
+        users,
+    }
+}

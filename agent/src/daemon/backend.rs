@@ -1,0 +1,269 @@
+//! The answers of the API: from the newest picture, from a reader of the ledger, or from the agent's
+//! task where only it can know.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use boxmeter_web::{
+    api::{
+        live::LiveSnapshot,
+        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+        types::{
+            AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
+            SourceStatus, Stats, Status, Time, Traffic, Usage, UserList, UserShow,
+        },
+    },
+    backend::{ApiError, Backend, LiveStream},
+};
+use futures_util::StreamExt;
+use jiff::{Zoned, tz::TimeZone};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::WatchStream;
+
+use super::{
+    answers,
+    shared::{Picture, PictureReceiver, Question},
+};
+use crate::{
+    clock,
+    ledger::{QueryError, Reader},
+};
+
+/// Everything an answer needs.
+pub struct Answerer {
+    pub questions: mpsc::Sender<Question>,
+    pub pictures: PictureReceiver,
+    pub ledger: PathBuf,
+    pub zone: TimeZone,
+    pub meter: Meter,
+    pub started_ms: i64,
+    pub ledger_id: Option<String>,
+    pub node_id: Option<String>,
+    /// One connection, opened when first needed; questions take turns.
+    pub reader: Arc<Mutex<Option<Reader>>>,
+}
+
+impl Answerer {
+    fn picture(&self) -> Arc<Picture> {
+        self.pictures.borrow().clone()
+    }
+
+    fn time(&self, ms: i64) -> Time {
+        Time::from_ms(ms, &self.zone)
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, ApiError> {
+        let (answer, receiver) = oneshot::channel();
+        self.questions
+            .try_send(question(answer))
+            .map_err(|_| ApiError::unavailable("the agent is busy or ending; try again"))?;
+        receiver.await.map_err(|_| ApiError::unavailable("the agent is ending"))
+    }
+
+    /// Commits what the kernel has. Where the ledger cannot take it the answer is as old as the last
+    /// commit, and says so by its `as_of`.
+    async fn flush(&self) -> Result<(), ApiError> {
+        if let Err(reason) = self.ask(Question::Flush).await? {
+            tracing::warn!("answering from the last commit: {reason}");
+        }
+        Ok(())
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Reader) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (path, reader) = (self.ledger.clone(), Arc::clone(&self.reader));
+        let task = tokio::task::spawn_blocking(move || {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            if reader.is_none() {
+                *reader = Some(Reader::open(&path).map_err(ApiError::unavailable)?);
+            }
+            let Some(open) = reader.as_ref() else { return Err(ApiError::internal("no reader")) };
+            let answer = question(open);
+            if matches!(answer, Err(QueryError::Read(_) | QueryError::Damaged(_))) {
+                *reader = None;
+            }
+            answer.map_err(answers::query_error)
+        });
+        task.await.map_err(ApiError::internal)?
+    }
+
+    async fn totals(
+        &self,
+        user: Option<String>,
+    ) -> Result<BTreeMap<crate::core::event::UserId, Traffic>, ApiError> {
+        let query = answers::ledger_query(
+            &UsageQuery { user, ..UsageQuery::default() },
+            &self.zone,
+            clock::wall_ms(),
+        )?;
+        self.read(move |reader| Ok(answers::totals(&answers::every_page(reader, query)?))).await
+    }
+}
+
+#[async_trait]
+impl Backend for Answerer {
+    fn now(&self) -> Zoned {
+        answers::zoned(clock::wall_ms(), &self.zone)
+    }
+
+    async fn status(&self) -> Result<Status, ApiError> {
+        let kernel = self.ask(Question::Kernel).await?;
+        let picture = self.picture();
+        let degraded: Vec<_> =
+            picture.snapshot.degraded.iter().map(|part| answers::degradation(part, &self.zone)).collect();
+        let counters =
+            picture.snapshot.counters.iter().map(|(&name, &value)| (name.to_owned(), value)).collect();
+        Ok(Status {
+            schema: Schema,
+            ok: degraded.is_empty(),
+            degraded,
+            agent: AgentStatus {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started_at: self.time(self.started_ms),
+            },
+            kernel,
+            source: SourceStatus {
+                kind: picture.directory.source,
+                connected: picture.directory.source_connected,
+                counters,
+            },
+            ledger: LedgerStatus {
+                path: self.ledger.display().to_string(),
+                committed_at: picture.directory.committed_ms.map(|ms| self.time(ms)),
+                rev: answers::unsigned(picture.directory.rev),
+                ledger_id: self.ledger_id.clone(),
+                node_id: self.node_id.clone(),
+            },
+            singbox: picture.directory.singbox.clone(),
+            time_zone: self.zone.iana_name().map(str::to_owned),
+            inbounds: picture.directory.listeners.to_vec(),
+        })
+    }
+
+    async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
+        self.flush().await?;
+        let totals = self.totals(None).await?;
+        let picture = self.picture();
+        let search = filter.search.as_ref().map(|text| text.to_lowercase());
+        let mut users: Vec<_> = picture
+            .directory
+            .users
+            .values()
+            .filter(|user| user.tombstoned_ms.is_none())
+            .filter(|user| search.as_ref().is_none_or(|text| user.name.to_lowercase().contains(text)))
+            .filter(|user| page.after.as_ref().is_none_or(|after| *user.name > **after))
+            .collect();
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        let limit = page.limit as usize;
+        let next = (users.len() > limit).then(|| users[limit - 1].name.to_string());
+        let users = users
+            .into_iter()
+            .take(limit)
+            .map(|user| answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone))
+            .filter(|user| filter.state.is_none_or(|state| user.state == state))
+            .collect();
+        Ok(UserList { schema: Schema, users, rev: answers::unsigned(picture.directory.rev), next })
+    }
+
+    async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
+        self.flush().await?;
+        let picture = self.picture();
+        let user = picture
+            .directory
+            .users
+            .values()
+            .rfind(|user| *user.name == *name && user.tombstoned_ms.is_none())
+            .ok_or_else(|| ApiError::no_such_user(name))?;
+        let totals = self.totals(Some(name.to_owned())).await?;
+        let user = answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone);
+        Ok(UserShow { schema: Schema, user })
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
+        self.flush().await?;
+        let now_ms = clock::wall_ms();
+        let ledger_query = answers::ledger_query(&query, &self.zone, now_ms)?;
+        let answer = self.read(move |reader| reader.usage(&ledger_query)).await?;
+        let picture = self.picture();
+        let by_inbound = if query.from.is_none() && query.to.is_none() && query.user.is_none() {
+            let tags = &picture.directory.tags;
+            let rows = picture.snapshot.unattributed.iter().filter_map(|(index, counters)| {
+                Some(InboundTraffic {
+                    inbound: tags.get(index)?.to_string(),
+                    traffic: answers::traffic(*counters),
+                })
+            });
+            rows.filter(|row| row.traffic != Traffic::default()).collect()
+        } else {
+            Vec::new()
+        };
+        let mut usage = answers::usage(answer, self.meter, &self.zone, now_ms);
+        usage.unattributed_by_inbound = by_inbound;
+        usage.rev = answers::unsigned(picture.directory.rev);
+        usage.from = query.from.map(|at| Time::new(at, &self.zone));
+        usage.to = query.to.map(|at| Time::new(at, &self.zone));
+        Ok(usage)
+    }
+
+    async fn flows(&self, filter: FlowFilter) -> Result<FlowList, ApiError> {
+        let picture = self.picture();
+        if let Some(name) = &filter.user
+            && !picture.directory.users.values().any(|user| *user.name == **name)
+        {
+            return Err(ApiError::no_such_user(name));
+        }
+        let flows = self.ask(Question::Flows).await?.map_err(ApiError::unavailable)?;
+        let now = clock::now();
+        let flows = flows.iter().map(|(view, flow)| answers::flow(view, flow, &picture, now, &self.zone));
+        let flows = flows.filter(|flow| filter.user.is_none() || flow.user == filter.user);
+        let flows = flows.filter(|flow| filter.inbound.as_ref().is_none_or(|tag| *tag == flow.inbound));
+        answers::page_of_flows(flows, &filter.page)
+    }
+
+    async fn events(&self, query: EventQuery) -> Result<EventList, ApiError> {
+        let limit = query.page.limit as usize;
+        let after = query.page.after.as_deref().map(answers::cursor).transpose()?;
+        let since_ms = query.since.map(|at| at.as_millisecond());
+        let records = self
+            .read(move |reader| {
+                let user = query.user.as_deref().map(|name| reader.user_by_name(name)).transpose()?;
+                reader.events(user.map(|user| user.id), since_ms, after, limit)
+            })
+            .await?;
+        let next = (records.len() == limit).then(|| records.last().map(|last| last.no.to_string())).flatten();
+        let events = records.iter().map(|record| answers::event(record, &self.zone)).collect();
+        Ok(EventList { schema: Schema, events, rev: answers::unsigned(self.picture().directory.rev), next })
+    }
+
+    async fn audit(&self, query: AuditQuery) -> Result<Audit, ApiError> {
+        if query.from.is_some() || query.to.is_some() {
+            return Err(ApiError::bad_request(
+                "an audit compares the kernel's counters since they began; leave out `from` and `to`",
+            ));
+        }
+        let reading = self.ask(Question::Audit).await?.map_err(ApiError::unavailable)?;
+        Ok(answers::audit(&reading, self.time(clock::wall_ms())))
+    }
+
+    async fn stats(&self) -> Result<Stats, ApiError> {
+        self.flush().await?;
+        Ok(answers::stats(&self.picture(), self.meter, &self.zone))
+    }
+
+    async fn subscribe(&self) -> Result<LiveStream, ApiError> {
+        let (zone, meter) = (self.zone.clone(), self.meter);
+        let stream = WatchStream::new(self.pictures.clone()).map(
+            move |picture| -> Result<Arc<LiveSnapshot>, ApiError> {
+                Ok(Arc::new(answers::live(&picture, meter, &zone)))
+            },
+        );
+        Ok(stream.boxed())
+    }
+}

@@ -1,0 +1,64 @@
+//! What the agent's task and those who answer questions share: the newest picture, and the way to ask
+//! the task.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use boxmeter_common::flow::Flow;
+use boxmeter_web::api::types::{InboundStatus, KernelStatus, SingboxStatus, SourceKind};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    core::{
+        attribute::FlowView,
+        event::{Counters, InboundIndex, UserId},
+        snapshot::Snapshot,
+    },
+    kernel::Audit,
+    ledger::{InboundRecord, UserRecord},
+};
+
+/// Questions that wait for the agent's task. More are answered with "busy".
+pub const QUESTIONS_MAX: usize = 64;
+
+/// What only the agent's task can answer.
+pub enum Question {
+    /// Commit everything up to now. The answer is the reason where that was not possible.
+    Flush(oneshot::Sender<Result<(), String>>),
+    /// The open flows.
+    Flows(oneshot::Sender<Result<Vec<(FlowView, Flow)>, String>>),
+    /// The kernel's sums between two readings of the watched totals.
+    Audit(oneshot::Sender<Result<Audit, String>>),
+    /// Counters and cost of the kernel programs.
+    Kernel(oneshot::Sender<KernelStatus>),
+}
+
+/// Everything that readers need and that changes slowly; replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    pub users: Arc<BTreeMap<UserId, UserRecord>>,
+    pub inbounds: Arc<Vec<InboundRecord>>,
+    /// Tags by the kernel's index.
+    pub tags: Arc<BTreeMap<InboundIndex, Arc<str>>>,
+    pub listeners: Arc<Vec<InboundStatus>>,
+    pub singbox: SingboxStatus,
+    pub source: Option<SourceKind>,
+    pub source_connected: bool,
+    pub committed_ms: Option<i64>,
+    pub rev: i64,
+}
+
+/// The picture after a tick.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    pub snapshot: Snapshot,
+    pub directory: Directory,
+    /// Payload and wire over all time as the ledger has them, by user, plus what this epoch added.
+    pub totals: Arc<BTreeMap<UserId, Counters>>,
+    pub unattributed: Counters,
+    /// Everything counted before midnight, and before this month, in the zone of billing.
+    pub before_today: Counters,
+    pub before_month: Counters,
+}
+
+pub type PictureSender = watch::Sender<Arc<Picture>>;
+pub type PictureReceiver = watch::Receiver<Arc<Picture>>;

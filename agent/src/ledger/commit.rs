@@ -1,0 +1,471 @@
+//! One tick is one transaction: usage, the cursors it comes from, and what happened.
+//!
+//! Nothing here is told what was used: it is told how far the kernel's counters are, and takes the
+//! difference to how far they were at the last commit. So a batch may be repeated, come late, or be
+//! lost with a failed transaction, and no byte is lost or counted twice.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use uuid::Uuid;
+
+use super::{
+    bucket::Buckets,
+    error::CommitError,
+    model::{AccountPeriod, Anomaly, AnomalyKind, Batch, Committed, InboundNo, NewEvent, Row},
+    retention::{self, Retention},
+    statements::Statements,
+};
+use crate::core::event::{Counters, UserId};
+
+/// Kernel epochs whose cursors are held in memory: the present one, and the one before it while
+/// its last counts come in.
+const EPOCHS_MAX: usize = 2;
+
+/// A reading beyond this (256 PiB of one account in one epoch) is an error, not traffic; without the
+/// bound one such reading would make the sum of a bucket overflow, and every later tick fail.
+const COUNTER_MAX: i64 = 1 << 58;
+
+/// Counts as the database has them: never negative, in the order of the columns.
+pub(super) type Sums = [i64; 4];
+
+pub(super) fn to_sums(counters: &Counters) -> Option<Sums> {
+    let mut sums = [0; 4];
+    let all = [counters.payload[0], counters.payload[1], counters.wire[0], counters.wire[1]];
+    for (sum, value) in sums.iter_mut().zip(all) {
+        *sum = i64::try_from(value).ok().filter(|value| *value <= COUNTER_MAX)?;
+    }
+    Some(sums)
+}
+
+/// The columns hold no negative values (CHECK constraints), so that nothing is cut here.
+pub(super) fn to_counters(sums: Sums) -> Counters {
+    let at = |index: usize| u64::try_from(sums[index]).unwrap_or(0);
+    Counters { payload: [at(0), at(1)], wire: [at(2), at(3)] }
+}
+
+/// What was added since; `None` if any counter is lower than it was.
+fn grown(before: &Sums, after: &Sums) -> Option<Sums> {
+    let mut delta = [0; 4];
+    for (index, value) in delta.iter_mut().enumerate() {
+        *value = after[index].checked_sub(before[index]).filter(|difference| *difference >= 0)?;
+    }
+    Some(delta)
+}
+
+type SlotKey = (u32, u32);
+/// (kind, slot, generation).
+type Reported = HashSet<(AnomalyKind, u32, u32)>;
+type SubjectKey = (Option<UserId>, InboundNo, AccountPeriod);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    user: Option<UserId>,
+    inbound: InboundNo,
+    total: Sums,
+}
+
+/// One epoch's part of the cache.
+#[derive(Debug)]
+struct Epoch {
+    bytes: [u8; 16],
+    no: i64,
+    cursors: HashMap<SlotKey, Cursor>,
+    watched: HashMap<InboundNo, Sums>,
+}
+
+/// What the database has, as of the last commit. It is changed only after a commit succeeded, and
+/// thrown away whenever anything failed.
+#[derive(Debug)]
+pub(super) struct Cache {
+    rev: i64,
+    epochs: Vec<Epoch>,
+    accounts: HashMap<UserId, AccountPeriod>,
+    inbounds: HashSet<InboundNo>,
+    keys: HashMap<SubjectKey, i64>,
+}
+
+impl Cache {
+    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let rev = connection.query_row("SELECT rev FROM meta", [], |row| row.get(0))?;
+        let mut cache = Cache {
+            rev,
+            epochs: Vec::new(),
+            accounts: HashMap::new(),
+            inbounds: HashSet::new(),
+            keys: HashMap::new(),
+        };
+        let mut users = connection.prepare("SELECT id, account_start_ms, account_generation FROM users")?;
+        let mut rows = users.query([])?;
+        while let Some(row) = rows.next()? {
+            let account = AccountPeriod { start_ms: row.get(1)?, generation: row.get(2)? };
+            cache.accounts.insert(user_id(row.get(0)?), account);
+        }
+        let mut inbounds = connection.prepare("SELECT no FROM inbounds")?;
+        let mut rows = inbounds.query([])?;
+        while let Some(row) = rows.next()? {
+            cache.inbounds.insert(InboundNo(row.get(0)?));
+        }
+        cache.load_present_keys(connection)?;
+        Ok(cache)
+    }
+
+    /// Only the keys of accounts in force: those of past periods are never counted on again.
+    fn load_present_keys(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut keys = connection.prepare(
+            "SELECT k.no, k.user_id, k.inbound_no, k.account_start_ms, k.account_generation
+             FROM usage_keys k LEFT JOIN users u ON u.id = k.user_id
+             WHERE k.user_id IS NULL
+                OR (u.account_start_ms = k.account_start_ms AND u.account_generation = k.account_generation)",
+        )?;
+        let mut rows = keys.query([])?;
+        while let Some(row) = rows.next()? {
+            let user = row.get::<_, Option<[u8; 16]>>(1)?.map(user_id);
+            let account = AccountPeriod { start_ms: row.get(3)?, generation: row.get(4)? };
+            self.keys.insert((user, InboundNo(row.get(2)?), account), row.get(0)?);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn user_id(bytes: [u8; 16]) -> UserId {
+    UserId(Uuid::from_bytes(bytes))
+}
+
+pub(super) fn id_bytes(user: UserId) -> [u8; 16] {
+    user.0.into_bytes()
+}
+
+/// What a transaction is about to change in the cache.
+#[derive(Default)]
+struct Staged {
+    cursors: HashMap<SlotKey, Cursor>,
+    watched: HashMap<InboundNo, Sums>,
+    keys: HashMap<SubjectKey, i64>,
+}
+
+/// Applies batches. Owned by the writer thread.
+#[derive(Debug)]
+pub(super) struct Committer {
+    cache: Option<Cache>,
+    buckets: Buckets,
+    retention: Retention,
+    /// Anomalies that are in the events already: a broken slot must not write an event every tick.
+    reported: Reported,
+}
+
+impl Committer {
+    pub(super) fn new(buckets: Buckets, retention: Retention) -> Self {
+        Committer { cache: None, buckets, retention, reported: HashSet::new() }
+    }
+
+    /// Other commands changed users or inbounds, or something failed.
+    pub(super) fn forget(&mut self) {
+        self.cache = None;
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        connection: &mut Connection,
+        batch: &Batch,
+    ) -> Result<Committed, CommitError> {
+        let starts =
+            self.buckets.starts(batch.at.wall_ms).map_err(|error| CommitError::Refused(error.to_string()))?;
+        // Taken out, so that any early return leaves nothing that may differ from the database.
+        let mut cache = match self.cache.take() {
+            Some(cache) => cache,
+            None => Cache::load(connection)?,
+        };
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let epoch = cache.epoch(&transaction, batch)?;
+        let rev = cache.rev + 1;
+        let (staged, mut committed, fresh) = self.fill(&transaction, &cache, epoch, starts, batch)?;
+        retention::step(&transaction, self.retention, batch.at.wall_ms)?;
+        transaction
+            .prepare_cached("UPDATE meta SET rev = ?1, committed_ms = ?2")?
+            .execute((rev, batch.at.wall_ms))?;
+        transaction.commit()?;
+        committed.rev = rev;
+        cache.apply(epoch, rev, staged);
+        self.cache = Some(cache);
+        self.reported.extend(fresh);
+        Ok(committed)
+    }
+
+    /// Everything that the batch brings, written within the transaction.
+    fn fill(
+        &self,
+        transaction: &Transaction<'_>,
+        cache: &Cache,
+        epoch: usize,
+        starts: [i64; 3],
+        batch: &Batch,
+    ) -> rusqlite::Result<(Staged, Committed, Reported)> {
+        let mut tick = Tick {
+            transaction,
+            statements: Statements::new(transaction)?,
+            cache,
+            epoch,
+            starts,
+            at_ms: batch.at.wall_ms,
+            rev: cache.rev + 1,
+            staged: Staged::default(),
+            committed: Committed { at_ms: batch.at.wall_ms, ..Committed::default() },
+        };
+        for row in &batch.rows {
+            tick.row(row)?;
+        }
+        for (inbound, total) in &batch.watched {
+            tick.watched(*inbound, total)?;
+        }
+        let fresh = tick.anomaly_events(&self.reported)?;
+        for event in &batch.events {
+            // An event about nobody we know must not keep the usage from being committed.
+            let user = event.user.filter(|user| cache.accounts.contains_key(user));
+            insert_event(transaction, &NewEvent { user, ..event.clone() }, tick.rev)?;
+        }
+        Ok((tick.staged, tick.committed, fresh))
+    }
+}
+
+impl Cache {
+    /// The index of the batch's epoch, read from the database when it is not at hand. A new epoch
+    /// is inserted; should the transaction fail then, the whole cache is gone with it.
+    fn epoch(&mut self, transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<usize> {
+        if let Some(index) = self.epochs.iter().position(|epoch| epoch.bytes == batch.epoch) {
+            return Ok(index);
+        }
+        let known: Option<i64> = transaction
+            .query_row("SELECT no FROM epochs WHERE epoch = ?1", [batch.epoch], |row| row.get(0))
+            .optional()?;
+        let no = match known {
+            Some(no) => no,
+            None => {
+                transaction.execute(
+                    "INSERT INTO epochs (epoch, first_ms, rev) VALUES (?1, ?2, ?3)",
+                    params![batch.epoch, batch.at.wall_ms, self.rev + 1],
+                )?;
+                transaction.last_insert_rowid()
+            }
+        };
+        let mut epoch = Epoch { bytes: batch.epoch, no, cursors: HashMap::new(), watched: HashMap::new() };
+        epoch.load(transaction)?;
+        if self.epochs.len() >= EPOCHS_MAX {
+            self.epochs.remove(0);
+        }
+        self.epochs.push(epoch);
+        Ok(self.epochs.len() - 1)
+    }
+
+    fn apply(&mut self, epoch: usize, rev: i64, staged: Staged) {
+        self.rev = rev;
+        self.epochs[epoch].cursors.extend(staged.cursors);
+        self.epochs[epoch].watched.extend(staged.watched);
+        self.keys.extend(staged.keys);
+    }
+}
+
+impl Epoch {
+    fn load(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        let mut cursors = transaction.prepare(
+            "SELECT slot, generation, user_id, inbound_no, upload_payload, download_payload, upload_wire,
+                    download_wire FROM cursors WHERE epoch_no = ?1",
+        )?;
+        let mut rows = cursors.query([self.no])?;
+        while let Some(row) = rows.next()? {
+            let cursor = Cursor {
+                user: row.get::<_, Option<[u8; 16]>>(2)?.map(user_id),
+                inbound: InboundNo(row.get(3)?),
+                total: [row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?],
+            };
+            self.cursors.insert((row.get(0)?, row.get(1)?), cursor);
+        }
+        let mut watched = transaction.prepare(
+            "SELECT inbound_no, upload_payload, download_payload, upload_wire, download_wire
+             FROM watched WHERE epoch_no = ?1",
+        )?;
+        let mut rows = watched.query([self.no])?;
+        while let Some(row) = rows.next()? {
+            let total = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            self.watched.insert(InboundNo(row.get(0)?), total);
+        }
+        Ok(())
+    }
+}
+
+const SET_WATCHED: &str = "INSERT INTO watched VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
+         upload_payload = ?3, download_payload = ?4, upload_wire = ?5, download_wire = ?6, rev = ?7";
+
+/// One batch within its transaction.
+struct Tick<'a> {
+    transaction: &'a Transaction<'a>,
+    statements: Statements<'a>,
+    cache: &'a Cache,
+    epoch: usize,
+    starts: [i64; 3],
+    at_ms: i64,
+    rev: i64,
+    staged: Staged,
+    committed: Committed,
+}
+
+impl Tick<'_> {
+    fn row(&mut self, row: &Row) -> rusqlite::Result<()> {
+        let refuse = |kind| Anomaly { kind, slot: row.slot, generation: row.generation };
+        let slot = (row.slot, row.generation);
+        let known = self.cache.epochs[self.epoch].cursors.get(&slot);
+        // Should a slot come twice in a batch, the later reading counts on from the first.
+        let before = self.staged.cursors.get(&slot).or(known);
+        let Some(total) = to_sums(&row.total) else {
+            self.committed.anomalies.push(refuse(AnomalyKind::TooBig));
+            return Ok(());
+        };
+        if before.is_some_and(|cursor| cursor.user != row.user || cursor.inbound != row.inbound) {
+            self.committed.anomalies.push(refuse(AnomalyKind::OwnerChanged));
+            return Ok(());
+        }
+        let Some(delta) = grown(&before.map_or([0; 4], |cursor| cursor.total), &total) else {
+            self.committed.anomalies.push(refuse(AnomalyKind::Fell));
+            return Ok(());
+        };
+        if delta == [0; 4] {
+            return Ok(());
+        }
+        match self.key(row)? {
+            Ok(key) => self.add(row, key, total, delta),
+            Err(kind) => {
+                self.committed.anomalies.push(refuse(kind));
+                Ok(())
+            }
+        }
+    }
+
+    /// The number of (user, inbound, account in force), made if there is none.
+    fn key(&mut self, row: &Row) -> rusqlite::Result<Result<i64, AnomalyKind>> {
+        let account = match row.user {
+            None => AccountPeriod::default(),
+            Some(user) => match self.cache.accounts.get(&user) {
+                Some(account) => *account,
+                None => return Ok(Err(AnomalyKind::UnknownUser)),
+            },
+        };
+        if !self.cache.inbounds.contains(&row.inbound) {
+            return Ok(Err(AnomalyKind::UnknownInbound));
+        }
+        let subject = (row.user, row.inbound, account);
+        if let Some(no) = self.cache.keys.get(&subject).or_else(|| self.staged.keys.get(&subject)) {
+            return Ok(Ok(*no));
+        }
+        let user = row.user.map(id_bytes);
+        self.transaction
+            .prepare_cached(
+                "INSERT INTO usage_keys (user_id, inbound_no, account_start_ms, account_generation, rev)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![user, row.inbound.0, account.start_ms, account.generation, self.rev])?;
+        let no = self.transaction.last_insert_rowid();
+        self.staged.keys.insert(subject, no);
+        Ok(Ok(no))
+    }
+
+    fn add(&mut self, row: &Row, key: i64, total: Sums, delta: Sums) -> rusqlite::Result<()> {
+        let epoch_no = self.cache.epochs[self.epoch].no;
+        let [a, b, c, d] = delta;
+        for (bucket, start) in self.statements.buckets.iter_mut().zip(self.starts) {
+            bucket.execute((start, key, a, b, c, d, self.rev))?;
+        }
+        self.statements.total.execute((epoch_no, key, a, b, c, d, self.rev, self.at_ms))?;
+        let [w, x, y, z] = total;
+        let (user, inbound) = (row.user.map(id_bytes), row.inbound.0);
+        let changed = self.statements.move_cursor.execute((
+            epoch_no,
+            row.slot,
+            row.generation,
+            w,
+            x,
+            y,
+            z,
+            self.rev,
+        ))?;
+        if changed == 0 {
+            let slot = (epoch_no, row.slot, row.generation, user, inbound, w, x, y, z, self.rev);
+            self.statements.new_cursor.execute(slot)?;
+        }
+        let cursor = Cursor { user: row.user, inbound: row.inbound, total };
+        self.staged.cursors.insert((row.slot, row.generation), cursor);
+        self.committed.rows_grown += 1;
+        let added = to_counters(delta);
+        for direction in 0..2 {
+            let sums = &mut self.committed.added;
+            sums.payload[direction] = sums.payload[direction].saturating_add(added.payload[direction]);
+            sums.wire[direction] = sums.wire[direction].saturating_add(added.wire[direction]);
+        }
+        Ok(())
+    }
+
+    fn watched(&mut self, inbound: InboundNo, total: &Counters) -> rusqlite::Result<()> {
+        let epoch = &self.cache.epochs[self.epoch];
+        let slot = u32::try_from(inbound.0).unwrap_or(u32::MAX);
+        let known = self.staged.watched.get(&inbound).or_else(|| epoch.watched.get(&inbound));
+        let before = known.copied().unwrap_or_default();
+        let delta = to_sums(total).and_then(|total| grown(&before, &total).map(|delta| (total, delta)));
+        let refused = match delta {
+            None => Some(AnomalyKind::Watched),
+            Some(_) if !self.cache.inbounds.contains(&inbound) => Some(AnomalyKind::UnknownInbound),
+            Some((_, [0, 0, 0, 0])) => None,
+            Some(([a, b, c, d], _)) => {
+                self.transaction
+                    .prepare_cached(SET_WATCHED)?
+                    .execute((epoch.no, inbound.0, a, b, c, d, self.rev))?;
+                self.staged.watched.insert(inbound, [a, b, c, d]);
+                None
+            }
+        };
+        self.committed.anomalies.extend(refused.map(|kind| Anomaly { kind, slot, generation: 0 }));
+        Ok(())
+    }
+
+    /// Writes an event for each anomaly not yet in the events; returns those.
+    fn anomaly_events(&self, reported: &Reported) -> rusqlite::Result<Reported> {
+        let mut fresh = HashSet::new();
+        for anomaly in &self.committed.anomalies {
+            let key = (anomaly.kind, anomaly.slot, anomaly.generation);
+            if reported.contains(&key) || !fresh.insert(key) {
+                continue;
+            }
+            let data = serde_json::json!({
+                "anomaly": anomaly.kind.name(), "slot": anomaly.slot, "generation": anomaly.generation,
+            });
+            let event = NewEvent {
+                at_ms: self.at_ms,
+                kind: "reading_refused".to_owned(),
+                user: None,
+                actor: "agent".to_owned(),
+                data,
+            };
+            insert_event(self.transaction, &event, self.rev)?;
+        }
+        Ok(fresh)
+    }
+}
+
+pub(super) fn insert_event(
+    transaction: &Transaction<'_>,
+    event: &NewEvent,
+    rev: i64,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO events (id, at_ms, kind, user_id, actor, data, rev) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            Uuid::now_v7().into_bytes(),
+            event.at_ms,
+            event.kind,
+            event.user.map(id_bytes),
+            event.actor,
+            event.data.to_string(),
+            rev
+        ])?;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! What the ledger is told and what it answers: plain values, no SQL.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use uuid::Uuid;
+
+use crate::core::event::{Counters, Now, UserId};
+
+/// An inbound's number in this ledger; it never leaves the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InboundNo(pub i64);
+
+/// One billing account of a user: usage is tagged with the one in force when it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountPeriod {
+    /// UTC milliseconds.
+    pub start_ms: i64,
+    /// One more with each "reset traffic" within the period.
+    pub generation: i64,
+}
+
+/// The reading of one account slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub slot: u32,
+    /// The slot's generation: counters are absolute within (epoch, slot, generation), beginning at 0.
+    pub generation: u32,
+    /// `None`: unattributed bytes of the inbound.
+    pub user: Option<UserId>,
+    pub inbound: InboundNo,
+    pub total: Counters,
+}
+
+/// Everything of one tick. It is committed as a whole or not at all, and applying it again (or an
+/// older one after it) changes no usage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub epoch: [u8; 16],
+    pub at: Now,
+    pub rows: Vec<Row>,
+    /// Absolute totals of everything seen of each inbound.
+    pub watched: Vec<(InboundNo, Counters)>,
+    pub events: Vec<NewEvent>,
+}
+
+/// What a batch changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The ledger's revision after the batch.
+    pub rev: i64,
+    /// The batch's wall time.
+    pub at_ms: i64,
+    /// Rows whose counters had grown.
+    pub rows_grown: usize,
+    /// The bytes that were added, over all rows.
+    pub added: Counters,
+    /// Readings that were refused: their bytes are not in the ledger. Each kind is recorded as an
+    /// event once per slot and start of the agent.
+    pub anomalies: Vec<Anomaly>,
+}
+
+/// A reading that cannot be right. The stored counts stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anomaly {
+    pub kind: AnomalyKind,
+    /// The account slot; for watched totals the inbound's number.
+    pub slot: u32,
+    pub generation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnomalyKind {
+    /// A counter is lower than the ledger has seen it.
+    Fell,
+    /// A counter is beyond anything that can have been carried (2^58 bytes).
+    TooBig,
+    /// The slot belonged to another user or inbound within the same generation.
+    OwnerChanged,
+    /// The ledger does not know the user.
+    UnknownUser,
+    /// The ledger does not know the inbound.
+    UnknownInbound,
+    /// As `Fell` and `TooBig`, of an inbound's watched totals.
+    Watched,
+}
+
+impl AnomalyKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            AnomalyKind::Fell => "counter_fell",
+            AnomalyKind::TooBig => "counter_too_big",
+            AnomalyKind::OwnerChanged => "slot_owner_changed",
+            AnomalyKind::UnknownUser => "unknown_user",
+            AnomalyKind::UnknownInbound => "unknown_inbound",
+            AnomalyKind::Watched => "watched_counter_fell",
+        }
+    }
+}
+
+/// Something that happened, to be kept with who did it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    pub at_ms: i64,
+    /// A stable word, as `user_adopted`.
+    pub kind: String,
+    pub user: Option<UserId>,
+    /// `agent`, or who asked for it.
+    pub actor: String,
+    pub data: serde_json::Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    /// The order in this ledger; the cursor for paging.
+    pub no: i64,
+    pub id: Uuid,
+    pub at_ms: i64,
+    pub kind: String,
+    pub user: Option<UserId>,
+    /// The user's name now.
+    pub user_name: Option<String>,
+    pub actor: String,
+    pub data: serde_json::Value,
+}
+
+/// A user as found in the proxy's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundUser {
+    pub name: Arc<str>,
+    /// Tags. Those that the ledger does not know are ignored: call `sync_inbounds` before.
+    pub inbounds: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRecord {
+    pub id: UserId,
+    pub name: Arc<str>,
+    pub created_ms: i64,
+    /// When it vanished from the configuration or was deleted.
+    pub tombstoned_ms: Option<i64>,
+    pub policy: String,
+    pub account: AccountPeriod,
+    pub email: Option<String>,
+    pub note: Option<String>,
+    pub expires_ms: Option<i64>,
+    /// In the order of their numbers.
+    pub inbounds: Vec<InboundNo>,
+    pub rev: i64,
+}
+
+/// An inbound as found in the proxy's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundInbound {
+    pub tag: Arc<str>,
+    /// sing-box's type.
+    pub kind: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundRecord {
+    pub no: InboundNo,
+    pub tag: Arc<str>,
+    pub kind: String,
+    pub port: u16,
+    pub tombstoned_ms: Option<i64>,
+    pub rev: i64,
+}
+
+/// What `usage` is asked for.
+///
+/// Both ends are rounded down to whole minutes, so that adjoining ranges neither overlap nor leave a
+/// gap; a `to_ms` at or after `now_ms` (and none) means everything up to now. `from_ms` of `None`
+/// is the beginning. With neither end nor `by`, totals are read, which are exact whatever the clock did.
+#[derive(Clone, Debug)]
+pub struct UsageQuery {
+    /// Only this user: the present bearer of the name, else the last one who had it.
+    pub user: Option<String>,
+    pub from_ms: Option<i64>,
+    pub to_ms: Option<i64>,
+    pub by: By,
+    /// Whose hours, days and months.
+    pub zone: TimeZone,
+    pub now_ms: i64,
+    /// Only users after this one in the order of ids.
+    pub after: Option<UserId>,
+    /// At most this many users in one answer.
+    pub users_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// One row per user over the whole range.
+    Range,
+    Minute,
+    Hour,
+    Day,
+    Month,
+    /// One row per billing account that overlaps the range, with all of its usage.
+    Period,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    pub user: UserId,
+    pub name: Arc<str>,
+    pub tombstoned: bool,
+    pub start_ms: i64,
+    /// Not included.
+    pub end_ms: i64,
+    pub usage: Counters,
+    /// False where an end of the row lies within a bucket of which no finer parts are kept: the
+    /// bucket is in the row in which it began.
+    pub exact: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageAnswer {
+    /// By user id, then start.
+    pub rows: Vec<UsageRow>,
+    /// Over the whole range.
+    pub unattributed: Counters,
+    /// Wall time of the last commit that is in the figures.
+    pub as_of_ms: Option<i64>,
+    /// The `after` of the next page, if there is one.
+    pub next: Option<UserId>,
+}
+
+/// Sums over everything that the ledger has, for the audit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditSums {
+    pub users: Counters,
+    pub unattributed: Counters,
+    pub watched: Counters,
+}
+
+/// What the ledger says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerInfo {
+    pub node_id: Uuid,
+    pub ledger_id: Uuid,
+    pub rev: i64,
+    pub committed_ms: Option<i64>,
+    pub minutes_from_ms: i64,
+    pub hours_from_ms: i64,
+    pub zone: String,
+    pub zone_since_ms: i64,
+}

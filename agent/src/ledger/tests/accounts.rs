@@ -1,0 +1,118 @@
+//! Users, inbounds and billing accounts over time.
+
+use super::*;
+
+#[test]
+fn a_name_that_comes_back_is_another_user() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    rig.commit(start_ms(), &[(Some(0), 100)]);
+    let (gone, _) = sync(&rig.ledger, &["bob"], start_ms() + 1000);
+    assert_eq!(gone[0].tombstoned_ms, Some(start_ms() + 1000));
+    assert!(gone[0].inbounds.is_empty());
+    // Bytes that were counted before the user vanished are still his.
+    assert_eq!(rig.commit(start_ms() + 2000, &[(Some(0), 101)]).anomalies, []);
+    let (back, _) = sync(&rig.ledger, &["alice", "bob", "alice"], start_ms() + 3000);
+    assert_eq!(back.iter().filter(|user| &*user.name == "alice").count(), 2);
+    let alice = back.iter().find(|user| &*user.name == "alice" && user.tombstoned_ms.is_none()).unwrap();
+    assert_ne!(alice.id, user(&rig, 0));
+    assert_eq!(rig.reader().user_by_name("alice").unwrap().id, alice.id);
+
+    let one = UsageQuery { user: Some("alice".to_owned()), ..ask(By::Range, "UTC", start_ms() + 3000) };
+    assert_eq!(shown(&rig.reader().usage(&one).unwrap()), ["alice 11-24T10:00 11-24T10:00 0"]);
+    let all = rig.reader().usage(&ask(By::Range, "UTC", start_ms() + 3000)).unwrap();
+    assert_eq!(all.rows.iter().map(|row| row.usage.payload[0]).collect::<Vec<_>>(), [101, 0, 0]);
+    assert_eq!(all.rows.iter().map(|row| row.tombstoned).collect::<Vec<_>>(), [true, false, false]);
+    let kinds: Vec<_> = rig.reader().events(Some(user(&rig, 0)), None, None, 10).unwrap();
+    assert_eq!(
+        kinds.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(),
+        ["user_adopted", "user_vanished"]
+    );
+}
+
+#[test]
+fn a_sync_that_changes_nothing_uses_no_revision() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let before = rig.ledger.info().wait().unwrap();
+    sync(&rig.ledger, &["bob", "alice"], start_ms() + 5000);
+    assert_eq!(rig.ledger.info().wait().unwrap(), before);
+}
+
+#[test]
+fn an_inbound_that_comes_back_is_the_same() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let gone = rig.ledger.sync_inbounds(vec![], start_ms()).wait().unwrap();
+    assert_eq!(gone[0].tombstoned_ms, Some(start_ms()));
+    let found = FoundInbound { tag: Arc::from("in"), kind: "vless".to_owned(), port: 8443 };
+    let back = rig.ledger.sync_inbounds(vec![found], start_ms() + 1).wait().unwrap();
+    assert_eq!((back[0].no, back[0].tombstoned_ms, back[0].port), (rig.inbound, None, 8443));
+}
+
+#[test]
+fn usage_belongs_to_the_account_in_force() {
+    let rig = Rig::new("UTC", &["alice"]);
+    rig.commit(start_ms(), &[(Some(0), 100)]);
+    let turn = start_ms() + 90_000;
+    let alice = user(&rig, 0);
+    rig.ledger.turn_account(alice, AccountPeriod { start_ms: turn, generation: 0 }).wait().unwrap();
+    rig.commit(turn + 1000, &[(Some(0), 130)]);
+    rig.ledger.turn_account(alice, AccountPeriod { start_ms: turn, generation: 1 }).wait().unwrap();
+    rig.commit(turn + 2000, &[(Some(0), 131)]);
+    let old = AccountPeriod { start_ms: turn, generation: 0 };
+    assert!(matches!(rig.ledger.turn_account(alice, old).wait(), Err(CommitError::Refused(_))));
+    let answer = rig.reader().usage(&ask(By::Period, "UTC", turn + 60_000)).unwrap();
+    assert_eq!(
+        shown(&answer),
+        [
+            "alice 11-24T10:00 11-24T10:01 100",
+            "alice 11-24T10:01 11-24T10:01 30",
+            "alice 11-24T10:01 11-24T10:02 1"
+        ]
+    );
+    assert_eq!(rig.checked_sum(), 131);
+    assert_eq!(rig.reader().last_traffic().unwrap()[&alice], turn + 2000);
+}
+
+#[test]
+fn answers_come_in_pages_of_users() {
+    let names: Vec<String> = (0..25).map(|n| format!("user{n:02}")).collect();
+    let rig = Rig::new("UTC", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let rows: Vec<_> = (0..25).map(|n| (Some(n), n as u64 + 1)).collect();
+    rig.commit(start_ms(), &rows);
+    for by in [By::Range, By::Hour] {
+        let mut query = UsageQuery { users_max: 10, ..ask(by, "UTC", start_ms()) };
+        let mut seen = vec![];
+        loop {
+            let page = rig.reader().usage(&query).unwrap();
+            seen.extend(page.rows.iter().map(|row| row.name.to_string()));
+            query.after = page.next;
+            if page.next.is_none() {
+                break;
+            }
+            assert_eq!(page.rows.len(), 10);
+        }
+        assert_eq!(seen, names);
+    }
+}
+
+#[test]
+fn events_are_kept_in_order_and_read_in_pages() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let event = |n: i64, user| NewEvent {
+        at_ms: start_ms() + n,
+        kind: format!("kind{n}"),
+        user,
+        actor: "root".to_owned(),
+        data: serde_json::json!({ "n": n }),
+    };
+    let mut batch = rig.batch(start_ms(), &[(Some(0), 1)]);
+    // An event about a user unknown to the ledger is kept, without him.
+    batch.events = vec![event(1, Some(user(&rig, 0))), event(2, Some(UserId(uuid::Uuid::now_v7())))];
+    assert_eq!(rig.ledger.commit(batch).wait().unwrap().rows_grown, 1);
+    rig.ledger.record_events(vec![event(3, None)]).wait().unwrap();
+    let reader = rig.reader();
+    let first = reader.events(None, Some(start_ms() + 1), None, 2).unwrap();
+    assert_eq!(first.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["kind1", "kind2"]);
+    assert_eq!((first[0].user_name.as_deref(), first[1].user), (Some("alice"), None));
+    let second = reader.events(None, Some(start_ms() + 1), Some(first[1].no), 2).unwrap();
+    assert_eq!(second.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["kind3"]);
+}

@@ -1,0 +1,17 @@
+//! The whole thing, on real input: a real sing-box, a real client of it per user, the real agent, and a
+//! relay in between that knows what went over the client-facing sockets.
+//!
+//! Every test ends with the same three questions: does each user have exactly the relay's bytes, does
+//! the audit find a difference of 0, and is nothing left behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
+
+mod bench;
+mod faults;
+mod relay;
+mod rig;
+mod shapes;
+mod target;

@@ -1,0 +1,20 @@
+//! Tests of the kernel programs on real sockets, with exact numbers.
+//!
+//! They need root, BPF and cgroup v2, and run one after the other (`rig` sees to that): each
+//! attaches its own copy of the programs and watches ports of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
+
+mod budget;
+mod conservation;
+mod hostile;
+mod net;
+mod owners;
+mod pins;
+mod rig;
+mod tcp;
+mod udp;
+mod wire;

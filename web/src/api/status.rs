@@ -1,0 +1,122 @@
+//! The JSON of `GET /status`: is all well, and every part with what it counts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{Network, Schema, Time};
+
+/// `GET /status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    #[serde(default)]
+    pub schema: Schema,
+    pub ok: bool,
+    pub degraded: Vec<Degradation>,
+    pub agent: AgentStatus,
+    pub kernel: KernelStatus,
+    pub source: SourceStatus,
+    pub ledger: LedgerStatus,
+    pub singbox: SingboxStatus,
+    /// The IANA zone of billing and of the times here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    #[serde(default)]
+    pub inbounds: Vec<InboundStatus>,
+}
+
+/// A part that does less than it should.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degradation {
+    pub part: String,
+    pub reason: String,
+    pub since: Time,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub version: String,
+    pub pid: u32,
+    pub started_at: Time,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelStatus {
+    pub attached: bool,
+    pub epoch: String,
+    pub ns_per_packet: NsPerPacket,
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The programs' own cost, from the kernel's program statistics; `None` while those are off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NsPerPacket {
+    pub ingress: Option<u64>,
+    pub egress: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    Api,
+    ClashLogs,
+    LogFile,
+}
+
+impl SourceKind {
+    /// The word of the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SourceKind::Api => "api",
+            SourceKind::ClashLogs => "clash-logs",
+            SourceKind::LogFile => "log-file",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `None`: there is none yet.
+    pub kind: Option<SourceKind>,
+    pub connected: bool,
+    /// Of attribution: sightings, waiters, whatever was dropped or aged out.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerStatus {
+    pub path: String,
+    pub committed_at: Option<Time>,
+    #[serde(default)]
+    pub rev: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+}
+
+/// All `None` while no sing-box runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SingboxStatus {
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub config: Option<String>,
+}
+
+/// One watched listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboundStatus {
+    pub tag: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub port: u16,
+    pub networks: Vec<Network>,
+    pub users: u64,
+    /// Why its figures are less exact than usual, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}

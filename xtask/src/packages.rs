@@ -1,0 +1,66 @@
+//! Debian packages. Owns which are needed for what, and installs them only when they are missing,
+//! only as root and only on Debian or a derivative.
+
+use crate::shell::{clean, find_program, is_root, succeed};
+use anyhow::{Result, bail};
+use std::path::Path;
+
+/// A package is needed when none of its marks is on the machine; marks make the check quick and right on
+/// machines which have the thing from elsewhere.
+pub struct Package {
+    pub name: &'static str,
+    marks: &'static [&'static str],
+}
+
+/// What building and testing need besides the compiler for the kernel programs.
+pub const BASE: &[Package] = &[
+    Package { name: "gcc", marks: &["cc"] },
+    Package { name: "libc6-dev", marks: &["/usr/include/stdio.h"] },
+    Package { name: "iproute2", marks: &["ip"] },
+    Package { name: "curl", marks: &["curl"] },
+    Package { name: "python3", marks: &["python3"] },
+    Package { name: "python3-venv", marks: &["pip", "pip3", "/usr/share/doc/python3-venv"] },
+    Package { name: "ca-certificates", marks: &["/etc/ssl/certs/ca-certificates.crt"] },
+];
+
+/// A rustc with a prebuilt `core` for the kernel's instruction set, and the LLVM library it uses.
+pub const BPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
+
+fn present(mark: &str) -> bool {
+    if mark.starts_with('/') { Path::new(mark).exists() } else { find_program(&[mark]).is_some() }
+}
+
+/// Names of the base packages that are missing here.
+pub fn missing_base() -> Vec<&'static str> {
+    BASE.iter().filter(|p| !p.marks.iter().any(|m| present(m))).map(|p| p.name).collect()
+}
+
+/// Does this machine have apt?
+pub fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists() && find_program(&["apt-get"]).is_some()
+}
+
+/// Installs packages.
+///
+/// # Errors
+/// Not root, not Debian, or apt-get failed; the text names what to install by hand.
+pub fn install(names: &[&str]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let list = names.join(" ");
+    if !is_debian() {
+        bail!("this machine is no Debian: install the equivalents of these packages by hand: {list}");
+    }
+    if !is_root() {
+        bail!("missing: {list}. As root: apt-get install --no-install-recommends {list}");
+    }
+    eprintln!("xtask: installing {list}");
+    let apt = || {
+        let mut command = clean("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    succeed(apt().args(["update", "-q"]))?;
+    succeed(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(names))
+}

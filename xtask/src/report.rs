@@ -1,0 +1,100 @@
+//! What a test run found, stage by stage. Owns counting and the closing table; runs nothing.
+
+use crate::skips::Skip;
+use std::time::Duration;
+
+/// One stage of `cargo xtask test`.
+#[derive(Debug, Default)]
+pub struct Stage {
+    pub name: String,
+    pub took: Duration,
+    /// Tests that passed and did not say that they skipped; a check without tests of its own counts as one.
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: Vec<Skip>,
+    /// Names of failed tests, or the error of a check.
+    pub failures: Vec<String>,
+}
+
+impl Stage {
+    /// A check that either holds or not.
+    pub fn of_check(name: &str, took: Duration, result: anyhow::Result<()>) -> Stage {
+        let failures: Vec<String> = result.err().map(|e| format!("{e:#}")).into_iter().collect();
+        let failed = failures.len();
+        Stage { name: name.into(), took, passed: 1 - failed, failed, failures, skipped: Vec::new() }
+    }
+
+    /// Takes one line of what `cargo test` prints into account.
+    pub fn read_line(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            self.passed += count_before(counts, " passed");
+            self.failed += count_before(counts, " failed");
+        } else if let Some(test) = line.strip_prefix("test ") {
+            if let Some(name) = test.strip_suffix(" ... FAILED") {
+                self.failures.push(name.to_string());
+            } else if let Some((name, why)) = test.split_once(" ... ignored") {
+                self.skipped.push(Skip { test: name.into(), reason: format!("ignored{why}") });
+            }
+        }
+    }
+
+    /// Tests that skipped end well as far as `cargo test` knows; take them out of what passed.
+    pub fn add_skips(&mut self, skips: Vec<Skip>) {
+        self.passed = self.passed.saturating_sub(skips.len());
+        self.skipped.extend(skips);
+    }
+}
+
+fn count_before(text: &str, word: &str) -> usize {
+    let Some((before, _)) = text.split_once(word) else { return 0 };
+    before.rsplit([' ', ';']).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Prints the table of stages, every failure and every skip, and the closing line; returns what failed.
+pub fn print(stages: &[Stage], not_built: &[&str]) -> usize {
+    println!("\n{:<18} {:>8} {:>8} {:>8} {:>9}", "stage", "passed", "failed", "skipped", "seconds");
+    for s in stages {
+        let seconds = s.took.as_secs_f64();
+        println!("{:<18} {:>8} {:>8} {:>8} {seconds:>9.1}", s.name, s.passed, s.failed, s.skipped.len());
+    }
+    for line in not_built {
+        println!("{line}");
+    }
+    for s in stages {
+        for skip in &s.skipped {
+            println!("skipped: {}: {}: {}", s.name, skip.test, skip.reason);
+        }
+        for failure in &s.failures {
+            println!("failed: {}: {failure}", s.name);
+        }
+    }
+    let sum = |f: fn(&Stage) -> usize| stages.iter().map(f).sum::<usize>();
+    let (passed, failed, skipped) = (sum(|s| s.passed), sum(|s| s.failed), sum(|s| s.skipped.len()));
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_cargo_test_prints() {
+        let mut stage = Stage::default();
+        for line in [
+            "test a::b ... ok",
+            "test a::c ... FAILED",
+            "test a::d ... ignored, takes an hour",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            stage.read_line(line);
+        }
+        assert_eq!((stage.passed, stage.failed), (13, 1));
+        assert_eq!(stage.failures, ["a::c"]);
+        assert_eq!(stage.skipped[0].reason, "ignored, takes an hour");
+        stage.add_skips(vec![Skip { test: "a::b".into(), reason: "needs root".into() }]);
+        assert_eq!((stage.passed, stage.skipped.len()), (12, 2));
+    }
+}
