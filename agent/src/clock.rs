@@ -21,7 +21,8 @@ pub fn wall_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// For pauses and time limits of the shell, which need no more than differences.
+/// For the benchmarks of unit tests.
+#[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "this module is where clocks are read")]
 pub fn instant() -> std::time::Instant {
     std::time::Instant::now()

@@ -146,3 +146,59 @@ fn ledger_locked_by_another_program() {
         if status["ok"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
     });
 }
+
+/// A client may write any address into X-Forwarded-For, and sing-box believes it: the bytes are the
+/// forger's all the same, by the port that cannot be forged.
+#[test]
+fn forged_addresses_change_nobodys_bill() {
+    for version in VERSIONS {
+        let mut rig = Rig::new(version, &forged());
+        rig.start_agent();
+        for user in 0..2 {
+            rig.exchange(user, 20_000, 300_000).unwrap();
+        }
+        rig.check();
+    }
+}
+
+fn forged() -> Shape {
+    const ID: [&str; 2] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
+    Shape {
+        name: "vmess over websocket with a forged address",
+        inbound: json!({"type": "vmess", "transport": {"type": "ws", "path": "/w"}}),
+        user: |name, number| json!({"name": name, "uuid": ID[number]}),
+        outbound: |number| {
+            let address = ["203.0.113.9", "127.0.0.1"][number];
+            let headers = json!({"X-Forwarded-For": address});
+            json!({"type": "vmess", "uuid": ID[number], "security": "auto",
+                   "transport": {"type": "ws", "path": "/w", "headers": headers}})
+        },
+        tls: false,
+    }
+}
+
+/// The ledger's disk is full for a while: the kernel is the queue.
+#[test]
+fn ledger_on_a_full_disk() {
+    let mut rig = Rig::new(VERSIONS[2], &trojan());
+    let disk = rig.small_disk();
+    rig.start_agent();
+    let filler = disk.join("filler");
+    std::fs::write(&filler, vec![0; 16 << 20]).expect_err("the disk is smaller than that");
+    rig.exchange(0, 10_000, 200_000).unwrap();
+    wait("the agent says so", || {
+        let status = rig.ask(&["status"])?;
+        let parts = status["degraded"].as_array().ok_or("no list")?;
+        if parts.iter().any(|part| part["part"] == json!("ledger")) {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    rig.kill_agent();
+    rig.exchange(1, 10_000, 200_000).unwrap();
+    std::fs::remove_file(filler).unwrap();
+    rig.start_agent();
+    // Nobody could say whose the last connection was: it came and went while no agent lived.
+    rig.check_sum();
+}

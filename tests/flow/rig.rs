@@ -206,6 +206,13 @@ impl Rig {
         fs::write(self.path("boxmeter.toml"), text).unwrap();
     }
 
+    /// Puts the ledger on a disk of 4 MiB of its own.
+    pub fn small_disk(&self) -> PathBuf {
+        let disk = self.path("ledger");
+        mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+        disk
+    }
+
     fn listens(&self) -> bool {
         let config: Value = serde_json::from_slice(&fs::read(self.path("server.json")).unwrap()).unwrap();
         let port = config["services"][0]["listen_port"].as_u64().or_else(|| {
@@ -372,6 +379,8 @@ impl Drop for Rig {
         let bpf = self.path("bpf");
         let left = bpf.join("boxmeter").exists();
         let _ = umount2(&bpf, MntFlags::MNT_DETACH);
+        // Only mounted where a test has put the ledger on a disk of its own.
+        let _ = umount2(&self.path("ledger"), MntFlags::MNT_DETACH);
         if !thread::panicking() {
             assert!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
             assert!(!left, "pins are left");

@@ -5,7 +5,6 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 // Helpers of tests are tests.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod fix;
 mod netns;
