@@ -36,7 +36,7 @@ impl Failure {
         if context.json {
             eprintln_json(&error);
         } else {
-            let head = context.paint(format::Tone::Bad, context.text("cli.error"));
+            let head = context.paint(format::Tone::Bad, context.text(&error_key(error.kind)));
             context.complain(&format!("{head} {}", format::safe_lines(&error.message)));
             if let Some(hint) = hint(error.kind) {
                 context.complain(context.text(hint));
@@ -44,6 +44,10 @@ impl Failure {
         }
         ExitCode::from(code(error.kind))
     }
+}
+
+fn error_key(kind: ErrorKind) -> String {
+    format!("error.{}", kind.as_str())
 }
 
 /// The key of what to do next, for errors that always have the same answer.
