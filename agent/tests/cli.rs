@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
+    thread::{self, JoinHandle},
 };
 
 use boxmeter_web::{
@@ -15,26 +16,33 @@ use boxmeter_web::{
     demo::Demo,
 };
 use serde_json::Value;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::oneshot};
 
 /// A demo on a socket, for as long as the value lives.
 struct Agent {
     dir: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Agent {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let guard = runtime.enter();
-        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
-        drop(guard);
-        let demo = Demo::new("2026-11-24T15:30:00+08:00[Asia/Shanghai]".parse().unwrap());
-        let router = unix_router(Arc::new(demo));
-        runtime.spawn(serve(listener, router, |_| Some(Access::Read), std::future::pending()));
-        Agent { dir, _runtime: runtime }
+        // Bound before the thread starts, so that the first question finds it.
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::spawn(move || {
+            let demo = Demo::new("2026-11-24T15:30:00+08:00[Asia/Shanghai]".parse().unwrap());
+            let router = unix_router(Arc::new(demo));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = UnixListener::from_std(listener).unwrap();
+                let stop = async { _ = stopped.await };
+                serve(listener, router, |_| Some(Access::Read), stop).await.unwrap();
+            });
+        });
+        Agent { dir, stop: Some(stop), thread: Some(thread) }
     }
 
     fn socket(&self) -> PathBuf {
@@ -43,6 +51,16 @@ impl Agent {
 
     fn run(&self, arguments: &[&str]) -> Output {
         program(&self.socket()).args(arguments).output().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use boxmeter_web::{
     backend::{ApiError, ErrorKind},
 };
 
-use super::{context::Context, format};
+use super::{args::RESERVED, context::Context, format};
 
 /// Exit codes of the contract.
 pub mod exit {
@@ -115,7 +115,9 @@ pub fn of_clap(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if json && error.use_stderr() {
         let text = error.to_string();
         let message = text.trim().trim_start_matches("error: ").to_owned();
-        eprintln_json(&ApiError::bad_request(message));
+        let reserved = message.contains(RESERVED);
+        let kind = if reserved { ErrorKind::Reserved } else { ErrorKind::BadRequest };
+        eprintln_json(&ApiError::new(kind, message));
     } else if let Err(problem) = error.print()
         && problem.kind() != io::ErrorKind::BrokenPipe
     {

@@ -271,8 +271,28 @@ fn press(model: &mut Model, code: KeyCode) -> Step {
 async fn top_shows_users_at_eighty_columns() {
     let mut model = Model::new(Sort::Rate);
     model.take(demo().subscribe().await.unwrap().next().await.unwrap().unwrap());
-    insta::assert_snapshot!(screen(&plain(Lang::En), &model, 80, 9), @"");
-    insta::assert_snapshot!(screen(&plain(Lang::ZhCn), &model, 44, 9), @"");
+    insta::assert_snapshot!(screen(&plain(Lang::En), &model, 80, 9), @r#"
+    2026-11-24 15:30:00  ↑ 2.00 MiB/s  ↓ 20.0 MiB/s  6 flows
+    today 2.25 GiB  total 22.5 GiB  unattributed < 0.1 %
+    all is well
+    User                          State          ↑ Rate      ↓ Rate  Flows    Period
+    demo-carol                    active     1.00 MiB/s  16.0 MiB/s      3  9.00 GiB
+    demo-alice                    active     1.00 MiB/s  4.00 MiB/s      3  2.25 GiB
+    演示-小明                     limited         0 B/s       0 B/s      0  6.75 GiB" Hidden by multi-width symbols: [(1, " "), (3, " "), (6, " "), (8, "
+    demo-bob                      throttled       0 B/s       0 B/s      0  4.50 GiB
+    q quit  s sort: rate  r reverse  / search  ? help
+    "#);
+    insta::assert_snapshot!(screen(&plain(Lang::ZhCn), &model, 44, 9), @r#"
+    2026-11-24 15:30:00  ↑ 2.00 MiB/s  ↓ 20.0 Mi
+    今日 2.25 GiB  总流量 22.5 GiB  未归属 < 0.1" Hidden by multi-width symbols: [(1, " "), (3, " "), (16, " "), (18, " "), (20, " "), (33, " "), (35, " "), (37, "
+    一切正常                                    " Hidden by multi-width symbols: [(1, " "), (3, " "), (5, " "), (7, "
+    用户                          速率    本周期" Hidden by multi-width symbols: [(1, " "), (3, " "), (31, " "), (33, " "), (39, " "), (41, " "), (43, "
+    demo-carol              17.0 MiB/s  9.00 GiB
+    demo-alice              5.00 MiB/s  2.25 GiB
+    演示-小明                    0 B/s  6.75 GiB" Hidden by multi-width symbols: [(1, " "), (3, " "), (6, " "), (8, "
+    demo-bob                     0 B/s  4.50 GiB
+    q 退出  s 排序：速率  r 反序  / 搜索  ? 帮助" Hidden by multi-width symbols: [(3, " "), (5, " "), (11, " "), (13, " "), (15, " "), (17, " "), (19, " "), (25, " "), (27, " "), (33, " "), (35, " "), (41, " "), (43, "
+    "#);
 }
 
 #[tokio::test]
