@@ -17,8 +17,7 @@ use boxmeter_common::{
 };
 
 use crate::{
-    atomic, clock, events,
-    flows,
+    atomic, clock, events, flows,
     map::{HASH, Inserted, Map, NO_PREALLOC},
     parse::{self, Packet},
     reason::Reason,

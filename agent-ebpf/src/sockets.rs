@@ -211,12 +211,19 @@ fn old<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -
         bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE)
             .cast()
     };
-    if made.is_null() {
-        stats::count(Stat::StorageFailed);
-    } else {
+    if !made.is_null() {
         stats::count(Stat::OldSockets);
+        return made;
     }
-    made
+    // Another CPU with a packet of the same socket was faster: the kernel refuses the second one. Both
+    // began at the same numbers.
+    // SAFETY: a full socket.
+    let theirs: *mut Flow =
+        unsafe { bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast() };
+    if theirs.is_null() {
+        stats::count(Stat::StorageFailed);
+    }
+    theirs
 }
 
 const EMPTY: Flow = Flow {

@@ -13,7 +13,10 @@ use boxmeter_common::{
     flow::{Flow, UDP_ID},
 };
 
-use crate::{net::set_option, rig::Rig};
+use crate::{
+    net::set_option,
+    rig::{Rig, soon},
+};
 
 const UDP_SEGMENT: i32 = 103;
 
@@ -140,7 +143,9 @@ fn a_peer_ends_in_two_steps_and_loses_nothing_under_traffic() {
             sent
         });
         for round in 0..20 {
-            let Some(flow) = rig.peer(client_port) else { continue };
+            // After a peer was forgotten its next packet makes it anew.
+            assert!(soon(|| rig.peer(client_port).is_some()));
+            let flow = rig.peer(client_port).unwrap();
             if round % 2 == 0 {
                 rig.own(&flow, slot);
             }

@@ -4,7 +4,6 @@
     clippy::disallowed_methods,
     reason = "tests fail by panicking, and wait with a deadline"
 )]
-
 // Helpers of tests are tests.
 
 mod fix;

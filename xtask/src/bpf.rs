@@ -102,7 +102,6 @@ fn remaps() -> Vec<String> {
 
 fn build(ready: &setup::Ready) -> Result<Vec<u8>> {
     let Toolchain { rustc, core, .. } = &ready.toolchain;
-    let source = paths::root().join("agent-ebpf");
     let target = paths::target().join("bpf");
     let mut flags = vec![
         // No program reads machine registers, so one object serves all machines; the crate only wants a name.
@@ -116,8 +115,20 @@ fn build(ready: &setup::Ready) -> Result<Vec<u8>> {
     flags.extend(remaps());
     let mut cargo = clean("cargo");
     cargo
-        .current_dir(&source)
-        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .current_dir(paths::root())
+        // A member of the workspace: cargo then names the crates by paths within it, so that symbols do not
+        // depend on where the checkout is.
+        .args([
+            "build",
+            "-p",
+            "boxmeter-ebpf",
+            "--profile",
+            "bpf",
+            "--locked",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&target)
         .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
@@ -127,7 +138,7 @@ fn build(ready: &setup::Ready) -> Result<Vec<u8>> {
         cargo.args(["-Z", "build-std=core"]);
     }
     succeed(&mut cargo).context("the kernel programs do not build")?;
-    let linked = linked_object(&target.join(TARGET).join("release"))?;
+    let linked = linked_object(&target.join(TARGET).join("bpf"))?;
     elf::without_debug(&fs::read(&linked)?).with_context(|| linked.display().to_string())
 }
 

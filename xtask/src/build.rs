@@ -12,7 +12,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let mut command = cargo();
-    command.args(["build", "--workspace", "--locked"]);
+    command.args(["build", "--workspace", "--exclude", "boxmeter-ebpf", "--locked"]);
     if args.release {
         command.arg("--release");
     }

@@ -1,0 +1,117 @@
+//! The real agent with paths of its own, and its command line as people and scripts use it.
+
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::{boxmeter, wait};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// An agent that may run or not; its ledger and pins stay until the end of the test.
+pub struct Agent {
+    folder: PathBuf,
+    netns: Netns,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Configured for a sing-box configuration, not started. `netns` is where it will run.
+    pub fn new(scratch: &Scratch, sing_box: &Path, netns: &Netns) -> Agent {
+        scratch.mount("bpf", "bpf", None);
+        std::fs::create_dir_all(scratch.join("ledger")).unwrap();
+        let folder = scratch.path().to_owned();
+        let text = format!(
+            "[singbox]\nconfig = [{:?}]\n[kernel]\npins = \"{1}/bpf/boxmeter\"\n\
+             [ledger]\npath = \"{1}/ledger/ledger.db\"\n[api]\nsocket = \"{1}/boxmeter.sock\"\n",
+            sing_box.display().to_string(),
+            folder.display()
+        );
+        std::fs::write(folder.join("boxmeter.toml"), text).unwrap();
+        Agent { folder, netns: netns.clone(), process: None }
+    }
+
+    fn configured(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(boxmeter());
+        command.arg("--config").arg(self.folder.join("boxmeter.toml")).args(words);
+        command
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(&mut self) {
+        let log = self.folder.join("agent.log");
+        self.process = Some(Process::start(&mut self.configured(&["run"]), &self.netns, &log));
+    }
+
+    /// Starts it and waits until it hears from sing-box who owns connections.
+    pub fn start(&mut self) {
+        self.spawn();
+        wait("the agent hears sing-box", || {
+            let process = self.process.as_mut().ok_or("not started")?;
+            if let Some(status) = process.ended() {
+                panic!("the agent ended with {status}:\n{}", process.log());
+            }
+            let status = self.ask(&["status"])?;
+            if status["source"]["connected"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+
+    /// SIGTERM; the kernel goes on counting.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the agent runs")
+    }
+
+    /// A command with `--json`.
+    pub fn command(&self, words: &[&str]) -> Output {
+        let words = [&["--json"][..], words].concat();
+        self.netns.enter(&mut self.configured(&words)).output().unwrap()
+    }
+
+    /// A command's answer.
+    ///
+    /// # Errors
+    /// What it said when it failed.
+    pub fn ask(&self, words: &[&str]) -> Result<Value, String> {
+        let output = self.command(words);
+        if !output.status.success() {
+            return Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+    }
+
+    /// A user's payload as [upload, download]; users without traffic have none.
+    pub fn payload(usage: &Value, user: &str) -> [u64; 2] {
+        let row = usage["rows"].as_array().and_then(|rows| rows.iter().find(|r| r["user"] == json!(user)));
+        ["upload_payload_bytes", "download_payload_bytes"]
+            .map(|key| row.and_then(|r| r[key].as_u64()).unwrap_or_default())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            // What the agent said is worth more than an orderly end.
+            let log = std::fs::read_to_string(self.folder.join("agent.log")).unwrap_or_default();
+            eprintln!("agent.log:\n{log}");
+            return;
+        }
+        let detached = self.command(&["detach", "--yes"]);
+        assert!(detached.status.success(), "detach: {}", String::from_utf8_lossy(&detached.stderr));
+        let pins = self.folder.join("bpf/boxmeter");
+        let left: Vec<_> =
+            std::fs::read_dir(&pins).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty(), "pins after detach: {left:?}");
+    }
+}

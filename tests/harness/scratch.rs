@@ -1,0 +1,56 @@
+//! A folder of a test, with mounts that nobody else sees and that end with the test.
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use std::path::{Path, PathBuf};
+
+/// A temporary folder whose mounts are private to this thread and what it starts.
+pub struct Scratch {
+    folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// Needs root. Everything that shall see the mounts must be started from the calling thread.
+    pub fn new() -> Scratch {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        // A short name: paths of unix sockets are limited to 107 bytes.
+        Scratch { folder: tempfile::Builder::new().prefix("bm-").tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Mounts a file system on a new folder: `bpf` for pins, `tmpfs` with `size=…` for a small disk.
+    pub fn mount(&self, name: &str, kind: &str, options: Option<&str>) -> PathBuf {
+        let folder = self.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        mount(Some(kind), &folder, Some(kind), MsFlags::empty(), options)
+            .unwrap_or_else(|error| panic!("mount {kind}: {error}"));
+        folder
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The folder can only be removed when nothing is mounted below it.
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for point in table.lines().rev().filter_map(|l| l.split(' ').nth(1)) {
+            if Path::new(point).starts_with(self.folder.path()) {
+                let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+    }
+}

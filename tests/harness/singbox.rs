@@ -1,0 +1,271 @@
+//! Real sing-box: one server with an inbound per case, one client with an outbound per user and case, and the
+//! namespaces and relays between them.
+
+use crate::cases::{Case, Client, Tls, Udp};
+use crate::netns::Netns;
+use crate::process::Process;
+use crate::relay::Relay;
+use crate::scratch::Scratch;
+use crate::socks::Proxy;
+use crate::target::{self, Target};
+use crate::users::{Account, accounts, inbound_extra, merge};
+use crate::wait;
+use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// One release per source of owners.
+pub const VERSIONS: [&str; 3] = ["1.12.23", "1.13.21", "1.14.4"];
+/// Addresses of the server as its clients reach it; the first user comes over IPv4, the second over IPv6.
+pub const SERVER: [&str; 2] = ["10.77.0.1", "fd77::1"];
+/// Ports of inbounds count from here; the namespaces are the test's own, so they are free.
+const FIRST_PORT: u16 = 21_000;
+/// The client's SOCKS ports count from here.
+const FIRST_SOCKS: u16 = 31_000;
+/// Where sing-box tells who owns connections.
+const API_PORT: u16 = 20_999;
+/// A TLS server of the client's own, which shadowtls borrows the handshake of.
+const HANDSHAKE_PORT: u16 = 30_999;
+const SECRET: &str = "test-secret";
+
+/// The binary of a release, where `cargo xtask setup` puts it.
+pub fn binary(version: &str) -> PathBuf {
+    crate::tools().join(format!("sing-box-{version}/sing-box"))
+}
+
+/// A user of a case: the client, the truth about what it moved, and the name it is metered under.
+pub struct User {
+    pub case: Case,
+    pub name: String,
+    pub proxy: Proxy,
+    pub relay: Relay,
+}
+
+/// A server and its clients in two namespaces with a cable between.
+pub struct Site {
+    pub version: &'static str,
+    pub scratch: Scratch,
+    pub outside: Netns,
+    pub inside: Netns,
+    pub target: Target,
+    pub users: Vec<User>,
+    pub server: Option<Process>,
+    client: Option<Process>,
+}
+
+impl Site {
+    /// Server and clients run; the agent does not.
+    pub fn new(version: &'static str, cases: &[Case]) -> Site {
+        let scratch = Scratch::new();
+        let (inside, outside) = (Netns::new(), Netns::new());
+        inside.connect(&outside, &["10.77.0.1/24", "fd77::1/64"], &["10.77.0.2/24", "fd77::2/64"]);
+        let target = target::serve(&inside);
+        let mut site =
+            Site { version, scratch, outside, inside, target, users: Vec::new(), server: None, client: None };
+        site.certificate();
+        let mut server = base("info");
+        let mut client = base("warn");
+        if version.starts_with("1.14") {
+            server["services"] =
+                json!([{"type": "api", "listen": "127.0.0.1", "listen_port": API_PORT, "secret": SECRET}]);
+        } else {
+            let address = format!("127.0.0.1:{API_PORT}");
+            server["experimental"] = json!({"clash_api": {"external_controller": address, "secret": SECRET}});
+        }
+        push(&mut client, "inbounds", site.handshake_server());
+        for (index, case) in cases.iter().enumerate() {
+            site.add(case, index, &mut server, &mut client);
+        }
+        site.write("server.json", &server);
+        site.write("client.json", &client);
+        site.start_server();
+        site.start_client();
+        site
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.scratch.join("server.json")
+    }
+
+    /// Starts sing-box and waits until it answers.
+    pub fn start_server(&mut self) {
+        let mut process = self.start("server", &self.inside);
+        wait_for(&self.inside, (Ipv4Addr::LOCALHOST, API_PORT).into(), &mut process);
+        self.server = Some(process);
+    }
+
+    pub fn start_client(&mut self) {
+        let mut process = self.start("client", &self.outside);
+        if let Some(user) = self.users.last() {
+            wait_for(&self.outside, user.proxy.address, &mut process);
+        }
+        self.client = Some(process);
+    }
+
+    /// Ends the clients' process: no byte is on its way after that.
+    pub fn stop_client(&mut self) {
+        self.client = None;
+    }
+
+    /// What the clients said; for texts of failures.
+    pub fn client_log(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("client.log")).unwrap_or_default()
+    }
+
+    fn start(&self, name: &str, netns: &Netns) -> Process {
+        let mut command = Command::new(binary(self.version));
+        command.arg("--disable-color").arg("run").arg("-c").arg(self.scratch.join(&format!("{name}.json")));
+        Process::start(&mut command, netns, &self.scratch.join(&format!("{name}.log")))
+    }
+
+    fn write(&self, name: &str, config: &Value) {
+        std::fs::write(self.scratch.join(name), serde_json::to_string_pretty(config).unwrap()).unwrap();
+    }
+
+    /// A self-signed certificate, made by sing-box itself.
+    fn certificate(&self) {
+        let words = ["generate", "tls-keypair", "test.invalid"];
+        let made = Command::new(binary(self.version)).args(words).output().unwrap();
+        let pem = String::from_utf8(made.stdout).unwrap();
+        let at = pem.find("-----BEGIN CERTIFICATE").expect("a certificate");
+        std::fs::write(self.scratch.join("key.pem"), pem[..at].trim()).unwrap();
+        std::fs::write(self.scratch.join("cert.pem"), pem[at..].trim()).unwrap();
+    }
+
+    fn server_tls(&self, tls: Tls) -> Value {
+        let mut value = json!({"enabled": true, "certificate_path": self.scratch.join("cert.pem"),
+                               "key_path": self.scratch.join("key.pem")});
+        if tls == Tls::Quic {
+            value["alpn"] = json!(["h3"]);
+        }
+        value
+    }
+
+    fn handshake_server(&self) -> Value {
+        json!({"type": "trojan", "tag": "handshake", "listen": "::", "listen_port": HANDSHAKE_PORT,
+               "users": [{"name": "nobody", "password": "nobody"}], "tls": self.server_tls(Tls::Tcp)})
+    }
+
+    fn add(&mut self, case: &Case, index: usize, server: &mut Value, client: &mut Value) {
+        let port = FIRST_PORT + u16::try_from(index).unwrap() * 2;
+        let accounts = accounts(case.name, index);
+        for inbound in self.inbounds(case, port, &accounts) {
+            push(server, "inbounds", inbound);
+        }
+        for (number, account) in accounts.iter().enumerate() {
+            let upstream = SocketAddr::new(SERVER[number].parse().unwrap(), port);
+            let relay = Relay::new(&self.outside, upstream);
+            let socks = FIRST_SOCKS + u16::try_from(self.users.len()).unwrap();
+            let tag = &account.name;
+            let listen = json!({"type": "socks", "tag": tag, "listen": "127.0.0.1", "listen_port": socks});
+            push(client, "inbounds", listen);
+            for outbound in outbounds(case, account, relay.address.port()) {
+                push(client, "outbounds", outbound);
+            }
+            push(&mut client["route"], "rules", json!({"inbound": tag, "outbound": format!("{tag}-out")}));
+            let address = (Ipv4Addr::LOCALHOST, socks).into();
+            let padded = case.client == Client::Naive;
+            let proxy = Proxy { netns: self.outside.clone(), address, padded };
+            self.users.push(User { case: case.clone(), name: account.name.clone(), proxy, relay });
+        }
+    }
+
+    fn inbounds(&self, case: &Case, port: u16, accounts: &[Account]) -> Vec<Value> {
+        let mut inbound = json!({"type": case.kind, "tag": format!("{}-in", case.name), "listen": "::",
+                                 "listen_port": port});
+        inbound["users"] = accounts.iter().map(|a| a.entry(case.login)).collect();
+        for more in [&inbound_extra(case.login), &case.both, &case.inbound] {
+            merge(&mut inbound, more);
+        }
+        if case.tls != Tls::None {
+            inbound["tls"] = self.server_tls(case.tls);
+        }
+        if case.client != Client::ShadowTls {
+            return vec![inbound];
+        }
+        // The users of shadowtls itself cannot be told apart; those of the shadowsocks inside can.
+        let tag = inbound["tag"].clone();
+        inbound["listen"] = json!("127.0.0.1");
+        inbound["listen_port"] = json!(port + 1);
+        let outer = json!({"type": "shadowtls", "tag": "shadowtls-outer", "listen": "::", "listen_port": port,
+            "version": 3, "users": [{"name": "everyone", "password": "outer"}], "strict_mode": true,
+            "handshake": {"server": "10.77.0.2", "server_port": HANDSHAKE_PORT}, "detour": tag});
+        vec![outer, inbound]
+    }
+}
+
+/// Connections that a user tries before giving up, where sing-box drops some.
+const TRIES: u32 = 10;
+
+impl User {
+    /// Some TCP and, where the case carries it, some UDP. Answers how many connections sing-box dropped.
+    ///
+    /// # Errors
+    /// Whatever breaks on the way, with the user's name.
+    pub fn drive(&self, target: Target, bytes: u64) -> Result<u32, String> {
+        let named = |what: &str, error: std::io::Error| format!("{} {what}: {error}", self.name);
+        let mut dropped = 0;
+        while let Err(error) = self.proxy.exchange(target, bytes, bytes * 3) {
+            dropped += 1;
+            if !self.case.drops || dropped == TRIES {
+                return Err(named("tcp", error));
+            }
+        }
+        if self.case.udp == Udp::Watched {
+            self.proxy.echo(target, 20, 700).map_err(|e| named("udp", e))?;
+        }
+        Ok(dropped)
+    }
+}
+
+fn wait_for(netns: &Netns, address: SocketAddr, process: &mut Process) {
+    wait("sing-box listens", || {
+        if let Some(status) = process.ended() {
+            panic!("sing-box ended with {status}:\n{}", process.log());
+        }
+        netns.run(|| TcpStream::connect(address)).map(drop).map_err(|_| process.log())
+    });
+}
+
+fn base(level: &str) -> Value {
+    json!({"log": {"level": level, "timestamp": true}, "inbounds": [],
+           "outbounds": [{"type": "direct", "tag": "direct"}], "route": {"rules": [], "final": "direct"}})
+}
+
+fn push(config: &mut Value, list: &str, item: Value) {
+    config[list].as_array_mut().expect("a list").push(item);
+}
+
+fn outbounds(case: &Case, account: &Account, port: u16) -> Vec<Value> {
+    let kind = match case.client {
+        Client::Other(kind) => kind,
+        Client::Naive => "http",
+        Client::Same | Client::ShadowTls => case.kind,
+    };
+    let tag = format!("{}-out", account.name);
+    let mut outbound = json!({"type": kind, "tag": tag, "server": "127.0.0.1", "server_port": port});
+    for more in [&account.credentials(case.login), &case.both, &case.outbound] {
+        merge(&mut outbound, more);
+    }
+    let tls = json!({"enabled": true, "insecure": true, "server_name": "test.invalid"});
+    if case.tls != Tls::None {
+        outbound["tls"] = tls.clone();
+        if case.tls == Tls::Quic {
+            outbound["tls"]["alpn"] = json!(["h3"]);
+        }
+    }
+    if case.client == Client::Naive {
+        outbound["headers"] = json!({"Padding": "~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~"});
+    }
+    if case.client != Client::ShadowTls {
+        return vec![outbound];
+    }
+    outbound["detour"] = json!(format!("{tag}-outer"));
+    for field in ["server", "server_port"] {
+        outbound.as_object_mut().unwrap().remove(field);
+    }
+    let outer = json!({"type": "shadowtls", "tag": format!("{tag}-outer"), "server": "127.0.0.1",
+        "server_port": port, "version": 3, "password": "outer", "tls": tls});
+    vec![outbound, outer]
+}

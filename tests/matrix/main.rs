@@ -1,0 +1,12 @@
+//! Every inbound type and transport of real sing-box releases at once, over IPv4 and IPv6, with the real agent:
+//! each user has exactly the bytes that the relay saw. One case per socket shape, all with `--long`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
+
+mod carries;
+mod hostile;
+mod metered;
+mod questions;
