@@ -1,6 +1,8 @@
 //! The program itself: exit codes, what goes to which stream, and both languages, against made-up
 //! answers over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
