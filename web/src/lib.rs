@@ -5,4 +5,5 @@
 
 pub mod api;
 pub mod backend;
+pub mod demo;
 pub mod locale;

@@ -42,7 +42,9 @@ pub async fn run(context: &Context, args: AuditArgs) -> Result<(), Failure> {
 pub fn render(context: &Context, audit: &Audit) -> String {
     let mut out = String::new();
     if let (Some(from), Some(to)) = (&audit.from, &audit.to) {
-        let range = format!("{} – {} ({})", minute(from), minute(to), to.offset);
+        let zone = to.offset.to_string();
+        let range = [("from", &*minute(from)), ("to", &minute(to)), ("zone", &zone)];
+        let range = context.fill("range", &range);
         out.push_str(&format!("{}\n\n", context.paint(Tone::Dim, &range)));
     }
     let mut table = Table::default()

@@ -44,6 +44,12 @@ impl Context {
         }
     }
 
+    /// For tests: a language and a width, without colours.
+    #[cfg(test)]
+    pub fn plain(lang: Lang, width: Option<usize>) -> Self {
+        Context { lang, json: false, config: None, socket: None, colour: false, width }
+    }
+
     /// The client for the socket of the option, the environment, or the configuration.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use boxmeter_web::{
     backend::{ApiError, ErrorKind},
 };
 
-use super::{context::Context, format};
+use super::{args::RESERVED, context::Context, format};
 
 /// Exit codes of the contract.
 pub mod exit {
@@ -36,7 +36,7 @@ impl Failure {
         if context.json {
             eprintln_json(&error);
         } else {
-            let head = context.paint(format::Tone::Bad, context.text("cli.error"));
+            let head = context.paint(format::Tone::Bad, context.text(&error_key(error.kind)));
             context.complain(&format!("{head} {}", format::safe_lines(&error.message)));
             if let Some(hint) = hint(error.kind) {
                 context.complain(context.text(hint));
@@ -44,6 +44,10 @@ impl Failure {
         }
         ExitCode::from(code(error.kind))
     }
+}
+
+fn error_key(kind: ErrorKind) -> String {
+    format!("error.{}", kind.as_str())
 }
 
 /// The key of what to do next, for errors that always have the same answer.
@@ -111,7 +115,9 @@ pub fn of_clap(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if json && error.use_stderr() {
         let text = error.to_string();
         let message = text.trim().trim_start_matches("error: ").to_owned();
-        eprintln_json(&ApiError::bad_request(message));
+        let reserved = message.contains(RESERVED);
+        let kind = if reserved { ErrorKind::Reserved } else { ErrorKind::BadRequest };
+        eprintln_json(&ApiError::new(kind, message));
     } else if let Err(problem) = error.print()
         && problem.kind() != io::ErrorKind::BrokenPipe
     {

@@ -7,6 +7,8 @@ use boxmeter_web::api::types::Time;
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::units::{Rate, Size};
+
 /// What a piece of text says by its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
@@ -97,12 +99,12 @@ pub fn safe_cut(text: &str, columns: usize) -> String {
 
 /// A size as people read it.
 pub fn bytes(count: u64) -> String {
-    format_bytes(count)
+    Size(count).to_string()
 }
 
 /// A rate in bytes per second as people read it.
 pub fn rate(per_second: u64) -> String {
-    format!("{}/s", bytes(per_second))
+    Rate(per_second).to_string()
 }
 
 /// `used / quota`, or the size alone where there is no quota.
@@ -132,6 +134,9 @@ pub fn share(part: u64, whole: u64) -> String {
         return "0 %".to_owned();
     }
     let tenths = u128::from(part) * 1000 / u128::from(whole);
+    if tenths == 0 && part > 0 {
+        return "< 0.1 %".to_owned();
+    }
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
@@ -153,24 +158,6 @@ pub fn age(time: &Time, now: Timestamp) -> String {
         60..3_600 => format!("{}m", seconds / 60),
         3_600..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// Sizes by powers of 1024, with three significant digits.
-fn format_bytes(count: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut unit = 0;
-    let mut scale: u128 = 1;
-    while unit + 1 < UNITS.len() && u128::from(count) >= scale * 1024 {
-        scale *= 1024;
-        unit += 1;
-    }
-    let hundredths = u128::from(count) * 100 / scale;
-    match (unit, hundredths) {
-        (0, _) => format!("{count} B"),
-        (_, ..1_000) => format!("{}.{:02} {}", hundredths / 100, hundredths % 100, UNITS[unit]),
-        (_, ..10_000) => format!("{}.{} {}", hundredths / 100, hundredths / 10 % 10, UNITS[unit]),
-        _ => format!("{} {}", hundredths / 100, UNITS[unit]),
     }
 }
 
@@ -203,14 +190,8 @@ mod tests {
         assert_eq!(exact(u64::MAX), "18,446,744,073,709,551,615");
         assert_eq!(share(1, 3), "33.3 %");
         assert_eq!(share(0, 0), "0 %");
+        assert_eq!(share(1, 1_000_000), "< 0.1 %");
+        assert_eq!(share(0, 9), "0.0 %");
         assert_eq!(share(u64::MAX, u64::MAX), "100.0 %");
-    }
-
-    #[test]
-    fn sizes_have_three_digits() {
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1024), "1.00 KiB");
-        assert_eq!(bytes(100 * 1024 * 1024), "100 MiB");
-        assert_eq!(bytes(u64::MAX), "15.9 EiB");
     }
 }

@@ -16,6 +16,8 @@ mod man;
 mod run;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod top;
 mod usage;
 mod users;

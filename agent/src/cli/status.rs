@@ -100,7 +100,10 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
         (context.text("part.singbox"), singbox),
         (context.text("part.source"), source),
         (context.text("part.kernel"), kernel(context, &status.kernel)),
-        (context.text("part.ledger"), format!("{}, {committed}", safe(&status.ledger.path))),
+        (
+            context.text("part.ledger"),
+            context.fill("status.ledger", &[("path", &safe(&status.ledger.path)), ("committed", &committed)]),
+        ),
     ]
 }
 

@@ -117,8 +117,9 @@ fn heading(context: &Context, usage: &Usage) -> String {
     let to = usage.to.or(usage.as_of);
     let now = context.text("usage.now").to_owned();
     let to_text = to.as_ref().map_or(now, minute);
-    let zone = to.or(usage.from).map_or_else(String::new, |time| format!(" ({})", time.offset));
-    let text = format!("{from} – {to_text}{zone}, {meter}");
+    let zone = to.or(usage.from).map_or_else(|| "–".to_owned(), |time| time.offset.to_string());
+    let range = context.fill("range", &[("from", &from), ("to", &to_text), ("zone", &zone)]);
+    let text = context.fill("usage.heading", &[("range", &range), ("meter", meter)]);
     format!("{}\n\n", context.paint(Tone::Dim, &text))
 }
 

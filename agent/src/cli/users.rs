@@ -119,6 +119,17 @@ fn seen(context: &Context, user: &User, now: Timestamp) -> String {
     }
 }
 
+/// The moment and how long ago it was.
+fn seen_at(context: &Context, user: &User, now: Timestamp) -> String {
+    match &user.last_seen_at {
+        Some(at) => {
+            let ago = context.fill("ago", &[("age", &age(at, now))]);
+            format!("{}, {ago}", minute(at))
+        }
+        None => context.text("never").to_owned(),
+    }
+}
+
 pub fn render_one(context: &Context, user: &User, now: Timestamp) -> String {
     let none = || context.text("none").to_owned();
     let text = |value: &Option<String>| value.as_ref().map_or_else(none, |it| safe_cut(it, 60));
@@ -131,13 +142,13 @@ pub fn render_one(context: &Context, user: &User, now: Timestamp) -> String {
     };
     let inbounds: Vec<String> = user.inbounds.iter().map(|tag| safe_cut(tag, 40)).collect();
     let lines = [
-        ("col.state", state),
-        ("col.policy", text(&user.policy)),
+        ("user.state", state),
+        ("user.policy", text(&user.policy)),
         ("user.email", text(&user.email)),
         ("user.inbounds", if inbounds.is_empty() { none() } else { inbounds.join(", ") }),
         ("user.created", minute(&user.created_at)),
         ("user.expires", user.expires_at.as_ref().map_or_else(none, minute)),
-        ("col.last_seen", seen(context, user, now)),
+        ("user.last_seen", seen_at(context, user, now)),
         ("user.period", period(context, user)),
         ("user.used", of_quota(user.period.used_bytes, user.period.quota_bytes)),
         ("user.total", of_quota(user.total.used_bytes, user.total.quota_bytes)),

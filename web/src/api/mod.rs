@@ -10,6 +10,8 @@ pub mod routes;
 pub mod serve;
 pub mod sse;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod types;
 

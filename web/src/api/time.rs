@@ -203,7 +203,6 @@ mod tests {
             assert!(error.contains("2026-11-01"), "{text:?}: {error}");
         }
         assert!(parse_time("-99999999999999999999d", &now()).is_err());
-        assert!(parse_time("-900000d", &now()).is_ok() || parse_time("-900000d", &now()).is_err());
     }
 
     #[test]

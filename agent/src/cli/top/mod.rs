@@ -13,6 +13,11 @@ use futures_util::StreamExt;
 use super::{context::Context, failure::Failure};
 
 pub use self::model::Sort;
+#[cfg(test)]
+pub use self::{
+    model::{Model, Step},
+    view::{draw, plain},
+};
 
 #[derive(Debug, Args)]
 pub struct TopArgs {

@@ -22,6 +22,10 @@ use crate::cli::{
 
 /// From this width on there is room for the columns of less weight.
 const WIDE: u16 = 100;
+/// Below this width there is room for the name, one rate and one size.
+const MEDIUM: u16 = 66;
+/// The narrowest that a name is cut to.
+const NAME_COLUMNS_MIN: u16 = 12;
 
 /// The view as one table, for pipes and `--once`.
 pub fn plain(context: &Context, snapshot: &LiveSnapshot, sort: Sort) -> String {
@@ -130,55 +134,74 @@ fn draw_users(context: &Context, frame: &mut Frame, model: &Model, area: Rect) {
         }
         return;
     }
-    let wide = area.width >= WIDE;
-    let titles = ["col.user", "col.state", "col.up_rate", "col.down_rate", "col.flows"];
-    let mut titles: Vec<&str> = titles.to_vec();
-    titles.push("col.period");
-    let mut widths = vec![
-        Constraint::Min(12),
-        Constraint::Length(9),
-        Constraint::Length(11),
-        Constraint::Length(11),
-        Constraint::Length(6),
-        Constraint::Length(if wide { 21 } else { 10 }),
-    ];
-    if wide {
-        titles.push("col.total");
-        widths.push(Constraint::Length(10));
-    }
-    let name_columns = usize::from(area.width).saturating_sub(if wide { 74 } else { 52 }).max(12);
-    let header =
-        Row::new(titles.iter().enumerate().map(|(at, key)| aligned(context.text(key).to_owned(), at >= 2)));
-    let rows = users.iter().map(|user| row(context, user, name_columns, wide));
-    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let columns = columns(area.width, model.sort);
+    let taken: u16 = columns.iter().map(|column| column.width + 1).sum();
+    let name_columns = area.width.saturating_sub(taken).max(NAME_COLUMNS_MIN);
+    let mut widths = vec![Constraint::Length(name_columns)];
+    widths.extend(columns.iter().map(|column| Constraint::Length(column.width)));
+    let mut titles = vec![Text::from(context.text("col.user").to_owned())];
+    titles.extend(columns.iter().map(|column| column.text(context.text(column.title).to_owned())));
+    let rows = users.iter().map(|user| {
+        let mut cells = vec![Text::from(safe_cut(&user.name, usize::from(name_columns)))];
+        cells.extend(columns.iter().map(|column| column.text((column.value)(context, user))));
+        // The state is the first column after the name wherever it is shown.
+        if columns.first().is_some_and(|column| column.title == STATE) {
+            cells[1] = cells[1].clone().style(colour(context, state_colour(user.state)));
+        }
+        Row::new(cells)
+    });
     let grid = Grid::new(rows, widths)
-        .header(header.style(bold))
+        .header(Row::new(titles).style(Style::new().add_modifier(Modifier::BOLD)))
         .column_spacing(1)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(model.selected(users.len()));
     frame.render_stateful_widget(grid, area, &mut state);
 }
 
-fn row(context: &Context, user: &LiveUser, name_columns: usize, wide: bool) -> Row<'static> {
-    let period = if wide { of_quota(user.period_bytes, user.quota_bytes) } else { bytes(user.period_bytes) };
-    let state = colour(context, state_colour(user.state));
-    let mut cells = vec![
-        Text::from(safe_cut(&user.name, name_columns)),
-        Text::styled(state_text(context, user.state), state),
-        aligned(rate(user.live.upload_rate), true),
-        aligned(rate(user.live.download_rate), true),
-        aligned(user.live.flows.to_string(), true),
-        aligned(period, true),
-    ];
-    if wide {
-        cells.push(aligned(bytes(user.total_bytes), true));
-    }
-    Row::new(cells)
+const STATE: &str = "col.state";
+
+/// A column beside the name's.
+struct Column {
+    title: &'static str,
+    width: u16,
+    right: bool,
+    value: fn(&Context, &LiveUser) -> String,
 }
 
-fn aligned(text: String, right: bool) -> Text<'static> {
-    let side = if right { Alignment::Right } else { Alignment::Left };
-    Text::from(text).alignment(side)
+impl Column {
+    fn text(&self, text: String) -> Text<'static> {
+        Text::from(text).alignment(if self.right { Alignment::Right } else { Alignment::Left })
+    }
+}
+
+/// What a view of this width has room for; what it is sorted by is always there.
+fn columns(width: u16, sort: Sort) -> Vec<Column> {
+    let number = |title, width, value| Column { title, width, right: true, value };
+    let mut columns = Vec::new();
+    if width >= MEDIUM {
+        columns.push(Column {
+            title: STATE,
+            width: 9,
+            right: false,
+            value: |context, user| state_text(context, user.state),
+        });
+        columns.push(number("col.up_rate", 11, |_, user| rate(user.live.upload_rate)));
+        columns.push(number("col.down_rate", 11, |_, user| rate(user.live.download_rate)));
+        columns.push(number("col.flows", 6, |_, user| user.live.flows.to_string()));
+    } else {
+        columns.push(number("col.rate", 11, |_, user| {
+            rate(user.live.upload_rate.saturating_add(user.live.download_rate))
+        }));
+    }
+    if width >= WIDE {
+        columns.push(number("col.period", 21, |_, user| of_quota(user.period_bytes, user.quota_bytes)));
+    } else if sort != Sort::Total {
+        columns.push(number("col.period", 9, |_, user| bytes(user.period_bytes)));
+    }
+    if width >= WIDE || sort == Sort::Total {
+        columns.push(number("col.total", 9, |_, user| bytes(user.total_bytes)));
+    }
+    columns
 }
 
 fn state_colour(state: UserState) -> Color {
