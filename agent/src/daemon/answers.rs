@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use boxmeter_common::{DOWNLOAD, UPLOAD, flow::Flow};
+use boxmeter_common::{DOWNLOAD, UPLOAD};
 use boxmeter_web::{
     api::{
         live::{LiveSnapshot, LiveTotals, LiveUser},
@@ -17,10 +17,9 @@ use boxmeter_web::{
 };
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use super::shared::Picture;
+use super::{meter::ListedFlow, shared::Picture};
 use crate::{
     core::{
-        attribute::FlowView,
         event::{Counters, Network, Now, OwnerBy, UserId},
         snapshot::Degraded,
     },
@@ -205,7 +204,8 @@ fn owner_by(by: OwnerBy) -> ApiOwnerBy {
     }
 }
 
-pub fn flow(view: &FlowView, flow: &Flow, picture: &Picture, now: Now, zone: &TimeZone) -> ApiFlow {
+pub fn flow(listed: &ListedFlow, picture: &Picture, now: Now, zone: &TimeZone) -> ApiFlow {
+    let ListedFlow { view, flow, rates } = listed;
     let user = view.user.and_then(|id| picture.directory.users.get(&id));
     let age_ms = i64::try_from(now.mono_ns.saturating_sub(flow.opened_ns) / MS).unwrap_or(0);
     ApiFlow {
@@ -220,8 +220,8 @@ pub fn flow(view: &FlowView, flow: &Flow, picture: &Picture, now: Now, zone: &Ti
         opened_at: Time::from_ms(now.wall_ms - age_ms, zone),
         upload_payload_bytes: flow.payload[UPLOAD],
         download_payload_bytes: flow.payload[DOWNLOAD],
-        upload_rate: 0,
-        download_rate: 0,
+        upload_rate: rates[UPLOAD],
+        download_rate: rates[DOWNLOAD],
         before_metering: view.opened_ns == 0,
         id: Some(view.id.0.to_string()),
     }

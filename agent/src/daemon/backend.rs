@@ -221,7 +221,7 @@ impl Backend for Answerer {
         }
         let flows = self.ask(Question::Flows).await?.map_err(ApiError::unavailable)?;
         let now = clock::now();
-        let flows = flows.iter().map(|(view, flow)| answers::flow(view, flow, &picture, now, &self.zone));
+        let flows = flows.iter().map(|listed| answers::flow(listed, &picture, now, &self.zone));
         let flows = flows.filter(|flow| filter.user.is_none() || flow.user == filter.user);
         let flows = flows.filter(|flow| filter.inbound.as_ref().is_none_or(|tag| *tag == flow.inbound));
         answers::page_of_flows(flows, &filter.page)

@@ -55,7 +55,21 @@ pub struct Meter {
     forget: VecDeque<(u64, FlowId, FlowKey)>,
     commands: Vec<Command>,
     events_lost: u64,
+    /// Payload of the flows that were listed last, and when: for their rates.
+    listed: HashMap<FlowId, [u64; 2]>,
+    listed_ns: u64,
     next_walk_ns: u64,
+}
+
+/// Rates are taken since the last listing if that is not longer ago, else over the flow's life.
+const RATE_SINCE_MAX_NS: u64 = 30_000_000_000;
+
+/// An open flow, for people.
+pub struct ListedFlow {
+    pub view: FlowView,
+    pub flow: Flow,
+    /// Payload bytes per second, by direction.
+    pub rates: [u64; 2],
 }
 
 /// One reading of all accounts.
@@ -90,6 +104,8 @@ impl Meter {
             forget: VecDeque::new(),
             commands: Vec::new(),
             events_lost: 0,
+            listed: HashMap::new(),
+            listed_ns: 0,
             next_walk_ns: 0,
         })
     }
@@ -360,7 +376,7 @@ impl Meter {
     ///
     /// # Errors
     /// As [`Meter::tick`].
-    pub fn flows(&mut self) -> Result<Vec<(FlowView, Flow)>, KernelError> {
+    pub fn flows(&mut self) -> Result<Vec<ListedFlow>, KernelError> {
         let mut found: HashMap<FlowId, Flow> = HashMap::new();
         for flow in self.kernel.walk_sockets()? {
             self.found(&flow);
@@ -378,6 +394,28 @@ impl Meter {
             cursor = next;
         }
         self.carry_out()?;
-        Ok(self.attributor.flows().filter_map(|view| Some((view, *found.get(&view.id)?))).collect())
+        let now_ns = clock::mono_ns();
+        let since_ns = self.listed_ns;
+        let flows = self.attributor.flows().filter_map(|view| {
+            let flow = *found.get(&view.id)?;
+            let before = self.listed.get(&view.id).filter(|_| now_ns - since_ns < RATE_SINCE_MAX_NS);
+            let rates = match before {
+                Some(&before) => rates(flow.payload, before, now_ns.saturating_sub(since_ns)),
+                None => rates(flow.payload, [0; 2], now_ns.saturating_sub(flow.opened_ns)),
+            };
+            Some(ListedFlow { view, flow, rates })
+        });
+        let flows: Vec<ListedFlow> = flows.collect();
+        self.listed = found.into_iter().map(|(id, flow)| (id, flow.payload)).collect();
+        self.listed_ns = now_ns;
+        Ok(flows)
     }
+}
+
+/// Bytes per second, by direction.
+fn rates(now: [u64; 2], before: [u64; 2], elapsed_ns: u64) -> [u64; 2] {
+    [0, 1].map(|direction| {
+        let bytes = u128::from(now[direction].saturating_sub(before[direction]));
+        u64::try_from(bytes * 1_000_000_000 / u128::from(elapsed_ns.max(1))).unwrap_or(u64::MAX)
+    })
 }

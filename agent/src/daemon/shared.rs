@@ -3,13 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use boxmeter_common::flow::Flow;
 use boxmeter_web::api::types::{InboundStatus, KernelStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
+use super::meter::ListedFlow;
 use crate::{
     core::{
-        attribute::FlowView,
         event::{Counters, InboundIndex, UserId},
         snapshot::Snapshot,
     },
@@ -25,7 +24,7 @@ pub enum Question {
     /// Commit everything up to now. The answer is the reason where that was not possible.
     Flush(oneshot::Sender<Result<(), String>>),
     /// The open flows.
-    Flows(oneshot::Sender<Result<Vec<(FlowView, Flow)>, String>>),
+    Flows(oneshot::Sender<Result<Vec<ListedFlow>, String>>),
     /// The kernel's sums between two readings of the watched totals.
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
