@@ -352,6 +352,14 @@ impl Rig {
         });
     }
 
+    /// One user has exactly the relay's bytes, whatever became of the others'.
+    pub fn check_user(&self, number: usize) {
+        wait("every byte of the user", || {
+            let (truth, usage) = (&self.relays[number].truth, self.usage()?[number]);
+            if truth.allows(usage) { Ok(()) } else { Err(format!("usage {usage:?}, truth {truth:?}")) }
+        });
+    }
+
     /// The three questions.
     pub fn check(&mut self) {
         self.end_clients();
