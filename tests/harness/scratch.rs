@@ -45,8 +45,9 @@ impl Default for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The folder can only be removed when nothing is mounted below it.
-        let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        // The folder can only be removed when nothing is mounted below it. The mounts are those of this thread:
+        // /proc/self would show those of the process's first thread, which has another namespace.
+        let table = std::fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
         for point in table.lines().rev().filter_map(|l| l.split(' ').nth(1)) {
             if Path::new(point).starts_with(self.folder.path()) {
                 let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);

@@ -45,13 +45,14 @@ pub struct User {
 /// A server and its clients in two namespaces with a cable between.
 pub struct Site {
     pub version: &'static str,
-    pub scratch: Scratch,
+    client: Option<Process>,
+    pub server: Option<Process>,
+    pub users: Vec<User>,
+    pub target: Target,
     pub outside: Netns,
     pub inside: Netns,
-    pub target: Target,
-    pub users: Vec<User>,
-    pub server: Option<Process>,
-    client: Option<Process>,
+    /// The last: processes write there until they have ended.
+    pub scratch: Scratch,
 }
 
 impl Site {
@@ -198,6 +199,10 @@ impl Site {
 /// Connections that a user tries before giving up, where sing-box drops some.
 const TRIES: u32 = 10;
 
+/// UDP sessions tried before the path counts as broken. Now and then one never answers (seen with UDP over TCP,
+/// on 1.14 also without an agent); why is not known.
+const SESSIONS: u32 = 3;
+
 impl User {
     /// Some TCP and, where the case carries it, some UDP. Answers how many connections sing-box dropped.
     ///
@@ -212,10 +217,16 @@ impl User {
                 return Err(named("tcp", error));
             }
         }
-        if self.case.udp == Udp::Watched {
-            self.proxy.echo(target, 20, 700).map_err(|e| named("udp", e))?;
+        // A UDP session that gets no answer is one that sing-box dropped too: it cannot refuse one.
+        let (mut sessions, most) = (0, if self.case.drops { TRIES } else { SESSIONS });
+        let carry = || if self.case.udp == Udp::Watched { self.proxy.echo(target, 20, 700) } else { Ok(()) };
+        while let Err(error) = carry() {
+            sessions += 1;
+            if sessions == most {
+                return Err(named("udp", error));
+            }
         }
-        Ok(dropped)
+        Ok(dropped + sessions)
     }
 }
 

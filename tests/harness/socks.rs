@@ -10,8 +10,8 @@ use std::time::Duration;
 const IO_LIMIT: Duration = Duration::from_secs(20);
 /// One answer of the echo comes sooner, else the datagram counts as lost and is sent again.
 const ECHO_LIMIT: Duration = Duration::from_secs(2);
-/// Datagrams get lost while a session is being made; after this many the path is broken.
-const ECHO_TRIES: u32 = 8;
+/// Datagrams get lost while a session is being made; after this many the session is broken.
+const ECHO_TRIES: u32 = 3;
 
 fn request(stream: &mut TcpStream, command: u8, address: SocketAddr) -> io::Result<SocketAddr> {
     stream.set_read_timeout(Some(IO_LIMIT))?;
