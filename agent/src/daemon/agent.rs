@@ -111,17 +111,17 @@ impl Agent {
 
     fn sightings(&mut self, first: SourceEvent) -> Result<(), KernelError> {
         self.kernel_news()?;
-        self.sighting(first)?;
+        self.sighting(first);
         for _ in 1..SIGHTINGS_PER_TURN {
             match self.proxy.try_event() {
-                Some(event) => self.sighting(event)?,
+                Some(event) => self.sighting(event),
                 None => break,
             }
         }
         self.meter.carry_out()
     }
 
-    fn sighting(&mut self, event: SourceEvent) -> Result<(), KernelError> {
+    fn sighting(&mut self, event: SourceEvent) {
         match &event {
             SourceEvent::Connected { .. } => {
                 self.directory.source_connected = true;
@@ -139,7 +139,7 @@ impl Agent {
             SourceEvent::Lost { counter, count } => self.proxy.lost(counter, *count),
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
-        self.meter.source_event(event)
+        self.meter.source_event(event);
     }
 
     fn question(&mut self, question: Question) {

@@ -159,9 +159,8 @@ impl Meter {
         self.attributor.flow_seen(seen, owner, clock::now());
     }
 
-    /// # Errors
-    /// As [`Meter::kernel_events`].
-    pub fn source_event(&mut self, event: SourceEvent) -> Result<(), KernelError> {
+    /// What the source tells, handed to the core; [`Meter::carry_out`] does what follows.
+    pub fn source_event(&mut self, event: SourceEvent) {
         let now = clock::now();
         match event {
             SourceEvent::Connected { source, replay: true } => self.attributor.replay_begins(source, now),
@@ -172,7 +171,6 @@ impl Meter {
             }
             SourceEvent::Lost { .. } => {}
         }
-        Ok(())
     }
 
     /// Carries out everything that the core wants done.

@@ -16,10 +16,7 @@ mod proxy;
 mod shared;
 mod totals;
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
@@ -188,9 +185,4 @@ pub fn detach(config: &Config) -> anyhow::Result<()> {
         meter.kernel.detach()?;
         Ok(())
     })
-}
-
-/// Where the agent listens by the configuration.
-pub fn socket(config: &Config) -> &Path {
-    &config.api.socket
 }
