@@ -8,3 +8,4 @@ pub mod attribute;
 pub mod clock_map;
 pub mod event;
 pub mod snapshot;
+pub mod terms;
