@@ -6,6 +6,10 @@
 pub mod account;
 pub mod attribute;
 pub mod clock_map;
+pub mod crowd;
 pub mod event;
+pub mod period;
+pub mod policy;
 pub mod snapshot;
 pub mod terms;
+pub mod wallet;

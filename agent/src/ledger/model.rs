@@ -6,19 +6,11 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use crate::core::event::{Counters, Now, UserId};
+pub use crate::core::period::AccountPeriod;
 
 /// An inbound's number in this ledger; it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InboundNo(pub i64);
-
-/// One billing account of a user: usage is tagged with the one in force when it is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountPeriod {
-    /// UTC milliseconds.
-    pub start_ms: i64,
-    /// One more with each "reset traffic" within the period.
-    pub generation: i64,
-}
 
 /// The reading of one account slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
