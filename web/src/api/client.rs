@@ -91,7 +91,7 @@ impl Client {
         let status = response.status();
         let body = read_body(response.into_body()).await?;
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => ApiError::new(problem.kind, problem.detail),
+            Ok(problem) => problem.into(),
             Err(_) => ApiError::new(
                 ErrorKind::of_status(status),
                 format!("the agent answered {status} without saying why"),
@@ -285,7 +285,7 @@ impl Reader {
     fn take(&mut self, message: &Message) -> Result<Option<Arc<LiveSnapshot>>, ApiError> {
         if message.event == "error" {
             return Err(match serde_json::from_str::<Problem>(&message.data) {
-                Ok(problem) => ApiError::new(problem.kind, problem.detail),
+                Ok(problem) => problem.into(),
                 Err(_) => ApiError::internal("the agent ended the stream with an error"),
             });
         }
