@@ -6,7 +6,7 @@ use std::{
     fmt,
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -288,12 +288,40 @@ pub struct ImportUser {
     pub password: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Bytes that count against the running period's quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub period_used_bytes: Option<u64>,
-    /// Bytes that count against the total quota, those of the period included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_used_bytes: Option<u64>,
+    pub created_at: Option<Time>,
+    /// What was used there: the running period's part counts against its quota, all of it against
+    /// the total quota.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<ImportUsage>,
+    /// Bought beyond the quota and not used up.
+    #[serde(default)]
+    pub package_bytes: u64,
+}
+
+/// What was used in one calendar month of the other program, or before any month is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportUsage {
+    /// `2026-11`.
+    pub month: Option<String>,
+    pub upload_bytes: u64,
+    pub download_bytes: u64,
+}
+
+impl ImportUsage {
+    /// The first day of the month; `None` where no month is known.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no month.
+    pub fn first_day(&self) -> Result<Option<Date>, ApiError> {
+        let Some(month) = &self.month else { return Ok(None) };
+        let wrong = || ApiError::invalid("used", format!("{month:?} is not a month like 2026-11"));
+        if month.len() != 7 {
+            return Err(wrong());
+        }
+        format!("{month}-01").parse().map(Some).map_err(|_| wrong())
+    }
 }
 
 /// Credentials reach no log.
@@ -338,12 +366,12 @@ impl ImportUser {
         check_email(self.email.as_deref())?;
         check_note(self.note.as_deref())?;
         check_inbounds(self.inbounds.as_deref())?;
-        for (name, used) in
-            [("period_used_bytes", self.period_used_bytes), ("total_used_bytes", self.total_used_bytes)]
-        {
-            check_size(name, used.filter(|used| *used > 0))?;
+        let mut sum = self.package_bytes;
+        for used in &self.used {
+            used.first_day()?;
+            sum = sum.saturating_add(used.upload_bytes).saturating_add(used.download_bytes);
         }
-        Ok(())
+        check_size("used", Some(sum).filter(|sum| *sum > 0))
     }
 }
 
