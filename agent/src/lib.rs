@@ -15,4 +15,4 @@ pub mod kernel;
 pub mod ledger;
 pub mod singbox;
 pub mod source;
-pub mod units;
+pub use boxmeter_web::units;

@@ -9,7 +9,12 @@ use jiff::Zoned;
 
 pub use crate::api::error::{ApiError, ErrorKind};
 use crate::api::{
+    change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     live::LiveSnapshot,
+    order::Envelope,
+    policies::{
+        NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
+    },
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
     types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
@@ -44,4 +49,109 @@ pub trait Backend: Send + Sync {
 
     /// The stream begins with the state of now.
     async fn subscribe(&self) -> Result<LiveStream, ApiError>;
+
+    // Changes. The router has checked what can be said without knowing the state (`check` of the
+    // request's type), that the caller may change things, and runs each change to its end even if
+    // the caller goes away. The answerer, in this order:
+    //
+    // 1. `envelope.key`: if the key is stored (per actor, for at least a day), `IdempotencyKey::check`
+    //    its fingerprint and answer what was answered then. The key is stored with the change, in
+    //    one transaction; an error is not stored, so that it can be tried again.
+    // 2. Find the object: `NotFound`.
+    // 3. `Envelope::check_rev` with the object's `rev`: `Stale`.
+    // 4. What only the state can tell: `Conflict` for a name or credential that is there already,
+    //    `Invalid` with the field for an unknown policy or inbound, `Terms::check` of the terms
+    //    that result.
+    // 5. Do it, with `envelope.actor` as the one who did it.
+
+    /// Adds a user to the configuration. `Conflict` if the name is taken. The answer is the only
+    /// place where credentials are told; one that is repeated for a key reads them from the
+    /// configuration again, they are stored nowhere else.
+    async fn add_user(&self, _envelope: Envelope, _new: NewUser) -> Result<UserAdded, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Raising a limit brings the user back within a tick; lowering cuts at once.
+    async fn change_user(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+        _change: UserChange,
+    ) -> Result<UserChanged, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Cuts the user and takes it out of the configuration. The history stays unless `purge`.
+    async fn delete_user(&self, _envelope: Envelope, _name: &str, _purge: bool) -> Result<Deleted, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Starts the period's usage anew; deletes nothing.
+    async fn reset_user(&self, _envelope: Envelope, _name: &str) -> Result<UserChanged, ApiError> {
+        Err(only_reads())
+    }
+
+    /// By an admin: what was disabled so stays disabled over every turn of a period.
+    async fn set_enabled(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+        _enabled: bool,
+    ) -> Result<UserChanged, ApiError> {
+        Err(only_reads())
+    }
+
+    /// The purchase history, oldest first.
+    async fn packages(&self, _name: &str, _page: Page) -> Result<PackageList, ApiError> {
+        Err(only_reads())
+    }
+
+    async fn add_package(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+        _new: NewPackage,
+    ) -> Result<PackageAdded, ApiError> {
+        Err(only_reads())
+    }
+
+    /// By name.
+    async fn policies(&self, _page: Page) -> Result<PolicyList, ApiError> {
+        Err(only_reads())
+    }
+
+    async fn policy(&self, _name: &str) -> Result<PolicyShow, ApiError> {
+        Err(only_reads())
+    }
+
+    async fn add_policy(&self, _envelope: Envelope, _new: NewPolicy) -> Result<PolicyChanged, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Changes what every user of the policy may do who has no own value. `PolicyChange::check`
+    /// gives the new terms. `Conflict` for `unlimited`, which stays what its name says.
+    async fn change_policy(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+        _change: PolicyChange,
+    ) -> Result<PolicyChanged, ApiError> {
+        Err(only_reads())
+    }
+
+    /// `Conflict` while a user has it, and for the default policy.
+    async fn delete_policy(&self, _envelope: Envelope, _name: &str) -> Result<Deleted, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Users of another program; each is added, changed or refused on its own.
+    async fn import(&self, _envelope: Envelope, _request: ImportRequest) -> Result<ImportReport, ApiError> {
+        Err(only_reads())
+    }
+}
+
+fn only_reads() -> ApiError {
+    ApiError::unsupported(
+        "whoever answers here only meters: it cannot do this; update the agent and start it again",
+    )
 }

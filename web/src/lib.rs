@@ -7,3 +7,4 @@ pub mod api;
 pub mod backend;
 pub mod demo;
 pub mod locale;
+pub mod units;

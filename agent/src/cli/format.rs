@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use boxmeter_web::api::types::Time;
+use boxmeter_web::api::{names::deceptive, types::Time};
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -58,7 +58,7 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            _ if dangerous(c) => {
+            _ if deceptive(c) => {
                 // Writing to a string cannot fail.
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
             }
@@ -66,14 +66,6 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
         }
     }
     out
-}
-
-fn dangerous(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
 }
 
 /// [`safe`], cut to so many columns of a terminal; a cut is shown by `…`.

@@ -11,19 +11,22 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::stream;
-use http::{Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, header, request};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Response, body::Bytes, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::Zoned;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
     PREFIX,
+    change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     error::{ApiError, ErrorKind, Problem},
     live::{LiveSnapshot, LiveUpdate},
+    order::{Envelope, IDEMPOTENCY_KEY},
     params::{Pairs, Parameters},
+    policies::{NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow},
     query::{AuditQuery, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter},
     sse::{Message, Parser},
     types::{Audit, Event, EventList, Flow, FlowList, Stats, Status, Usage, User, UserList, UserShow},
@@ -58,13 +61,46 @@ impl Client {
     /// `NotRunning` if nobody listens, `NotPermitted` if the socket may not be used, the server's
     /// own error, or `Internal` if the answer cannot be read.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, pairs: &Pairs) -> Result<T, ApiError> {
+        self.answer(Request::get(uri(path, pairs)), Vec::new()).await
+    }
+
+    /// Asks for a change. Who asks is decided by the server, from the socket's peer.
+    async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: String,
+        envelope: &Envelope,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, ApiError> {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(rev) = envelope.if_rev {
+            request = request.header(header::IF_MATCH, format!("\"{rev}\""));
+        }
+        if let Some(key) = &envelope.key {
+            request = request.header(IDEMPOTENCY_KEY, &key.key);
+        }
+        let body = match body {
+            None => Vec::new(),
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                serde_json::to_vec(body).map_err(ApiError::internal)?
+            }
+        };
+        self.answer(request, body).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: request::Builder,
+        body: Vec<u8>,
+    ) -> Result<T, ApiError> {
         let asked = async {
-            let response = self.send(path, pairs, "application/json").await?;
+            let response = self.send(request, body, "application/json").await?;
             let body = read_body(response.into_body()).await?;
             serde_json::from_slice(&body).map_err(|error| {
                 ApiError::internal(format!(
-                    "the agent's answer to {path} is not understood ({error}); is it of the same \
-                     version as this program?"
+                    "the agent's answer is not understood ({error}); is it of the same version as \
+                     this program?"
                 ))
             })
         };
@@ -74,15 +110,21 @@ impl Client {
         }
     }
 
-    async fn send(&self, path: &str, pairs: &Pairs, accept: &str) -> Result<Response<Incoming>, ApiError> {
+    async fn send(
+        &self,
+        request: request::Builder,
+        body: Vec<u8>,
+        accept: &str,
+    ) -> Result<Response<Incoming>, ApiError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refused(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // The task ends with the connection, which ends when the answer's body is dropped.
         tokio::spawn(connection);
-        let request = Request::get(format!("{PREFIX}{path}{}", query_string(pairs)))
+        let request = request
             .header(header::HOST, "boxmeter")
             .header(header::ACCEPT, accept)
-            .body(Empty::<Bytes>::new())
+            .header(header::USER_AGENT, concat!("boxmeter/", env!("CARGO_PKG_VERSION")))
+            .body(Full::<Bytes>::from(body))
             .map_err(|error| ApiError::bad_request(format!("not a usable request: {error}")))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         if response.status().is_success() {
@@ -91,7 +133,7 @@ impl Client {
         let status = response.status();
         let body = read_body(response.into_body()).await?;
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => ApiError::new(problem.kind, problem.detail),
+            Ok(problem) => problem.into(),
             Err(_) => ApiError::new(
                 ErrorKind::of_status(status),
                 format!("the agent answered {status} without saying why"),
@@ -208,10 +250,7 @@ impl Backend for Client {
     }
 
     async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
-        if name.is_empty() {
-            return Err(ApiError::no_such_user(name));
-        }
-        self.get(&format!("/users/{}", percent(name)), &Pairs::new()).await
+        self.get(&user_path(name, "")?, &Pairs::new()).await
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
@@ -234,8 +273,83 @@ impl Backend for Client {
         self.get("/stats", &Pairs::new()).await
     }
 
+    async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
+        self.change(Method::POST, plain("/users"), &envelope, Some(&new)).await
+    }
+
+    async fn change_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: UserChange,
+    ) -> Result<UserChanged, ApiError> {
+        self.change(Method::PATCH, plain(&user_path(name, "")?), &envelope, Some(&change)).await
+    }
+
+    async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
+        let pairs = vec![("purge".to_owned(), purge.to_string())];
+        self.change(Method::DELETE, uri(&user_path(name, "")?, &pairs), &envelope, NOTHING).await
+    }
+
+    async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
+        self.change(Method::POST, plain(&user_path(name, "/reset")?), &envelope, NOTHING).await
+    }
+
+    async fn set_enabled(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        enabled: bool,
+    ) -> Result<UserChanged, ApiError> {
+        let tail = if enabled { "/enable" } else { "/disable" };
+        self.change(Method::POST, plain(&user_path(name, tail)?), &envelope, NOTHING).await
+    }
+
+    async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
+        self.get(&user_path(name, "/packages")?, &page.to_pairs()).await
+    }
+
+    async fn add_package(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        new: NewPackage,
+    ) -> Result<PackageAdded, ApiError> {
+        self.change(Method::POST, plain(&user_path(name, "/packages")?), &envelope, Some(&new)).await
+    }
+
+    async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
+        self.get("/policies", &page.to_pairs()).await
+    }
+
+    async fn policy(&self, name: &str) -> Result<PolicyShow, ApiError> {
+        self.get(&policy_path(name)?, &Pairs::new()).await
+    }
+
+    async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
+        self.change(Method::POST, plain("/policies"), &envelope, Some(&new)).await
+    }
+
+    async fn change_policy(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: PolicyChange,
+    ) -> Result<PolicyChanged, ApiError> {
+        self.change(Method::PATCH, plain(&policy_path(name)?), &envelope, Some(&change)).await
+    }
+
+    async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
+        self.change(Method::DELETE, plain(&policy_path(name)?), &envelope, NOTHING).await
+    }
+
+    async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
+        self.change(Method::POST, plain("/import"), &envelope, Some(&request)).await
+    }
+
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
-        let response = self.send("/stream", &Pairs::new(), "text/event-stream").await?;
+        let request = Request::get(uri("/stream", &Pairs::new()));
+        let response = self.send(request, Vec::new(), "text/event-stream").await?;
         let reader = Reader {
             body: response.into_body(),
             parser: Parser::default(),
@@ -285,7 +399,7 @@ impl Reader {
     fn take(&mut self, message: &Message) -> Result<Option<Arc<LiveSnapshot>>, ApiError> {
         if message.event == "error" {
             return Err(match serde_json::from_str::<Problem>(&message.data) {
-                Ok(problem) => ApiError::new(problem.kind, problem.detail),
+                Ok(problem) => problem.into(),
                 Err(_) => ApiError::internal("the agent ended the stream with an error"),
             });
         }
@@ -307,6 +421,32 @@ async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
 
 fn broken(error: hyper::Error) -> ApiError {
     ApiError::unavailable(format!("the connection to the agent broke: {error}"))
+}
+
+/// No body.
+const NOTHING: Option<&()> = None;
+
+fn uri(path: &str, pairs: &Pairs) -> String {
+    format!("{PREFIX}{path}{}", query_string(pairs))
+}
+
+fn plain(path: &str) -> String {
+    uri(path, &Pairs::new())
+}
+
+/// An empty name would be another route.
+fn user_path(name: &str, tail: &str) -> Result<String, ApiError> {
+    match name {
+        "" => Err(ApiError::no_such_user(name)),
+        name => Ok(format!("/users/{}{tail}", percent(name))),
+    }
+}
+
+fn policy_path(name: &str) -> Result<String, ApiError> {
+    match name {
+        "" => Err(ApiError::no_such_policy(name)),
+        name => Ok(format!("/policies/{}", percent(name))),
+    }
 }
 
 fn query_string(pairs: &Pairs) -> String {

@@ -19,8 +19,16 @@ pub enum ErrorKind {
     BadRequest,
     /// The caller may not do this.
     NotPermitted,
-    /// The thing was changed meanwhile.
+    /// A field of the body is wrong; the message says what would be right.
+    Invalid,
+    /// It is there already, or something else stands in the way.
     Conflict,
+    /// It was changed meanwhile: `If-Match` named another revision.
+    Stale,
+    /// The body is longer than what is read.
+    TooLarge,
+    /// This answerer cannot do it at all.
+    Unsupported,
     /// The answerer cannot do it now (starting, ledger not readable, too slow).
     Unavailable,
     /// Nobody listens on the socket. Only made by the client.
@@ -40,7 +48,11 @@ impl ErrorKind {
             ErrorKind::NotFound => "not_found",
             ErrorKind::BadRequest => "bad_request",
             ErrorKind::NotPermitted => "not_permitted",
+            ErrorKind::Invalid => "invalid",
             ErrorKind::Conflict => "conflict",
+            ErrorKind::Stale => "stale",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Unsupported => "unsupported",
             ErrorKind::Unavailable => "unavailable",
             ErrorKind::NotRunning => "not_running",
             ErrorKind::Reserved => "reserved",
@@ -55,7 +67,11 @@ impl ErrorKind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::BadRequest | ErrorKind::Reserved => StatusCode::BAD_REQUEST,
             ErrorKind::NotPermitted => StatusCode::FORBIDDEN,
+            ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Conflict => StatusCode::CONFLICT,
+            ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
+            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             ErrorKind::Unavailable | ErrorKind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Failed | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -66,7 +82,11 @@ impl ErrorKind {
         match status {
             StatusCode::NOT_FOUND => ErrorKind::NotFound,
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => ErrorKind::NotPermitted,
-            StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => ErrorKind::Conflict,
+            StatusCode::UNPROCESSABLE_ENTITY => ErrorKind::Invalid,
+            StatusCode::CONFLICT => ErrorKind::Conflict,
+            StatusCode::PRECONDITION_FAILED => ErrorKind::Stale,
+            StatusCode::PAYLOAD_TOO_LARGE => ErrorKind::TooLarge,
+            StatusCode::NOT_IMPLEMENTED => ErrorKind::Unsupported,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => ErrorKind::Unavailable,
             _ if status.is_client_error() => ErrorKind::BadRequest,
             _ => ErrorKind::Internal,
@@ -80,11 +100,50 @@ impl ErrorKind {
 pub struct ApiError {
     pub kind: ErrorKind,
     pub message: String,
+    /// The field or parameter that is wrong.
+    pub field: Option<String>,
+    /// Of [`ErrorKind::Stale`].
+    pub stale: Option<Box<Stale>>,
+}
+
+/// What the caller had and what there is now, so that it can decide anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// The revision of `If-Match`.
+    pub given_rev: u64,
+    pub current_rev: u64,
+    /// The object as it is now.
+    pub current: serde_json::Value,
 }
 
 impl ApiError {
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> Self {
-        ApiError { kind, message: message.to_string() }
+        ApiError { kind, message: message.to_string(), field: None, stale: None }
+    }
+
+    /// A field with a wrong value; the text goes on after `field: `.
+    pub fn invalid(field: &str, text: impl fmt::Display) -> Self {
+        let error = Self::new(ErrorKind::Invalid, format!("{field}: {text}"));
+        ApiError { field: Some(field.to_owned()), ..error }
+    }
+
+    pub fn conflict(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Conflict, message)
+    }
+
+    /// `current` is the object as it is now.
+    pub fn stale(given_rev: u64, current_rev: u64, current: &impl Serialize) -> Self {
+        let text = format!(
+            "it was changed meanwhile: you had revision {given_rev}, it is at {current_rev}; look \
+             at it again, then decide"
+        );
+        let current = serde_json::to_value(current).unwrap_or_default();
+        let stale = Stale { given_rev, current_rev, current };
+        ApiError { stale: Some(Box::new(stale)), ..Self::new(ErrorKind::Stale, text) }
+    }
+
+    pub fn unsupported(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
     }
 
     pub fn not_found(message: impl fmt::Display) -> Self {
@@ -111,6 +170,11 @@ impl ApiError {
     pub fn no_such_user(name: &str) -> Self {
         Self::not_found(format!("there is no user {name:?}"))
     }
+
+    /// The usual answer to a policy that does not exist.
+    pub fn no_such_policy(name: &str) -> Self {
+        Self::not_found(format!("there is no policy {name:?}"))
+    }
 }
 
 /// RFC 9457 problem details, with the word of [`ErrorKind`] as an extension member.
@@ -124,6 +188,19 @@ pub struct Problem {
     pub status: u16,
     pub detail: String,
     pub kind: ErrorKind,
+    /// The field of the body that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Both values of a change that came too late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Box<Stale>>,
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        let Problem { kind, detail, field, stale, .. } = problem;
+        ApiError { kind, message: detail, field, stale }
+    }
 }
 
 impl From<&ApiError> for Problem {
@@ -136,6 +213,8 @@ impl From<&ApiError> for Problem {
             status: status.as_u16(),
             detail: error.message.clone(),
             kind: error.kind,
+            field: error.field.clone(),
+            stale: error.stale.clone(),
         }
     }
 }
@@ -166,11 +245,20 @@ pub struct ErrorReport {
 pub struct ErrorBody {
     pub kind: ErrorKind,
     pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Box<Stale>>,
 }
 
 impl From<&ApiError> for ErrorReport {
     fn from(error: &ApiError) -> Self {
-        let body = ErrorBody { kind: error.kind, message: error.message.clone() };
+        let body = ErrorBody {
+            kind: error.kind,
+            message: error.message.clone(),
+            field: error.field.clone(),
+            stale: error.stale.clone(),
+        };
         ErrorReport { schema: Schema, error: body }
     }
 }

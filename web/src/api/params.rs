@@ -158,6 +158,19 @@ impl Parameters for (UserFilter, Page) {
     }
 }
 
+/// A list without a filter.
+impl Parameters for Page {
+    fn from_params(params: &mut Params, _now: &Zoned) -> Result<Self, ApiError> {
+        params.page()
+    }
+
+    fn to_pairs(&self) -> Pairs {
+        let mut pairs = Pairs::new();
+        push_page(&mut pairs, self);
+        pairs
+    }
+}
+
 impl Parameters for UsageQuery {
     fn from_params(params: &mut Params, now: &Zoned) -> Result<Self, ApiError> {
         let user = params.text("user")?;

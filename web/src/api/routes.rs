@@ -1,4 +1,5 @@
-//! The router under `/api/v1`. It parses, asks the backend and serialises; it decides nothing.
+//! The router under `/api/v1`. It parses, asks the backend and serialises; it decides nothing. What
+//! changes something is in [`super::change_routes`].
 //!
 //! Who may ask is decided by the listener, which puts an [`Access`] into the request's extensions;
 //! a request without one is refused.
@@ -16,11 +17,11 @@ use axum::{
     routing::get,
 };
 use futures_util::{Stream, StreamExt};
-use http::header;
+use http::{Method, header};
 use serde::Serialize;
 
 use super::{
-    PREFIX,
+    PREFIX, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
     openapi,
@@ -45,10 +46,11 @@ pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// A comment is sent after this silence, so that both ends notice a dead peer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-type Shared = Arc<dyn Backend>;
+pub(super) type Shared = Arc<dyn Backend>;
 type Answer<T> = Result<Json<T>, ApiError>;
 
-/// Every route that only reads, for whoever puts [`Access`] into the requests.
+/// Every route, for whoever puts [`Access`] and, with it, an [`super::order::Identity`] into the
+/// requests.
 pub fn router(backend: Shared) -> Router {
     let timed = Router::new()
         .route("/status", get(status))
@@ -60,6 +62,7 @@ pub fn router(backend: Shared) -> Router {
         .route("/audit", get(audit))
         .route("/stats", get(stats))
         .route("/openapi.json", get(openapi_document))
+        .merge(change_routes::routes())
         .layer(middleware::from_fn(limit_time));
     let api = timed
         .route("/stream", get(stream))
@@ -86,7 +89,7 @@ async fn refuse_web_pages(request: Request, next: Next) -> Response {
 
 async fn need_access(access: Option<Extension<Access>>, request: Request, next: Next) -> Response {
     match access {
-        // Every route here reads; a route that changes something asks for `Admin` itself.
+        // A route that changes something takes an `Order`, which asks for `Admin`.
         Some(Extension(Access::Read | Access::Admin)) => next.run(request).await,
         None => ApiError::not_permitted(
             "you may not read the meter: be root or in the group boxmeter (log in again after \
@@ -97,13 +100,16 @@ async fn need_access(access: Option<Extension<Access>>, request: Request, next: 
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {
+    let advice = match request.method() {
+        &Method::GET => "ask for less, or look at `boxmeter status`",
+        _ => "the change goes on; look again before you repeat it, or repeat it with the same Idempotency-Key",
+    };
     match tokio::time::timeout(ANSWER_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => ApiError::unavailable(format!(
-            "no answer within {} s; ask for less, or look at `boxmeter status`",
-            ANSWER_TIME_MAX.as_secs()
-        ))
-        .into_response(),
+        Err(_) => {
+            let seconds = ANSWER_TIME_MAX.as_secs();
+            ApiError::unavailable(format!("no answer within {seconds} s; {advice}")).into_response()
+        }
     }
 }
 
@@ -119,13 +125,18 @@ async fn wrong_method() -> Response {
 }
 
 /// The query string of a request, parsed as `Q`.
-fn read<Q: Parameters>(backend: &Shared, pairs: Result<Query<Pairs>, QueryRejection>) -> Result<Q, ApiError> {
+pub(super) fn read<Q: Parameters>(backend: &Shared, pairs: RawQuery) -> Result<Q, ApiError> {
     let Query(pairs) =
         pairs.map_err(|error| ApiError::bad_request(format!("the query string cannot be read: {error}")))?;
     params::read(pairs, &backend.now())
 }
 
-type RawQuery = Result<Query<Pairs>, QueryRejection>;
+pub(super) type RawQuery = Result<Query<Pairs>, QueryRejection>;
+
+/// An answer about one object, with its revision as the tag that `If-Match` takes.
+pub(super) fn tagged(rev: u64, answer: impl Serialize) -> Response {
+    ([(header::ETAG, format!("\"{rev}\""))], Json(answer)).into_response()
+}
 
 fn json<T: Serialize>(answer: T) -> Answer<T> {
     Ok(Json(answer))
@@ -145,9 +156,10 @@ async fn user(
     State(backend): State<Shared>,
     Path(name): Path<String>,
     query: RawQuery,
-) -> Answer<impl Serialize + use<>> {
+) -> Result<Response, ApiError> {
     read::<()>(&backend, query)?;
-    json(backend.user(&name).await?)
+    let shown = backend.user(&name).await?;
+    Ok(tagged(shown.user.rev, shown))
 }
 
 async fn usage(State(backend): State<Shared>, query: RawQuery) -> Answer<impl Serialize + use<>> {

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::routes::Access;
+use super::{order::Identity, routes::Access};
 
 /// Connections at a time; more wait in the listener's backlog. A client holds one per question.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -56,7 +56,8 @@ where
                 }
             },
         };
-        let granted = stream.peer_cred().ok().and_then(|peer| access(&peer));
+        let peer = stream.peer_cred().ok();
+        let granted = peer.and_then(|peer| Some((access(&peer)?, Identity::Uid(peer.uid()))));
         let router = router.clone();
         tasks.spawn(async move {
             connection(stream, router, granted).await;
@@ -66,10 +67,11 @@ where
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, access: Option<Access>) {
+async fn connection(stream: UnixStream, router: Router, granted: Option<(Access, Identity)>) {
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        if let Some(access) = access {
+        if let Some((access, identity)) = granted.clone() {
             request.extensions_mut().insert(access);
+            request.extensions_mut().insert(identity);
         }
         router.clone().oneshot(request.map(Body::new))
     });

@@ -23,6 +23,9 @@ pub struct Status {
     pub time_zone: Option<String>,
     #[serde(default)]
     pub inbounds: Vec<InboundStatus>,
+    /// `None`: this agent does not enforce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<EnforcementStatus>,
 }
 
 /// A part that does less than it should.
@@ -119,4 +122,39 @@ pub struct InboundStatus {
     /// Why its figures are less exact than usual, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// What the limits do to users and to sing-box's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnforcementStatus {
+    /// Users whose packets the kernel drops.
+    pub cut_users: u64,
+    /// Users that are taken out of `users`.
+    pub taken_out_users: u64,
+    /// Edits of sing-box's configuration since the agent started.
+    pub edits: u64,
+    /// Reloads of sing-box by boxmeter since the agent started; each drops open connections.
+    pub reloads: u64,
+    pub last_edit_at: Option<Time>,
+    pub last_reload_at: Option<Time>,
+    pub pending: Option<PendingReload>,
+    /// Why the newest edit or reload did not work; `None` once one did.
+    pub last_error: Option<EnforcementError>,
+}
+
+/// Edits that sing-box has not read yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingReload {
+    pub since: Time,
+    /// The reload comes at a quiet moment, at the latest then; `None`: it is left to the admin.
+    pub at_latest: Option<Time>,
+    /// How many users it is for.
+    pub users: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnforcementError {
+    pub at: Time,
+    /// Says what to do.
+    pub message: String,
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::{status::*, time::Time};
+pub use super::{change::*, policies::*, reason::Reason, status::*, terms::*, time::Time};
 
 /// The version of the contract: the number 1 at the top of every object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,9 +173,15 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub state: UserState,
+    /// For people, in English.
     pub reason: Option<String>,
+    /// The same for programs, and for people of other languages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Reason>,
     pub policy: Option<String>,
     pub email: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     pub created_at: Time,
     pub expires_at: Option<Time>,
     pub period: Period,
@@ -192,8 +198,35 @@ pub struct User {
     /// The four counts over all time.
     #[serde(default)]
     pub traffic: Traffic,
+    /// The user's own terms; what is not here comes from the policy.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// The terms in force: the policy's with the user's own instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
+    /// The IANA zone of the user's periods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_used_at: Option<Time>,
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Moves with the settings and the state, not with the usage: what `If-Match` is compared with.
     #[serde(default)]
     pub rev: u64,
+}
+
+/// What is done to a user right now. Dropping packets and editing files are two decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforcement {
+    /// The kernel drops the user's packets.
+    pub cut: bool,
+    /// Taken out of `users` in sing-box's configuration.
+    pub taken_out: bool,
+    /// The configuration has changed for this user and sing-box has not read it yet.
+    pub reload_pending: bool,
+    /// The rates that the kernel keeps the user to.
+    pub speed: Speed,
 }
 
 /// The billing window. A quota of `None` is unlimited.

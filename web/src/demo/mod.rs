@@ -1,34 +1,38 @@
 //! Made-up data behind the real contract: for trying the faces without a server, and for their
 //! tests. Nothing here is measured, and the names say so.
 
-use std::sync::Arc;
+mod changes;
+mod data;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use jiff::{Timestamp, ToSpan, Zoned};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 use crate::{
     api::{
-        live::{LiveSnapshot, LiveTotals, LiveUser},
+        live::LiveSnapshot,
+        order::Envelope,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
         types::*,
     },
     backend::{ApiError, Backend, LiveStream},
 };
+use changes::State;
+pub use data::user;
+use data::{GIB, MIB, events, flows, policies, snapshot, status, traffic};
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-
-/// A server that stands still at one moment; tests set the fields.
+/// A server that stands still at one moment, but for what is changed; tests set the fields.
 pub struct Demo {
     pub now: Zoned,
     pub status: Status,
-    pub users: Vec<User>,
     pub flows: Vec<Flow>,
-    pub events: Vec<Event>,
     pub unattributed: Traffic,
+    state: Mutex<State>,
     /// What the stream tells; see [`Demo::publish`].
     live: watch::Sender<Arc<LiveSnapshot>>,
 }
@@ -46,9 +50,8 @@ impl Demo {
         Demo {
             status: status(&now, users.len()),
             flows: flows(&now, &users),
-            events: events(&now),
             unattributed: traffic(3 * MIB),
-            users,
+            state: Mutex::new(State::new(users, policies(), events(&now))),
             now,
             live,
         }
@@ -56,10 +59,14 @@ impl Demo {
 
     /// Other users, also in the stream.
     #[must_use]
-    pub fn with_users(mut self, users: Vec<User>) -> Self {
+    pub fn with_users(self, users: Vec<User>) -> Self {
         self.live.send_replace(Arc::new(snapshot(&self.now, &users)));
-        self.users = users;
+        self.state().users = users;
         self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a snapshot to everyone who listens.
@@ -72,181 +79,33 @@ impl Demo {
         (**self.live.borrow()).clone()
     }
 
+    /// Does a change once per key, and tells the stream.
+    fn once<T: Serialize + DeserializeOwned>(
+        &self,
+        envelope: &Envelope,
+        change: impl FnOnce(&mut State) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let mut state = self.state();
+        if let Some(answer) = state.answered(envelope)? {
+            return serde_json::from_value(answer).map_err(ApiError::internal);
+        }
+        let answer = change(&mut state)?;
+        state.remember(envelope, &answer)?;
+        self.live.send_replace(Arc::new(snapshot(&self.now, &state.users)));
+        Ok(answer)
+    }
+
     fn time(&self, instant: Timestamp) -> Time {
         Time::new(instant, self.now.time_zone())
     }
 
     fn known(&self, name: Option<&str>) -> Result<(), ApiError> {
         match name {
-            Some(name) if !self.users.iter().any(|user| user.name == name) => {
+            Some(name) if !self.state().users.iter().any(|user| user.name == name) => {
                 Err(ApiError::no_such_user(name))
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// A made-up user; the number makes the figures.
-pub fn user(now: &Zoned, number: u64, name: &str, state: UserState, quota: Option<u64>) -> User {
-    let counted = traffic(number * GIB);
-    let used = counted.total(Meter::Payload);
-    let month = |offset: i64| {
-        let first = now.first_of_month().ok()?.start_of_day().ok()?;
-        Some(Time::from(&first.checked_add(offset.months()).ok()?))
-    };
-    let reason = (state == UserState::Limited).then(|| "period quota used up".to_owned());
-    let live = match state {
-        UserState::Active => {
-            Live { flows: 3, addresses: 1, upload_rate: MIB, download_rate: number * 4 * MIB }
-        }
-        _ => Live::default(),
-    };
-    User {
-        name: name.to_owned(),
-        id: Some(format!("0198c0de-0000-7000-8000-{number:012}")),
-        state,
-        reason,
-        policy: Some("basic".to_owned()),
-        email: None,
-        created_at: Time::from(now),
-        expires_at: None,
-        period: Period {
-            start: month(0),
-            end: month(1),
-            quota_bytes: quota,
-            used_bytes: used,
-            remaining_bytes: quota.map(|quota| quota.saturating_sub(used)),
-        },
-        total: Total { quota_bytes: None, used_bytes: used },
-        packages: Packages::default(),
-        speed: Speed::default(),
-        max_flows: None,
-        max_addresses: Some(3),
-        live,
-        last_seen_at: Some(Time::from(now)),
-        inbounds: vec!["trojan-in".to_owned()],
-        traffic: counted,
-        rev: number,
-    }
-}
-
-/// Counts with the usual relation of upload to download and of payload to wire.
-fn traffic(unit: u64) -> Traffic {
-    Traffic {
-        upload_payload_bytes: unit / 4,
-        download_payload_bytes: unit * 2,
-        upload_wire_bytes: unit / 4 + unit / 64,
-        download_wire_bytes: unit * 2 + unit / 16,
-    }
-}
-
-fn status(now: &Zoned, users: usize) -> Status {
-    Status {
-        schema: Schema,
-        ok: true,
-        degraded: Vec::new(),
-        agent: AgentStatus { version: "demo".to_owned(), pid: 1, started_at: Time::from(now) },
-        kernel: KernelStatus {
-            attached: true,
-            epoch: "0".repeat(32),
-            ns_per_packet: NsPerPacket { ingress: Some(120), egress: Some(130) },
-            counters: [("tcp_flows_opened".to_owned(), 7)].into(),
-        },
-        source: SourceStatus { kind: Some(SourceKind::Api), connected: true, ..Default::default() },
-        ledger: LedgerStatus {
-            path: "/var/lib/boxmeter/ledger.db".to_owned(),
-            committed_at: Some(Time::from(now)),
-            rev: 1,
-            ..Default::default()
-        },
-        singbox: SingboxStatus {
-            pid: Some(2),
-            version: Some("1.14.4".to_owned()),
-            config: Some("/etc/sing-box".to_owned()),
-        },
-        time_zone: now.time_zone().iana_name().map(str::to_owned),
-        inbounds: vec![InboundStatus {
-            tag: "trojan-in".to_owned(),
-            kind: "trojan".to_owned(),
-            port: 443,
-            networks: vec![Network::Tcp],
-            users: users as u64,
-            note: None,
-        }],
-    }
-}
-
-fn flows(now: &Zoned, users: &[User]) -> Vec<Flow> {
-    let flow = |user: Option<&User>, owner_by, peer: &str| Flow {
-        user: user.map(|user| user.name.clone()),
-        owner_by,
-        inbound: "trojan-in".to_owned(),
-        network: Network::Tcp,
-        peer: peer.to_owned(),
-        opened_at: Time::from(now),
-        upload_payload_bytes: MIB,
-        download_payload_bytes: 20 * MIB,
-        upload_rate: 0,
-        download_rate: MIB,
-        before_metering: false,
-        id: None,
-    };
-    vec![
-        flow(users.first(), Some(OwnerBy::Api), "203.0.113.7:51234"),
-        flow(users.get(2), Some(OwnerBy::ByPort), "[2001:db8::7]:443"),
-        flow(None, None, "198.51.100.9:40000"),
-    ]
-}
-
-fn events(now: &Zoned) -> Vec<Event> {
-    let event = |number: u64, severity, user: Option<&str>, kind: &str, message: &str| Event {
-        id: format!("0198c0de-0000-7000-9000-{number:012}"),
-        at: Time::from(now),
-        kind: kind.to_owned(),
-        severity,
-        user: user.map(str::to_owned),
-        message: message.to_owned(),
-        who: Some("agent".to_owned()),
-        data: None,
-        rev: number,
-    };
-    let found = "found in sing-box's configuration";
-    vec![
-        event(1, Severity::Info, Some("demo-alice"), "user.adopted", found),
-        event(2, Severity::Warning, None, "source.disconnected", "the API service went away"),
-    ]
-}
-
-fn snapshot(now: &Zoned, users: &[User]) -> LiveSnapshot {
-    let users: Vec<LiveUser> = users
-        .iter()
-        .map(|user| LiveUser {
-            id: user.id.clone().unwrap_or_default(),
-            name: user.name.clone(),
-            state: user.state,
-            live: user.live,
-            period_bytes: user.period.used_bytes,
-            quota_bytes: user.period.quota_bytes,
-            total_bytes: user.total.used_bytes,
-        })
-        .collect();
-    let sum = |of: fn(&LiveUser) -> u64| users.iter().map(of).sum::<u64>();
-    let unattributed = traffic(3 * MIB).total(Meter::Payload);
-    LiveSnapshot {
-        schema: Schema,
-        at: Time::from(now),
-        ok: true,
-        degraded: Vec::new(),
-        meter: Meter::Payload,
-        totals: LiveTotals {
-            upload_rate: sum(|user| user.live.upload_rate),
-            download_rate: sum(|user| user.live.download_rate),
-            flows: sum(|user| user.live.flows),
-            today_bytes: sum(|user| user.period_bytes) / 10,
-            total_bytes: sum(|user| user.total_bytes) + unattributed,
-            unattributed_bytes: unattributed,
-        },
-        users,
     }
 }
 
@@ -275,7 +134,8 @@ impl Backend for Demo {
 
     async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
         let search = filter.search.unwrap_or_default().to_lowercase();
-        let mut users: Vec<User> = self
+        let state = self.state();
+        let mut users: Vec<User> = state
             .users
             .iter()
             .filter(|user| filter.state.is_none_or(|state| user.state == state))
@@ -284,13 +144,11 @@ impl Backend for Demo {
             .collect();
         users.sort_by(|a, b| a.name.cmp(&b.name));
         let (users, next) = paged(users, &page, |user| user.name.clone());
-        Ok(UserList { schema: Schema, users, rev: 1, next })
+        Ok(UserList { schema: Schema, users, rev: state.rev, next })
     }
 
     async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
-        let found = self.users.iter().find(|user| user.name == name);
-        let user = found.cloned().ok_or_else(|| ApiError::no_such_user(name))?;
-        Ok(UserShow { schema: Schema, user })
+        Ok(UserShow { schema: Schema, user: self.state().user(name)?.clone() })
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
@@ -298,7 +156,8 @@ impl Backend for Demo {
         let start = query.from.unwrap_or_else(|| self.now.timestamp() - 24.hours());
         let to = query.to.unwrap_or(self.now.timestamp());
         let wanted = |user: &&User| query.user.as_ref().is_none_or(|name| user.name == *name);
-        let rows = self.users.iter().filter(wanted).map(|user| UsageRow {
+        let state = self.state();
+        let rows = state.users.iter().filter(wanted).map(|user| UsageRow {
             user: user.name.clone(),
             start: self.time(start),
             end: self.time(to),
@@ -337,13 +196,14 @@ impl Backend for Demo {
             query.user.as_ref().is_none_or(|name| event.user.as_ref() == Some(name))
                 && query.since.is_none_or(|since| event.at.instant >= since)
         };
-        let events = self.events.iter().filter(wanted).cloned().collect();
+        let state = self.state();
+        let events = state.events.iter().filter(wanted).cloned().collect();
         let (events, next) = paged(events, &query.page, |event: &Event| event.id.clone());
-        Ok(EventList { schema: Schema, events, rev: 1, next })
+        Ok(EventList { schema: Schema, events, rev: state.rev, next })
     }
 
     async fn audit(&self, query: AuditQuery) -> Result<Audit, ApiError> {
-        let users = self.users.iter().fold(Traffic::default(), |sum, user| sum.plus(&user.traffic));
+        let users = self.state().users.iter().fold(Traffic::default(), |sum, user| sum.plus(&user.traffic));
         Ok(Audit {
             schema: Schema,
             watched: users.plus(&self.unattributed),
@@ -361,10 +221,11 @@ impl Backend for Demo {
 
     async fn stats(&self) -> Result<Stats, ApiError> {
         let live = self.snapshot();
-        let count = |wanted: fn(&User) -> bool| self.users.iter().filter(|it| wanted(it)).count();
+        let state = self.state();
+        let count = |wanted: fn(&User) -> bool| state.users.iter().filter(|it| wanted(it)).count();
         Ok(Stats {
             schema: Schema,
-            total_users: self.users.len() as u64,
+            total_users: state.users.len() as u64,
             active_users: count(|user| user.state == UserState::Active) as u64,
             total_traffic_bytes: live.totals.total_bytes,
             meter: Meter::Payload,
@@ -381,5 +242,85 @@ impl Backend for Demo {
         let snapshots = WatchStream::new(self.live.subscribe()).map(Ok);
         // A demonstration never ends its stream, also when the last sender is gone.
         Ok(Box::pin(snapshots.chain(stream::pending())))
+    }
+
+    async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
+        self.once(&envelope, |state| state.add_user(&self.now, &envelope, &new))
+    }
+
+    async fn change_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: UserChange,
+    ) -> Result<UserChanged, ApiError> {
+        self.once(&envelope, |state| state.change_user(&self.now, &envelope, name, &change))
+    }
+
+    async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
+        self.once(&envelope, |state| state.delete_user(&self.now, &envelope, name, purge))
+    }
+
+    async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
+        self.once(&envelope, |state| state.reset_user(&self.now, &envelope, name))
+    }
+
+    async fn set_enabled(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        enabled: bool,
+    ) -> Result<UserChanged, ApiError> {
+        self.once(&envelope, |state| state.set_enabled(&self.now, &envelope, name, enabled))
+    }
+
+    async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
+        let state = self.state();
+        let (packages, remaining_bytes) = state.packages(name, self.now.timestamp())?;
+        let (packages, next) = paged(packages, &page, |it| it.id.clone());
+        let user = name.to_owned();
+        Ok(PackageList { schema: Schema, user, packages, remaining_bytes, rev: state.rev, next })
+    }
+
+    async fn add_package(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        new: NewPackage,
+    ) -> Result<PackageAdded, ApiError> {
+        self.once(&envelope, |state| state.add_package(&self.now, &envelope, name, &new))
+    }
+
+    async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
+        let state = self.state();
+        let policies = state.policies.iter().map(|it| state.with_users(it)).collect();
+        let (policies, next) = paged(policies, &page, |it: &Policy| it.name.clone());
+        Ok(PolicyList { schema: Schema, policies, rev: state.rev, next })
+    }
+
+    async fn policy(&self, name: &str) -> Result<PolicyShow, ApiError> {
+        let state = self.state();
+        Ok(PolicyShow { schema: Schema, policy: state.with_users(state.policy(name)?) })
+    }
+
+    async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
+        self.once(&envelope, |state| state.add_policy(&new))
+    }
+
+    async fn change_policy(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: PolicyChange,
+    ) -> Result<PolicyChanged, ApiError> {
+        self.once(&envelope, |state| state.change_policy(&self.now, &envelope, name, &change))
+    }
+
+    async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
+        self.once(&envelope, |state| state.delete_policy(&envelope, name))
+    }
+
+    async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
+        self.once(&envelope, |state| Ok(state.import(&self.now, &envelope, &request)))
     }
 }

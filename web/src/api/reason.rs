@@ -1,0 +1,196 @@
+//! Why a user is in its state: for programs as data, for people as a sentence in their language.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Time;
+use crate::{
+    locale::Lang,
+    units::{Rate, Size},
+};
+
+/// Why a user is limited, throttled, expired, disabled, suspended or pending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// Cut: the period's quota and every package are used up. It comes back `until`, by itself.
+    PeriodQuota { at: Time, used_bytes: u64, quota_bytes: u64, until: Option<Time> },
+    /// Cut: the quota over all time is used up.
+    TotalQuota { at: Time, used_bytes: u64, quota_bytes: u64 },
+    /// Slower: a step of the ladder is reached.
+    OverQuota {
+        at: Time,
+        percent: u16,
+        used_bytes: u64,
+        quota_bytes: u64,
+        /// Bytes per second, each direction.
+        rate: u64,
+        until: Option<Time>,
+    },
+    Expired {
+        at: Time,
+    },
+    /// By an admin; only an admin brings it back.
+    Disabled {
+        at: Time,
+        who: String,
+    },
+    /// Cut for being shared, until an admin enables it.
+    Suspended {
+        at: Time,
+        networks: u32,
+        window_s: u32,
+    },
+    /// Slower while it is shared.
+    Shared {
+        at: Time,
+        networks: u32,
+        window_s: u32,
+        rate: u64,
+    },
+    /// The days begin with the first use.
+    NotUsedYet {
+        valid_days: u32,
+    },
+}
+
+impl Reason {
+    /// One sentence, without a full stop. `zone` is the IANA name of the user's zone, shown beside
+    /// the time of coming back.
+    pub fn sentence(&self, lang: Lang, zone: Option<&str>) -> String {
+        let key = format!("reason.{}", self.word());
+        let at = self.at().map(|at| second(&at)).unwrap_or_default();
+        let mut values = vec![("at", at)];
+        match self {
+            Reason::PeriodQuota { used_bytes, quota_bytes, .. }
+            | Reason::TotalQuota { used_bytes, quota_bytes, .. } => {
+                values.extend(quota(*used_bytes, *quota_bytes));
+            }
+            Reason::OverQuota { percent, used_bytes, quota_bytes, rate, .. } => {
+                values.extend(quota(*used_bytes, *quota_bytes));
+                values.push(("percent", percent.to_string()));
+                values.push(("rate", Rate(*rate).to_string()));
+            }
+            Reason::Expired { .. } => {}
+            Reason::Disabled { who, .. } => values.push(("who", who.clone())),
+            Reason::Suspended { networks, window_s, .. } => values.extend(crowd(*networks, *window_s)),
+            Reason::Shared { networks, window_s, rate, .. } => {
+                values.extend(crowd(*networks, *window_s));
+                values.push(("rate", Rate(*rate).to_string()));
+            }
+            Reason::NotUsedYet { valid_days } => values.push(("days", valid_days.to_string())),
+        }
+        let values: Vec<(&str, &str)> = values.iter().map(|(name, value)| (*name, &**value)).collect();
+        let mut text = lang.fill(&key, &values);
+        if let Reason::PeriodQuota { at, until, .. } | Reason::OverQuota { at, until, .. } = self {
+            text.push_str(&comes_back(lang, at, until.as_ref(), zone));
+        }
+        text
+    }
+
+    /// The word in `kind`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Reason::PeriodQuota { .. } => "period_quota",
+            Reason::TotalQuota { .. } => "total_quota",
+            Reason::OverQuota { .. } => "over_quota",
+            Reason::Expired { .. } => "expired",
+            Reason::Disabled { .. } => "disabled",
+            Reason::Suspended { .. } => "suspended",
+            Reason::Shared { .. } => "shared",
+            Reason::NotUsedYet { .. } => "not_used_yet",
+        }
+    }
+
+    /// Since when it is so.
+    pub fn at(&self) -> Option<Time> {
+        match self {
+            Reason::PeriodQuota { at, .. }
+            | Reason::TotalQuota { at, .. }
+            | Reason::OverQuota { at, .. }
+            | Reason::Expired { at }
+            | Reason::Disabled { at, .. }
+            | Reason::Suspended { at, .. }
+            | Reason::Shared { at, .. } => Some(*at),
+            Reason::NotUsedYet { .. } => None,
+        }
+    }
+}
+
+fn second(time: &Time) -> String {
+    time.zoned().strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn quota(used: u64, quota: u64) -> [(&'static str, String); 2] {
+    [("used", Size(used).to_string()), ("quota", Size(quota).to_string())]
+}
+
+fn crowd(networks: u32, window_s: u32) -> [(&'static str, String); 2] {
+    [("networks", networks.to_string()), ("minutes", window_s.div_ceil(60).to_string())]
+}
+
+/// `; comes back on 1 December 00:00 Asia/Shanghai`, with the year where it is another one.
+fn comes_back(lang: Lang, at: &Time, until: Option<&Time>, zone: Option<&str>) -> String {
+    let Some(until) = until else { return lang.text("reason.no_return").to_owned() };
+    let offset = until.offset.to_string();
+    let (at, until) = (at.zoned(), until.zoned());
+    let with_year = if at.year() == until.year() { "date.day" } else { "date.day_and_year" };
+    let month = lang.text(&format!("month.{}", until.month())).to_owned();
+    let (day, year) = (until.day().to_string(), until.year().to_string());
+    let date = lang.fill(with_year, &[("day", &day), ("month", &month), ("year", &year)]);
+    let time = until.strftime("%H:%M").to_string();
+    let zone = zone.unwrap_or(&offset);
+    lang.fill("reason.comes_back", &[("date", &date), ("time", &time), ("zone", zone)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> Time {
+        text.parse().unwrap()
+    }
+
+    fn every() -> Vec<Reason> {
+        let at = time("2026-11-24T14:03:07+08:00");
+        let until = Some(time("2026-12-01T00:00:00+08:00"));
+        let gib = 1 << 30;
+        let next_year = Some(time("2027-01-01T00:00:00+08:00"));
+        vec![
+            Reason::PeriodQuota { at, used_bytes: 100 * gib, quota_bytes: 100 * gib, until },
+            Reason::PeriodQuota { at, used_bytes: gib, quota_bytes: gib, until: None },
+            Reason::TotalQuota { at, used_bytes: gib, quota_bytes: gib },
+            Reason::OverQuota {
+                at,
+                percent: 100,
+                used_bytes: gib,
+                quota_bytes: gib,
+                rate: 1 << 20,
+                until: next_year,
+            },
+            Reason::Expired { at },
+            Reason::Disabled { at, who: "uid:0".to_owned() },
+            Reason::Suspended { at, networks: 5, window_s: 300 },
+            Reason::Shared { at, networks: 5, window_s: 300, rate: 1 << 20 },
+            Reason::NotUsedYet { valid_days: 30 },
+        ]
+    }
+
+    fn sentences(lang: Lang) -> String {
+        every().iter().map(|it| it.sentence(lang, Some("Asia/Shanghai")) + "\n").collect()
+    }
+
+    #[test]
+    fn every_reason_is_a_sentence() {
+        insta::assert_snapshot!(sentences(Lang::En), @"");
+        insta::assert_snapshot!(sentences(Lang::ZhCn), @"");
+    }
+
+    #[test]
+    fn every_reason_survives_json() {
+        for reason in every() {
+            let json = serde_json::to_value(&reason).unwrap();
+            assert_eq!(json["kind"], reason.word());
+            assert_eq!(serde_json::from_value::<Reason>(json).unwrap(), reason);
+        }
+    }
+}
