@@ -7,6 +7,7 @@ use crate::{
     command::{Command, Mailbox},
     event::Event,
     flow::{Flow, FlowKey},
+    rate::{Lane, Pace, Rate},
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -18,6 +19,9 @@ const _: () = {
     assert!(size_of::<Flow>() == 112);
     assert!(size_of::<Account>() == 64 && align_of::<Account>() == 64);
     assert!(size_of::<User>() == 128 && align_of::<User>() == 64);
+    assert!(size_of::<Lane>() == 64 && align_of::<Lane>() == 64);
+    assert!(size_of::<Rate>() == 128);
+    assert!(size_of::<Pace>() == 8);
     assert!(size_of::<WatchKey>() == 16);
     assert!(size_of::<Watched>() == 64 && align_of::<Watched>() == 64);
     assert!(size_of::<Inbound>() == 192);

@@ -5,6 +5,7 @@ use crate::{
     command::{Command, Mailbox},
     event::Event,
     flow::{Flow, FlowKey},
+    rate::{Lane, Rate},
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -19,4 +20,7 @@ macro_rules! pod {
     };
 }
 
-pod!(Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, User, Inbound, WatchKey, Watched);
+pod!(
+    Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, Lane, Rate, User, Inbound, WatchKey,
+    Watched
+);

@@ -30,13 +30,19 @@ pub enum Stat {
     Dropped = 11,
     /// Owner slots that were out of range.
     BadSlot = 12,
+    /// Packets dropped by a rate.
+    DroppedByRate = 13,
+    /// Packets dropped because their flow is blocked.
+    DroppedByBlock = 14,
+    /// Socket options that a rate needs and the kernel refused.
+    SteerFailed = 15,
 }
 
 /// Number of [`Stat`]s.
 pub const STATS_MAX: u32 = 32;
 
 /// Names as `status --json` shows them, in the order of the indexes.
-pub const STAT_NAMES: [&str; 13] = [
+pub const STAT_NAMES: [&str; 16] = [
     "unparsable_packets",
     "packets_without_socket",
     "socket_storage_failed",
@@ -50,4 +56,7 @@ pub const STAT_NAMES: [&str; 13] = [
     "flows_ended_unowned",
     "packets_dropped_by_budget",
     "bad_owner_slots",
+    "packets_dropped_by_rate",
+    "packets_dropped_by_block",
+    "rate_options_refused",
 ];

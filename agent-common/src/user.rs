@@ -63,20 +63,32 @@ pub struct User {
     /// Monotonic nanoseconds after which the budget ends even when it is not used up; 0: never.
     /// Room for budgets that are granted for a time.
     pub until_ns: u64,
-    pub dropped_packets: [u64; 2],
-    /// IP packet bytes that were dropped; they are in no other counter.
-    pub dropped_bytes: [u64; 2],
     /// [`METER_PAYLOAD`] or [`METER_WIRE`].
     pub meter: u32,
+    /// `LIMIT_*`: what else is to be looked at before a packet passes. In the cache line that every
+    /// packet needs anyway, so that a user without rates and blocks costs nothing more.
+    pub limits: u32,
     /// [`EVENT_WARNED`] | [`EVENT_CUT`]: events already sent; the agent clears them when it moves a
     /// threshold.
     pub events: u32,
     pub in_use: u32,
     pub generation: u32,
+    pub pad: u32,
+    pub reserved: u64,
+    /// Dropped by the budget.
+    pub dropped_packets: [u64; 2],
+    /// IP packet bytes that the budget dropped; they are in no other counter.
+    pub dropped_bytes: [u64; 2],
+    /// IP packet bytes that a rate or a block dropped; they are in no other counter.
+    pub limited_bytes: [u64; 2],
     /// The user's id (UUID v7).
     pub user_id: [u8; 16],
-    pub reserved: [u64; 4],
 }
+
+/// The user has a rate: see [`crate::rate`].
+pub const LIMIT_RATE: u32 = 1;
+/// Some flow of the user is in the map `BLOCKED`.
+pub const LIMIT_BLOCKED: u32 = 2;
 
 pub const METER_PAYLOAD: u32 = 0;
 pub const METER_WIRE: u32 = 1;

@@ -31,6 +31,21 @@ pub fn take(at: *mut u64) -> u64 {
     unsafe { atomic_xchg::<u64, ACQ_REL>(at, 0) }
 }
 
+/// See [`take`].
+#[inline(always)]
+pub fn take32(at: *mut u32) -> u32 {
+    // SAFETY: see `add`.
+    unsafe { atomic_xchg::<u32, ACQ_REL>(at, 0) }
+}
+
+#[inline(always)]
+pub fn add32(at: *mut u32, value: u32) {
+    // SAFETY: see `add`.
+    unsafe {
+        atomic_xadd::<u32, u32, RELAXED>(at, value);
+    }
+}
+
 /// Returns the bits before.
 #[inline(always)]
 pub fn fetch_or(at: *mut u32, bits: u32) -> u32 {
@@ -43,6 +58,13 @@ pub fn fetch_or(at: *mut u32, bits: u32) -> u32 {
 pub fn replace(at: *mut u32, old: u32, new: u32) -> bool {
     // SAFETY: see `add`.
     unsafe { atomic_cxchg::<u32, ACQ_REL, ACQUIRE>(at, old, new).1 }
+}
+
+/// See [`replace`].
+#[inline(always)]
+pub fn replace64(at: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: see `add`.
+    unsafe { atomic_cxchg::<u64, ACQ_REL, ACQUIRE>(at, old, new).1 }
 }
 
 #[inline(always)]

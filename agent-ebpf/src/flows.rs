@@ -14,7 +14,7 @@ use boxmeter_common::{
     user::{ACCOUNT_NONE, Account, Counters, User},
 };
 
-use crate::{atomic, owners, reason::Reason, users, watch};
+use crate::{atomic, limits, owners, reason::Reason, users, watch};
 
 /// Fills a key in place, without clearing it first: what clears and copies here is a loop over
 /// bytes.
@@ -64,13 +64,23 @@ fn adopt(flow: *mut Flow, slot: u32, id: u64) -> u32 {
 }
 
 /// The user whose budget an owned packet is measured on (null: none), or that it must be dropped.
-/// Nothing is counted yet.
+/// Nothing is counted yet, but by a rate.
 #[inline(always)]
-pub fn admit<const DIR: usize>(account: *const Account, wire: u32) -> Result<*mut User, Reason> {
+pub fn admit<const DIR: usize>(
+    account: *const Account,
+    flow: *const Flow,
+    payload: u32,
+    wire: u32,
+) -> Result<*mut User, Reason> {
     let user = users::user(account);
-    if !user.is_null() && users::exhausted(user) {
-        users::dropped(account, DIR as u32, wire);
+    if user.is_null() {
+        return Ok(user);
+    }
+    if users::exhausted(user) {
         return Err(Reason::OverBudget);
+    }
+    if users::limits(user) != 0 && !limits::pass(account, flow, DIR as u32, payload, wire) {
+        return Err(Reason::Limited);
     }
     Ok(user)
 }
@@ -149,6 +159,14 @@ pub fn credit(inbound: u32, slot: u32, moved: &Counters) {
     }
     users::settle(slot, moved);
     watch::pending_out(inbound, moved);
+}
+
+/// The flow `id` of account `slot` is forgotten.
+#[inline(always)]
+pub fn ended(slot: u32, id: u64) {
+    if let Some(account) = users::account(slot) {
+        limits::ended(account, id);
+    }
 }
 
 /// A packet of a watched inbound that belongs to no flow.

@@ -5,18 +5,22 @@
 #![allow(internal_features)]
 
 mod atomic;
+mod blocks;
 mod clock;
 mod closed;
 mod command;
 mod events;
 mod flows;
+mod limits;
 mod map;
 mod owners;
 mod parse;
 mod peers;
+mod rates;
 mod reason;
 mod sockets;
 mod stats;
+mod steer;
 mod users;
 mod walk;
 mod watch;
@@ -37,7 +41,7 @@ const DROP_SILENTLY: i32 = 2;
 pub extern "C" fn ingress(skb: *mut __sk_buff) -> i32 {
     match packet::<UPLOAD>(skb) {
         Ok(()) | Err((Reason::NotWatched | Reason::Unparsable, _)) => PASS,
-        Err((Reason::OverBudget, _)) => DROP,
+        Err((Reason::OverBudget | Reason::Limited, _)) => DROP,
     }
 }
 
@@ -47,8 +51,8 @@ pub extern "C" fn ingress(skb: *mut __sk_buff) -> i32 {
 pub extern "C" fn egress(skb: *mut __sk_buff) -> i32 {
     match packet::<DOWNLOAD>(skb) {
         Ok(()) | Err((Reason::NotWatched | Reason::Unparsable, _)) => PASS,
-        Err((Reason::OverBudget, TCP)) => DROP,
-        Err((Reason::OverBudget, _)) => DROP_SILENTLY,
+        Err((Reason::OverBudget | Reason::Limited, TCP)) => DROP,
+        Err((Reason::OverBudget | Reason::Limited, _)) => DROP_SILENTLY,
     }
 }
 

@@ -132,6 +132,15 @@ pub fn tcp(skb: *const __sk_buff, packet: &Packet) -> Result<Body, Reason> {
     Ok(Body { seq: u32::from_be(seq), payload, wire })
 }
 
+/// Whether a TCP packet is a reset.
+#[inline(always)]
+pub fn is_reset(skb: *const __sk_buff, packet: &Packet) -> bool {
+    let (data, end) = bounds(skb);
+    let at = data + packet.offset;
+    // SAFETY: 20 bytes are there.
+    at + 20 <= end && unsafe { read::<u8>(at + 13) } & RST != 0
+}
+
 #[inline(always)]
 pub fn udp(skb: *const __sk_buff, packet: &Packet) -> Result<Body, Reason> {
     let (payload, wire) = sizes(skb, packet.offset as u32 + 8)?;

@@ -13,7 +13,7 @@ use boxmeter_common::{
     event::EVENT_FLOW_OPENED,
     flow::{FLOW_CLOSING, FLOW_SHARED, Flow, FlowKey, PEERS_MAX, UDP_ID},
     stats::Stat,
-    user::{ACCOUNT_NONE, Counters},
+    user::{ACCOUNT_NONE, Account, Counters, User},
 };
 
 use crate::{
@@ -66,11 +66,25 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
         flows::nobody::<DIR>(inbound, body.payload, body.wire);
         return Ok(());
     };
-    let user = flows::admit::<DIR>(account, body.wire)?;
+    let user = admitted::<DIR>(account, flow, body.payload, body.wire)?;
     seen::<DIR>(flow, body.payload);
     watch::add::<DIR>(inbound, body.payload, body.wire);
     users::add::<DIR>(account, user, body.payload, body.wire);
     Ok(())
+}
+
+#[inline(always)]
+fn admitted<const DIR: usize>(
+    account: *const Account,
+    flow: *const Flow,
+    payload: u32,
+    wire: u32,
+) -> Result<*mut User, Reason> {
+    let user = flows::admit::<DIR>(account, flow, payload, wire);
+    if user == Err(Reason::OverBudget) {
+        users::dropped(account, DIR as u32, wire);
+    }
+    user
 }
 
 #[inline(always)]
@@ -98,7 +112,7 @@ fn closing<const DIR: usize>(
         flows::nobody::<DIR>(inbound, payload, wire);
         return Ok(());
     };
-    let user = flows::admit::<DIR>(account, wire)?;
+    let user = admitted::<DIR>(account, flow, payload, wire)?;
     watch::add::<DIR>(inbound, payload, wire);
     users::add::<DIR>(account, user, payload, wire);
     Ok(())
@@ -184,6 +198,7 @@ pub fn forget(key: &FlowKey, id: u64, moved: &mut Counters) -> u32 {
             flows::credit(inbound, inbound, moved);
         } else {
             flows::credit(inbound, owner, moved);
+            flows::ended(owner, id);
         }
     }
     PEERS.remove(key);

@@ -1,4 +1,4 @@
-//! Why a packet was not counted as one of a flow. Only `OverBudget` drops.
+//! Why a packet was not counted as one of a flow. Only the last two drop.
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -8,4 +8,6 @@ pub enum Reason {
     Unparsable,
     /// The owner has used its budget up.
     OverBudget,
+    /// The owner goes faster than its rate, or the flow is blocked.
+    Limited,
 }

@@ -14,7 +14,7 @@ use boxmeter_common::{
     event::{EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED},
     flow::{FLOW_CLOSED, FLOW_OLD, Flow},
     stats::Stat,
-    user::{ACCOUNT_NONE, Counters},
+    user::{ACCOUNT_NONE, Account, Counters},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     owners,
     parse::{self, Body, Packet},
     reason::Reason,
-    stats, users, watch,
+    stats, steer, users, watch,
 };
 
 #[btf_map]
@@ -33,6 +33,8 @@ const STORAGE_CREATE: u64 = 1;
 
 const OP_PASSIVE_ESTABLISHED: u32 = 5;
 const OP_STATE: u32 = 10;
+const OP_RTT: u32 = 12;
+const OP_HEADER: u32 = 14;
 const STATE_FLAG: u32 = 1 << 2;
 const AF_INET: u32 = 2;
 
@@ -98,10 +100,34 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
         flows::nobody::<DIR>(inbound, body.payload, body.wire);
         return Ok(());
     };
-    let user = flows::admit::<DIR>(account, body.wire)?;
+    let user = match flows::admit::<DIR>(account, flow, body.payload, body.wire) {
+        Ok(user) => user,
+        Err(Reason::OverBudget) => return over(skb, packet, account, body.wire, DIR as u32),
+        Err(reason) => return Err(reason),
+    };
     let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
     watch::add::<DIR>(inbound, payload, body.wire);
     users::add::<DIR>(account, user, payload, body.wire);
+    Ok(())
+}
+
+/// A packet of a user whose budget is used up is dropped, but for the reset of a connection that was
+/// ended for that reason: without it the client would wait for ever.
+#[inline(never)]
+fn over(
+    skb: *mut __sk_buff,
+    packet: &Packet,
+    account: *mut Account,
+    wire: u32,
+    direction: u32,
+) -> Result<(), Reason> {
+    if direction as usize != DOWNLOAD || !parse::is_reset(skb, packet) {
+        users::dropped(account, direction, wire);
+        return Err(Reason::OverBudget);
+    }
+    // SAFETY: a checked map value.
+    watch::add::<DOWNLOAD>(unsafe { (*account).inbound }, 0, wire);
+    users::add::<DOWNLOAD>(account, users::user(account), 0, wire);
     Ok(())
 }
 
@@ -256,7 +282,19 @@ pub fn operation(ops: *mut bpf_sock_ops) {
                 ended(ops);
             }
         }
+        OP_RTT | OP_HEADER => steered(ops),
         _ => {}
+    }
+}
+
+#[inline(always)]
+fn steered(ops: *mut bpf_sock_ops) {
+    // SAFETY: see `operation`. The kernel keeps eight times the smoothed round-trip time.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if !sk.is_null() {
+            steer::called(ops, sk, word!((*ops).srtt_us) >> 3, word!((*ops).bpf_sock_ops_cb_flags));
+        }
     }
 }
 
@@ -295,13 +333,14 @@ fn opened(ops: *mut bpf_sock_ops) {
     flow.last_ns = flow.opened_ns;
     let early = first_data(ops, &mut flow);
     // SAFETY: see `operation`; the helper wants a socket that is there and a whole value.
-    let made: *mut Flow = unsafe {
+    let (sk, made): (*mut bpf_sock, *mut Flow) = unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if sk.is_null() {
             return;
         }
-        bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE)
-            .cast()
+        let made =
+            bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE);
+        (sk, made.cast())
     };
     if made.is_null() {
         stats::count(Stat::StorageFailed);
@@ -310,7 +349,7 @@ fn opened(ops: *mut bpf_sock_ops) {
     }
     // SAFETY: see `operation`. Bits that others set stay.
     unsafe {
-        let flags = word!((*ops).bpf_sock_ops_cb_flags) | STATE_FLAG;
+        let flags = word!((*ops).bpf_sock_ops_cb_flags) | STATE_FLAG | steer::opened(ops, sk);
         bpf_sock_ops_cb_flags_set(ops, flags as i32);
     }
     if early != 0 {
@@ -374,6 +413,7 @@ fn close(flow: *mut Flow) -> u32 {
         } else {
             flows::settle(flow, owner);
             owners::forget((*flow).id);
+            flows::ended(owner, (*flow).id);
         }
         events::of_flow(EVENT_FLOW_CLOSED, flow, now);
     }

@@ -10,7 +10,7 @@ use boxmeter_common::{
 };
 
 use crate::{
-    atomic, clock, events,
+    atomic, clock, events, limits,
     map::{ARRAY, MMAPABLE, Map},
     stats,
 };
@@ -43,8 +43,15 @@ pub fn user(account: *const Account) -> *mut User {
     USERS.get(&slot).unwrap_or(ptr::null_mut())
 }
 
+/// See `User::limits`.
 #[inline(always)]
-fn slot(account: *const Account) -> u32 {
+pub fn limits(user: *const User) -> u32 {
+    // SAFETY: see `user`.
+    atomic::load32(unsafe { &raw const (*user).limits })
+}
+
+#[inline(always)]
+pub fn slot(account: *const Account) -> u32 {
     // SAFETY: a checked map value, here and below.
     atomic::load32(unsafe { &raw const (*account).user })
 }
@@ -164,5 +171,6 @@ pub fn settle(slot: u32, moved: &Counters) {
     let user = user(account);
     if !user.is_null() {
         bill(account, user, moved.payload[0] + moved.payload[1], moved.wire[0] + moved.wire[1]);
+        limits::settled(account, self::limits(user), moved);
     }
 }

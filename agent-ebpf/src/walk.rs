@@ -1,5 +1,5 @@
 //! The iterator over TCP sockets: it gives noted owners to sockets that are silent, settles what
-//! they hold for a known owner, and writes every flow for the agent to read.
+//! they hold for a known owner, tells them their rates, and writes every flow for the agent to read.
 //!
 //! It is the iterator `tcp`, which sees one network namespace, and not the one over socket storage,
 //! which sees all: some kernels refuse programs of the latter.
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use boxmeter_common::{flow::Flow, user::ACCOUNT_NONE};
 
-use crate::{flows, sockets};
+use crate::{flows, sockets, steer};
 
 /// The head of every iterator's context.
 #[repr(C)]
@@ -44,6 +44,7 @@ pub fn socket(ctx: *const Context) {
             return;
         }
         let owner = flows::owner(flow);
+        steer::walked(sk.cast(), flow);
         let pending = &raw const (*flow).pending;
         if owner != ACCOUNT_NONE
             && (*pending).payload[0] | (*pending).payload[1] | (*pending).wire[0] | (*pending).wire[1] != 0

@@ -36,6 +36,8 @@ pub struct UserInfo {
     pub warn_at: u64,
     pub dropped_packets: [u64; 2],
     pub dropped_bytes: [u64; 2],
+    /// IP packet bytes dropped by a rate or because the flow is blocked.
+    pub limited_bytes: [u64; 2],
 }
 
 /// Which slots are given out. Slots are given in order and never given back within an epoch: there
@@ -45,7 +47,7 @@ pub(super) struct Directory {
     accounts: HashMap<(UserId, InboundIndex), Slot>,
     users: HashMap<UserId, UserSlot>,
     accounts_next: u32,
-    users_next: u32,
+    pub(super) users_next: u32,
 }
 
 impl Kernel {
@@ -200,6 +202,10 @@ impl Kernel {
                 dropped_bytes: [
                     shared::load(&raw const (*user).dropped_bytes[0]),
                     shared::load(&raw const (*user).dropped_bytes[1]),
+                ],
+                limited_bytes: [
+                    shared::load(&raw const (*user).limited_bytes[0]),
+                    shared::load(&raw const (*user).limited_bytes[1]),
                 ],
             }
         }

@@ -16,6 +16,7 @@ use boxmeter_common::{
     ABI_VERSION, Meta,
     command::{COMMANDS_MAX, Command, Mailbox},
     maps,
+    rate::{RATES_MAX, Rate},
     stats::STATS_MAX,
     user::{ACCOUNTS_MAX, Account, USERS_MAX, User},
     watch::{INBOUNDS_MAX, Inbound, PORTS_WORDS, WATCHED_SHARDS, Watched},
@@ -24,6 +25,7 @@ use boxmeter_common::{
 use super::{
     accounts::Directory,
     error::KernelError,
+    limits,
     netns::Namespace,
     pins::{self, Pins, State},
     probe,
@@ -69,7 +71,11 @@ pub struct Kernel {
     pub(super) peers: OwnedFd,
     pub(super) closed: OwnedFd,
     pub(super) owners: OwnedFd,
+    pub(super) blocked: OwnedFd,
     pub(super) walk: OwnedFd,
+    pub(super) rates: Shared<Rate>,
+    /// Users with a rate, by direction.
+    pub(super) rated: [u64; 2],
     pub(super) directory: Directory,
     /// Where sockets are walked.
     pub(super) namespaces: Vec<Namespace>,
@@ -140,6 +146,9 @@ impl Kernel {
             peers: pins.open(maps::PEERS)?,
             closed: pins.open(maps::CLOSED)?,
             owners: pins.open(maps::OWNERS)?,
+            blocked: pins.open(maps::BLOCKED)?,
+            rates: map(&pins, maps::RATES, RATES_MAX)?,
+            rated: [0; 2],
             walk,
             programs,
             _links: links,
@@ -148,6 +157,7 @@ impl Kernel {
             namespaces: vec![Namespace::own()?],
         };
         kernel.directory = kernel.read_directory();
+        kernel.rated = limits::count_rated(&kernel.rates, kernel.directory.users_next);
         Ok(kernel)
     }
 

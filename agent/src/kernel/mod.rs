@@ -7,8 +7,10 @@
 mod accounts;
 mod audit;
 mod commands;
+mod destroy;
 mod drain;
 mod error;
+mod limits;
 mod load;
 mod netns;
 mod pins;
@@ -19,8 +21,10 @@ mod watch;
 
 pub use accounts::{AccountInfo, UserInfo, UserSlot};
 pub use audit::Audit;
+pub use destroy::Destroyed;
 pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
+pub use limits::RATE_MIN;
 pub use load::{Kernel, KernelConfig};
 pub use netns::Namespace;
 pub use watch::{InboundInfo, WatchPort};

@@ -22,8 +22,9 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 pub const LINKS: [&str; 3] = ["link_ingress", "link_egress", "link_sock_ops"];
 
 /// Every pinned map.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 18] = [
     maps::ACCOUNTS,
+    maps::BLOCKED,
     maps::CLOSED,
     maps::COMMAND,
     maps::EVENTS,
@@ -31,8 +32,10 @@ pub const MAPS: [&str; 15] = [
     maps::MAILBOX,
     maps::META,
     maps::OWNERS,
+    maps::PACES,
     maps::PEERS,
     maps::PORTS,
+    maps::RATES,
     maps::SOCKETS,
     maps::STATS,
     maps::USERS,

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use super::{error::KernelError, sys};
+use super::{destroy, error::KernelError, sys};
 
 const HELPER_NETNS_COOKIE: i32 = 122;
 const HELPER_SK_FULLSOCK: i32 = 95;
@@ -43,6 +43,7 @@ pub fn features() -> Vec<Feature> {
         ),
         feature("namespaces", false, netns),
         feature("socket iterator", true, socket_iterator()),
+        feature("ending sockets", false, destroy::offered()),
     ]
 }
 

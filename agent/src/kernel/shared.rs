@@ -103,6 +103,12 @@ pub unsafe fn clear32(at: *mut u32, bits: u32) {
 
 /// # Safety
 /// See [`load`].
+pub unsafe fn set32(at: *mut u32, bits: u32) {
+    unsafe { AtomicU32::from_ptr(at) }.fetch_or(bits, Ordering::SeqCst);
+}
+
+/// # Safety
+/// See [`load`].
 pub unsafe fn store8(at: *mut u8, value: u8) {
     unsafe { AtomicU8::from_ptr(at) }.store(value, Ordering::SeqCst);
 }
