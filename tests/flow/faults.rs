@@ -5,29 +5,44 @@ use std::{
     time::{Duration, Instant},
 };
 
+use boxmeter_tests::{
+    agent::Agent,
+    cases::named,
+    long, needs_machine,
+    questions::{exact, sum},
+    singbox::{Dropped, Site, VERSIONS},
+    wait,
+};
 use nix::sys::signal::Signal;
 use rand::RngExt;
 use serde_json::json;
 
-use crate::{
-    rig::{Rig, Shape, wait},
-    shapes::{VERSIONS, hysteria2, trojan},
-};
+/// A server with one inbound, two users and an agent that knows whose connections are.
+fn metered(case: &'static str) -> (Site, Agent) {
+    let site = Site::new(VERSIONS[2], &[named(case)]);
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.start();
+    (site, agent)
+}
+
+/// One exchange of one user.
+fn exchange(site: &Site, user: usize) -> Result<(), String> {
+    site.users[user].proxy.exchange(site.target, 10_000, 200_000).map_err(|error| error.to_string())
+}
 
 /// Both users exchange bytes, over and over, until `meanwhile` has ended.
-fn under_traffic(rig: &mut Rig, meanwhile: impl FnOnce(&mut Rig) + Send) {
+fn under_traffic(site: &Site, meanwhile: impl FnOnce()) {
     let ended = AtomicBool::new(false);
-    let proxies: Vec<_> = (0..2).map(|user| rig.traffic(user)).collect();
     std::thread::scope(|scope| {
-        for exchange in &proxies {
+        for user in &site.users {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
                     // A connection that breaks with sing-box is no failure of the meter.
-                    let _ = exchange(50_000, 400_000);
+                    let _ = user.proxy.exchange(site.target, 50_000, 400_000);
                 }
             });
         }
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(rig)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
         ended.store(true, Ordering::Relaxed);
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
@@ -36,172 +51,147 @@ fn under_traffic(rig: &mut Rig, meanwhile: impl FnOnce(&mut Rig) + Send) {
 }
 
 /// Kills the agent at random points, the first milliseconds of its life included.
-fn kill_again_and_again(rig: &mut Rig, times: usize) {
+fn kill_again_and_again(agent: &mut Agent, times: usize) {
     for _ in 0..times {
-        rig.kill_agent();
-        let agent = rig.agent_process();
+        agent.kill();
+        agent.spawn();
         let until = Instant::now() + Duration::from_millis(rand::rng().random_range(1..1_500));
         while Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
-        rig.agent = Some(agent);
     }
-    rig.kill_agent();
-    rig.start_agent();
+    agent.kill();
+    agent.start();
 }
 
-fn killed(shape: &Shape, times: usize) -> Rig {
-    let mut rig = Rig::new(VERSIONS[2], shape);
-    rig.start_agent();
-    under_traffic(&mut rig, |rig| kill_again_and_again(rig, times));
-    rig
+fn killed(case: &'static str, times: usize) -> (Site, Agent) {
+    let (mut site, mut agent) = metered(case);
+    under_traffic(&site, || kill_again_and_again(&mut agent, times));
+    site.stop_client();
+    (site, agent)
 }
 
-fn times(short: usize, long: usize) -> usize {
-    if std::env::var_os("BOXMETER_LONG").is_some() { long } else { short }
+fn times(short: usize, soak: usize) -> usize {
+    if long() { soak } else { short }
 }
 
 /// Short connections: some live and die while no agent does.
 #[test]
 fn agent_killed_at_random_points_with_tcp() {
-    killed(&trojan(), times(10, 100)).check_sum();
+    needs_machine!();
+    let (site, agent) = killed("trojan-tls", times(10, 100));
+    sum(&site, &agent);
 }
 
 /// The QUIC flows outlive every agent: nothing may be unattributed.
 #[test]
 fn agent_killed_at_random_points_with_quic() {
-    killed(&hysteria2(), times(6, 100)).check();
+    needs_machine!();
+    let (site, agent) = killed("hysteria2", times(6, 100));
+    exact(&site, &agent, &Dropped::new());
 }
 
 #[test]
 fn sing_box_reloaded_and_restarted() {
-    let mut rig = Rig::new(VERSIONS[2], &trojan());
-    rig.start_agent();
+    needs_machine!();
+    let (mut site, agent) = metered("trojan-tls");
     for restart in [false, true] {
-        rig.exchange(0, 10_000, 200_000).unwrap();
+        exchange(&site, 0).unwrap();
         if restart {
-            rig.stop_server();
-            rig.start_server();
+            site.server = None;
+            site.start_server();
         } else {
-            rig.server.as_ref().unwrap().signal(Signal::SIGHUP);
+            site.server.as_ref().unwrap().signal(Signal::SIGHUP);
         }
-        wait("traffic flows again", || rig.exchange(1, 10_000, 200_000).map_err(|error| error.to_string()));
+        wait("traffic flows again", || exchange(&site, 1));
         wait("the source is back", || {
-            let status = rig.ask(&["status"])?;
+            let status = agent.ask(&["status"])?;
             if status["source"]["connected"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
         });
-        rig.exchange(0, 10_000, 200_000).unwrap();
+        exchange(&site, 0).unwrap();
     }
-    // bob tried while sing-box was coming back: a connection that it took and dropped before it said whose
-    // it was stays unattributed. alice only came when all was well.
-    rig.check_sum();
-    rig.check_user(0);
+    site.stop_client();
+    // The second user tried while sing-box was coming back: a connection that it took and dropped before it
+    // said whose it was stays unattributed. The first only came when all was well.
+    sum(&site, &agent);
+    let first = &site.users[0];
+    wait("every byte of the first user", || {
+        first.relay.truth.check(Agent::payload(&agent.ask(&["usage"])?, &first.name))
+    });
 }
 
 #[test]
 fn a_second_agent_is_refused() {
-    let mut rig = Rig::new(VERSIONS[2], &trojan());
-    rig.start_agent();
-    let second = rig.command(&["run"]);
+    needs_machine!();
+    let (mut site, agent) = metered("trojan-tls");
+    let second = agent.command(&["run"]);
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another agent"), "{said}");
-    rig.exchange(0, 1_000, 1_000).unwrap();
-    rig.check();
+    exchange(&site, 0).unwrap();
+    site.stop_client();
+    exact(&site, &agent, &Dropped::new());
 }
 
 /// An agent that does not get to run for seconds: the kernel counts on, and later knows whose it was.
 #[test]
 fn agent_stopped_for_seconds() {
-    let mut rig = Rig::new(VERSIONS[2], &trojan());
-    rig.start_agent();
-    under_traffic(&mut rig, |rig| {
-        let agent = rig.agent.as_ref().unwrap();
-        agent.signal(Signal::SIGSTOP);
+    needs_machine!();
+    let (mut site, agent) = metered("trojan-tls");
+    under_traffic(&site, || {
+        agent.process().signal(Signal::SIGSTOP);
         std::thread::sleep(Duration::from_secs(3));
-        agent.signal(Signal::SIGCONT);
+        agent.process().signal(Signal::SIGCONT);
     });
-    rig.check();
+    site.stop_client();
+    exact(&site, &agent, &Dropped::new());
+}
+
+/// The agent says that it cannot write its ledger.
+fn wait_degraded(agent: &Agent) {
+    wait("the agent says so", || {
+        let status = agent.ask(&["status"])?;
+        let parts = status["degraded"].as_array().ok_or("no list")?;
+        let said = parts.iter().any(|part| part["part"] == json!("ledger"));
+        if said { Ok(()) } else { Err(status.to_string()) }
+    });
 }
 
 #[test]
 fn ledger_locked_by_another_program() {
-    let mut rig = Rig::new(VERSIONS[2], &trojan());
-    rig.start_agent();
-    let ledger = rig.folder.path().join("ledger/ledger.db");
-    let other = rusqlite::Connection::open(ledger).unwrap();
+    needs_machine!();
+    let (mut site, agent) = metered("trojan-tls");
+    let other = rusqlite::Connection::open(site.scratch.join("ledger/ledger.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    rig.exchange(0, 10_000, 200_000).unwrap();
-    wait("the agent says so", || {
-        let status = rig.ask(&["status"])?;
-        let parts = status["degraded"].as_array().ok_or("no list")?;
-        if parts.iter().any(|part| part["part"] == json!("ledger")) {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    });
-    rig.exchange(1, 10_000, 200_000).unwrap();
+    exchange(&site, 0).unwrap();
+    wait_degraded(&agent);
+    exchange(&site, 1).unwrap();
     other.execute_batch("ROLLBACK").unwrap();
-    rig.check();
+    site.stop_client();
+    exact(&site, &agent, &Dropped::new());
     wait("the agent is well again", || {
-        let status = rig.ask(&["status"])?;
+        let status = agent.ask(&["status"])?;
         if status["ok"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
     });
 }
 
-/// A client may write any address into X-Forwarded-For, and sing-box believes it: the bytes are the
-/// forger's all the same, by the port that cannot be forged.
+/// The agent dies while the ledger's disk is full: the kernel is the queue.
 #[test]
-fn forged_addresses_change_nobodys_bill() {
-    for version in VERSIONS {
-        let mut rig = Rig::new(version, &forged());
-        rig.start_agent();
-        for user in 0..2 {
-            rig.exchange(user, 20_000, 300_000).unwrap();
-        }
-        rig.check();
-    }
-}
-
-fn forged() -> Shape {
-    const ID: [&str; 2] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
-    Shape {
-        name: "vmess over websocket with a forged address",
-        inbound: json!({"type": "vmess", "transport": {"type": "ws", "path": "/w"}}),
-        user: |name, number| json!({"name": name, "uuid": ID[number]}),
-        outbound: |number| {
-            let address = ["203.0.113.9", "127.0.0.1"][number];
-            let headers = json!({"X-Forwarded-For": address});
-            json!({"type": "vmess", "uuid": ID[number], "security": "auto",
-                   "transport": {"type": "ws", "path": "/w", "headers": headers}})
-        },
-        tls: false,
-    }
-}
-
-/// The ledger's disk is full for a while: the kernel is the queue.
-#[test]
-fn ledger_on_a_full_disk() {
-    let mut rig = Rig::new(VERSIONS[2], &trojan());
-    let disk = rig.small_disk();
-    rig.start_agent();
+fn agent_killed_while_the_disk_is_full() {
+    needs_machine!();
+    let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    let disk = site.scratch.mount("ledger", "tmpfs", Some("size=4m"));
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.start();
     let filler = disk.join("filler");
     std::fs::write(&filler, vec![0; 16 << 20]).expect_err("the disk is smaller than that");
-    rig.exchange(0, 10_000, 200_000).unwrap();
-    wait("the agent says so", || {
-        let status = rig.ask(&["status"])?;
-        let parts = status["degraded"].as_array().ok_or("no list")?;
-        if parts.iter().any(|part| part["part"] == json!("ledger")) {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    });
-    rig.kill_agent();
-    rig.exchange(1, 10_000, 200_000).unwrap();
+    exchange(&site, 0).unwrap();
+    wait_degraded(&agent);
+    agent.kill();
+    exchange(&site, 1).unwrap();
     std::fs::remove_file(filler).unwrap();
-    rig.start_agent();
+    agent.start();
+    site.stop_client();
     // Nobody could say whose the last connection was: it came and went while no agent lived.
-    rig.check_sum();
+    sum(&site, &agent);
 }

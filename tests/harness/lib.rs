@@ -15,6 +15,7 @@ pub mod agent;
 pub mod cases;
 pub mod netns;
 pub mod process;
+pub mod questions;
 pub mod relay;
 pub mod scratch;
 pub mod singbox;

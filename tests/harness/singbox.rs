@@ -11,14 +11,22 @@ use crate::target::{self, Target};
 use crate::users::{Account, accounts, inbound_extra, merge};
 use crate::wait;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One release per source of owners.
 pub const VERSIONS: [&str; 3] = ["1.12.23", "1.13.21", "1.14.4"];
 /// Addresses of the server as its clients reach it; the first user comes over IPv4, the second over IPv6.
 pub const SERVER: [&str; 2] = ["10.77.0.1", "fd77::1"];
+/// What each user moves up in a round of [`Site::drive`], at least; three times as much comes down.
+pub const BYTES: u64 = 60_000;
+
+/// Users who saw connections dropped by sing-box itself, by name.
+pub type Dropped = BTreeMap<String, u32>;
 /// Ports of inbounds count from here; the namespaces are the test's own, so they are free.
 const FIRST_PORT: u16 = 21_000;
 /// The client's SOCKS ports count from here.
@@ -56,11 +64,26 @@ pub struct Site {
 }
 
 impl Site {
-    /// Server and clients run; the agent does not.
+    /// Server and clients run, each side in a namespace of its own; the agent does not.
     pub fn new(version: &'static str, cases: &[Case]) -> Site {
-        let scratch = Scratch::new();
         let (inside, outside) = (Netns::new(), Netns::new());
         inside.connect(&outside, &["10.77.0.1/24", "fd77::1/64"], &["10.77.0.2/24", "fd77::2/64"]);
+        Site::of(version, cases, inside, outside)
+    }
+
+    /// As [`Site::new`], but everything is in one namespace: each packet meets the programs once at the
+    /// client's socket and once at the server's.
+    pub fn on_one_machine(version: &'static str, cases: &[Case]) -> Site {
+        let inside = Netns::new();
+        for address in [format!("{}/32", SERVER[0]), format!("{}/128", SERVER[1])] {
+            inside.ip(&["addr", "add", &address, "dev", "lo"]);
+        }
+        let outside = inside.clone();
+        Site::of(version, cases, inside, outside)
+    }
+
+    fn of(version: &'static str, cases: &[Case], inside: Netns, outside: Netns) -> Site {
+        let scratch = Scratch::new();
         let target = target::serve(&inside);
         let mut site =
             Site { version, scratch, outside, inside, target, users: Vec::new(), server: None, client: None };
@@ -107,6 +130,39 @@ impl Site {
     /// Ends the clients' process: no byte is on its way after that.
     pub fn stop_client(&mut self) {
         self.client = None;
+    }
+
+    /// Drives all users, a few at a time; nobody may fail.
+    pub fn drive(&self, rounds: u64) -> Dropped {
+        let next = AtomicUsize::new(0);
+        let (failures, dropped) = (Mutex::new(Vec::new()), Mutex::new(Dropped::new()));
+        let work = |user: &User, index: u64| {
+            for round in 1..=rounds {
+                match user.drive(self.target, BYTES * round + 1_000 * index) {
+                    Ok(0) => {}
+                    Ok(times) => *dropped.lock().unwrap().entry(user.name.clone()).or_default() += times,
+                    Err(why) => failures.lock().unwrap().push(why),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::SeqCst);
+                        let Some(user) = self.users.get(index) else { return };
+                        work(user, index as u64);
+                    }
+                });
+            }
+        });
+        let failures = failures.into_inner().unwrap();
+        assert!(failures.is_empty(), "{}:\n{}\n{}", self.version, failures.join("\n"), self.client_log());
+        let dropped = dropped.into_inner().unwrap();
+        if !dropped.is_empty() {
+            println!("{}: connections dropped by sing-box itself: {dropped:?}", self.version);
+        }
+        dropped
     }
 
     /// What the clients said; for texts of failures.

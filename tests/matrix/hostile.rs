@@ -3,15 +3,13 @@
 
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::named;
-use boxmeter_tests::singbox::{SERVER, Site, VERSIONS};
+use boxmeter_tests::questions::{exact, sum};
+use boxmeter_tests::singbox::{Dropped, SERVER, Site, VERSIONS};
 use boxmeter_tests::{DEADLINE, needs_machine, wait};
 use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-
-use crate::carries::{Dropped, drive};
-use crate::questions::{exact, sum};
 
 fn metered(site: &Site) -> Agent {
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
@@ -28,7 +26,7 @@ fn forged_forwarded_address_over_websocket() {
     for version in VERSIONS {
         let mut site = Site::new(version, &[named("trojan-ws").outbound(headers.clone())]);
         let agent = metered(&site);
-        drive(&site, 2);
+        site.drive(2);
         site.stop_client();
         exact(&site, &agent, &Dropped::new());
     }
@@ -42,7 +40,7 @@ fn forged_forwarded_address_over_http() {
     for version in VERSIONS {
         let mut site = Site::new(version, &[named("http").outbound(headers.clone())]);
         let agent = metered(&site);
-        drive(&site, 2);
+        site.drive(2);
         site.stop_client();
         let said = sum(&site, &agent);
         println!("{version}: users with a forged header were metered with {said:?}");
@@ -56,7 +54,7 @@ fn forged_log_lines_bill_nobody() {
     for version in VERSIONS {
         let mut site = Site::new(version, &[named("socks")]);
         let agent = metered(&site);
-        drive(&site, 1);
+        site.drive(1);
         let server = SocketAddr::new(SERVER[0].parse().unwrap(), 21_000);
         for round in 0..20 {
             let mut stream = site.outside.run(|| TcpStream::connect(server)).unwrap();
@@ -120,11 +118,11 @@ fn ledger_disk_full() {
     let mut site = Site::new(VERSIONS[2], &[named("trojan-tls"), named("hysteria2")]);
     let disk = site.scratch.mount("ledger", "tmpfs", Some("size=4m"));
     let agent = metered(&site);
-    drive(&site, 1);
+    site.drive(1);
     let filler = disk.join("filler");
     let mut file = File::create(&filler).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
-    drive(&site, 1);
+    site.drive(1);
     let degraded = || -> Result<bool, String> {
         let status = agent.ask(&["status"])?;
         let parts = status["degraded"].as_array().cloned().unwrap_or_default();
@@ -132,7 +130,7 @@ fn ledger_disk_full() {
     };
     wait("status says that the ledger cannot be written", || {
         // Bytes that the write-ahead log has room for do not fail: go on until it has none.
-        drive(&site, 1);
+        site.drive(1);
         if degraded()? { Ok(()) } else { Err("not degraded".into()) }
     });
     drop(file);

@@ -9,4 +9,3 @@
 mod carries;
 mod hostile;
 mod metered;
-mod questions;

@@ -3,11 +3,9 @@
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::{Case, Client, matrix, named};
 use boxmeter_tests::netns::Netns;
+use boxmeter_tests::questions::{exact, sum};
 use boxmeter_tests::singbox::{Site, VERSIONS};
 use boxmeter_tests::{long, needs_machine};
-
-use crate::carries::drive;
-use crate::questions::{exact, sum};
 
 /// Cases whose users can be known from the outside.
 fn cases() -> Vec<Case> {
@@ -19,7 +17,7 @@ fn metered(version: &'static str, agent_in: fn(&Site) -> Netns) {
     let mut site = Site::new(version, &cases());
     let mut agent = Agent::new(&site.scratch, &site.config(), &agent_in(&site));
     agent.start();
-    let dropped = drive(&site, 2);
+    let dropped = site.drive(2);
     site.stop_client();
     exact(&site, &agent, &dropped);
 }
@@ -54,7 +52,7 @@ fn shadowtls_bills_nobody_else() {
         let mut site = Site::new(version, &[named("shadowtls"), named("ss2022")]);
         let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
         agent.start();
-        drive(&site, 2);
+        site.drive(2);
         site.stop_client();
         let said = sum(&site, &agent);
         println!("{version}: shadowtls users were metered with {:?}", &said[..2]);

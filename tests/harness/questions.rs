@@ -1,11 +1,9 @@
 //! What every test asks at its end: has each user the relay's bytes, and does the sum hold.
 
-use boxmeter_tests::agent::Agent;
-use boxmeter_tests::singbox::Site;
-use boxmeter_tests::wait;
+use crate::agent::Agent;
+use crate::singbox::{Dropped, Site};
+use crate::wait;
 use serde_json::{Value, json};
-
-use crate::carries::Dropped;
 
 fn unattributed(audit: &Value) -> [u64; 2] {
     ["upload_payload_bytes", "download_payload_bytes"]
