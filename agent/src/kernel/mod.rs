@@ -23,4 +23,4 @@ pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
 pub use load::{Kernel, KernelConfig};
 pub use netns::Namespace;
-pub use watch::{InboundInfo, WatchPort};
+pub use watch::{InboundInfo, WatchPort, cut};
