@@ -21,15 +21,19 @@ use tokio::{
 use super::{
     commits::Commits,
     meter::Meter,
-    proxy::Proxy,
+    people,
+    proxy::{Changes, News, Proxy, Synced},
     shared::{Directory, PictureSender, Question},
     totals::Totals,
 };
 use crate::{
     clock,
-    core::{account::UserSlot, event::SourceEvent},
+    core::{
+        account::UserSlot,
+        event::{SourceEvent, UserId},
+    },
     kernel::{Events, KernelError, KernelEvent},
-    ledger::{CommitError, Committed, NewEvent},
+    ledger::{CommitError, Committed, NewEvent, UserRecord},
 };
 
 /// Sightings taken in one turn, so that the kernel's news and the tick get their turn under load.
@@ -53,7 +57,13 @@ pub struct Agent {
     pub flush_waiting: Vec<Flushed>,
     pub flush_running: Vec<Flushed>,
     pub events: VecDeque<NewEvent>,
+    /// Turns in which the kernel refused something, without one in between in which it did not.
+    pub refusals: u32,
 }
+
+/// A kernel that refuses for so many ticks will go on to: the agent ends, and whoever starts it again
+/// begins with maps opened anew. A lack of memory or of descriptors passes before that.
+const REFUSALS_MAX: u32 = 60;
 
 impl Agent {
     /// Takes over what lives in the kernel, reads sing-box's configuration and starts the source.
@@ -61,9 +71,32 @@ impl Agent {
     /// # Errors
     /// When the kernel's maps cannot be read.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        self.look_at_proxy().await?;
+        self.take_over().await;
+        let changes = self.proxy.first_look().await;
+        self.changed(changes);
+        if let Some(synced) = self.proxy.first_synced().await {
+            self.applied(synced);
+        }
         self.on_tick()?;
         Ok(())
+    }
+
+    /// What ledger and kernel know already: enough to count on while sing-box's configuration cannot be
+    /// read.
+    async fn take_over(&mut self) {
+        let (inbounds, users) = (self.commits.ledger.inbounds().await, self.commits.ledger.users().await);
+        let (inbounds, users) = match (inbounds, users) {
+            (Ok(inbounds), Ok(users)) => (inbounds, users),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!("what the ledger knows cannot be read yet: {error}");
+                return;
+            }
+        };
+        let tags = people::tags(&self.meter.kernel.inbounds(), &BTreeMap::new(), &inbounds);
+        self.commits.set_inbounds(&inbounds, &tags);
+        self.directory.users = by_id(users);
+        self.directory.inbounds = Arc::new(inbounds);
+        self.directory.tags = Arc::new(tags);
     }
 
     /// Runs until it is told to end.
@@ -80,20 +113,55 @@ impl Agent {
         let mut looks = tokio::time::interval(Duration::from_secs(1));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                biased;
+            // In turn, by chance: a flood of one kind must not keep the others waiting.
+            let done = tokio::select! {
                 ready = self.news.readable_mut() => {
                     ready?.clear_ready();
-                    self.kernel_news()?;
+                    self.kernel_news()
                 }
-                event = self.proxy.next_event() => self.sightings(event)?,
-                done = self.commits.done() => self.committed(done),
-                Some(question) = questions.recv() => self.question(question),
-                _ = ticks.tick() => self.on_tick()?,
-                _ = looks.tick() => self.look_at_proxy().await?,
+                news = self.proxy.next() => self.proxy_news(news),
+                done = self.commits.done() => {
+                    self.committed(done);
+                    Ok(())
+                }
+                Some(question) = questions.recv() => {
+                    self.question(question);
+                    Ok(())
+                }
+                _ = ticks.tick() => self.on_tick(),
+                _ = looks.tick() => {
+                    let changes = self.proxy.look();
+                    self.changed(changes);
+                    Ok(())
+                }
                 () = &mut end => return Ok(()),
+            };
+            if let Err(error) = done {
+                self.refused(error)?;
             }
         }
+    }
+
+    /// The kernel refused something: what it holds is not lost, and later turns try again.
+    fn refused(&mut self, error: KernelError) -> Result<(), KernelError> {
+        self.refusals += 1;
+        if self.refusals > REFUSALS_MAX {
+            return Err(error);
+        }
+        if self.refusals == 1 {
+            tracing::error!("{error}");
+        }
+        self.meter.trouble(error.to_string(), clock::now());
+        Ok(())
+    }
+
+    fn proxy_news(&mut self, news: News) -> Result<(), KernelError> {
+        match news {
+            News::Source(event) => self.sightings(event)?,
+            News::Changes(changes) => self.changed(changes),
+            News::Synced(synced) => self.applied(synced),
+        }
+        Ok(())
     }
 
     fn kernel_news(&mut self) -> Result<(), KernelError> {
@@ -177,7 +245,10 @@ impl Agent {
     }
 
     fn on_tick(&mut self) -> Result<(), KernelError> {
+        // News beyond what one turn takes do not wake the agent again.
+        self.kernel_news()?;
         let tick = self.meter.tick()?;
+        self.refusals = 0;
         self.commits.take(tick);
         self.start_commit();
         self.publish();
@@ -250,9 +321,8 @@ impl Agent {
         self.pictures.send_replace(Arc::new(picture));
     }
 
-    /// Has sing-box's configuration or process changed?
-    async fn look_at_proxy(&mut self) -> anyhow::Result<()> {
-        let changes = self.proxy.look().await;
+    /// sing-box's configuration, process or source changed.
+    fn changed(&mut self, changes: Changes) {
         for (part, degraded) in changes.parts {
             match degraded {
                 Some(reason) => self.meter.publisher.degrade(part, reason, clock::now()),
@@ -264,37 +334,42 @@ impl Agent {
         }
         self.directory.singbox = self.proxy.status();
         if changes.config {
-            self.apply_config().await;
+            self.apply_config();
         }
         if changes.source {
             self.directory.source_connected = false;
         }
-        Ok(())
     }
 
     /// Makes kernel, core and ledger follow the configuration that was read last.
-    pub async fn apply_config(&mut self) {
+    pub fn apply_config(&mut self) {
         let now = clock::now();
-        match self.proxy.apply(&mut self.meter, &self.commits.ledger, now.wall_ms).await {
+        if let Err(error) = self.proxy.apply(&mut self.meter, &self.commits.ledger, now.wall_ms) {
+            self.not_applied(&error);
+        }
+    }
+
+    fn not_applied(&mut self, error: &anyhow::Error) {
+        // The next look tries again.
+        self.proxy.apply_again();
+        self.meter.publisher.degrade("configuration", format!("{error:#}"), clock::now());
+    }
+
+    fn applied(&mut self, synced: Synced) {
+        match self.proxy.applied(&mut self.meter, synced) {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
-                self.directory.users = Arc::new(
-                    applied.users.into_iter().map(|user| (user.id, user)).collect::<BTreeMap<_, _>>(),
-                );
+                self.directory.users = by_id(applied.users);
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
                 self.meter.publisher.restore("configuration");
             }
-            Err(error) => {
-                // The next look tries again.
-                self.proxy.apply_again();
-                self.meter.publisher.degrade("configuration", format!("{error:#}"), now);
-            }
+            Err(error) => self.not_applied(&error),
         }
     }
 
-    pub fn event(&mut self, kind: &str, user: Option<crate::core::event::UserId>, data: serde_json::Value) {
+    pub fn event(&mut self, kind: &str, user: Option<UserId>, data: serde_json::Value) {
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
             self.totals.events_dropped += 1;
@@ -323,4 +398,8 @@ impl Agent {
         self.committed(done);
         result
     }
+}
+
+fn by_id(users: Vec<UserRecord>) -> Arc<BTreeMap<UserId, UserRecord>> {
+    Arc::new(users.into_iter().map(|user| (user.id, user)).collect())
 }

@@ -5,13 +5,19 @@
 //! one task, so that nothing needs a lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use boxmeter_common::{
     command::{self, Command},
     flow::{FLOW_CLOSING, FLOW_OLD, Flow, FlowKey},
+    stats::Stat,
+};
+
+use super::{
+    flow_rates::FlowRates,
+    peers::{PEERS_PER_TICK, Peers},
 };
 
 use crate::{
@@ -25,21 +31,19 @@ use crate::{
     kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor, seen},
 };
 
-/// Peers walked per tick: 100,000 peers are walked within ten ticks, at about 3 ms each.
-const PEERS_PER_TICK: u32 = 10_000;
-
-/// A UDP peer without an owner is forgotten after this silence: probes and spoofed addresses must
-/// not fill the table.
-const PEER_IDLE_UNOWNED_NS: u64 = 60_000_000_000;
-
-/// As sing-box's own default for UDP sessions.
-const PEER_IDLE_OWNED_NS: u64 = 300_000_000_000;
-
-/// From marking a peer to forgetting it; no program run lasts nearly as long.
-const PEER_FORGET_NS: u64 = 200_000_000;
-
 /// A complete walk over all sockets repairs lost events and settles what idle flows have pending.
 const WALK_EVERY_NS: u64 = 10_000_000_000;
+
+/// News taken in one turn: several times what the ring buffer holds, so that only a flood that is
+/// faster than the agent meets this, and even then the tick gets its turn.
+const NEWS_PER_TURN: usize = 65_536;
+
+/// Commands that wait because the kernel refused to run them. The oldest go first, and are counted:
+/// walks find out again what they were about.
+const COMMANDS_WAITING_MAX: usize = 65_536;
+
+/// A trouble of the kernel's side is shown for this long after it was met last.
+const TROUBLE_SHOWN_NS: u64 = 60_000_000_000;
 
 /// See the module.
 pub struct Meter {
@@ -49,20 +53,18 @@ pub struct Meter {
     pub publisher: Publisher,
     /// `boxmeter_common::user::METER_*`.
     billed_meter: u32,
-    /// Where UDP flows are, to end one by its id.
-    peers: HashMap<FlowId, FlowKey>,
+    peers: Peers,
     peers_cursor: PeerCursor,
-    forget: VecDeque<(u64, FlowId, FlowKey)>,
     commands: Vec<Command>,
+    commands_dropped: u64,
     events_lost: u64,
-    /// Payload of the flows that were listed last, and when: for their rates.
-    listed: HashMap<FlowId, [u64; 2]>,
-    listed_ns: u64,
+    peers_full: u64,
+    flow_rates: FlowRates,
     next_walk_ns: u64,
+    /// sing-box's namespace is known, so that a walk finds all sockets there are.
+    pub walks_are_complete: bool,
+    trouble_until_ns: Option<u64>,
 }
-
-/// Rates are taken since the last listing if that is not longer ago, else over the flow's life.
-const RATE_SINCE_MAX_NS: u64 = 30_000_000_000;
 
 /// An open flow, for people.
 pub struct ListedFlow {
@@ -93,20 +95,24 @@ impl Meter {
                 accounts.adopt(account.slot, user, account.inbound);
             }
         }
+        accounts.set_inbounds(kernel.inbounds().into_iter().map(|inbound| inbound.index));
+        let peers_full = kernel.stat(Stat::PeersFull);
         Ok(Meter {
             kernel,
             attributor: Attributor::default(),
             accounts,
             publisher: Publisher::default(),
             billed_meter,
-            peers: HashMap::new(),
+            peers: Peers::default(),
             peers_cursor: PeerCursor::default(),
-            forget: VecDeque::new(),
             commands: Vec::new(),
+            commands_dropped: 0,
             events_lost: 0,
-            listed: HashMap::new(),
-            listed_ns: 0,
+            peers_full,
+            flow_rates: FlowRates::default(),
             next_walk_ns: 0,
+            walks_are_complete: false,
+            trouble_until_ns: None,
         })
     }
 
@@ -127,7 +133,8 @@ impl Meter {
     /// When the kernel refuses a command.
     pub fn kernel_events(&mut self, events: &mut Events) -> Result<Vec<KernelEvent>, KernelError> {
         let mut others = Vec::new();
-        while let Some(event) = events.poll() {
+        for _ in 0..NEWS_PER_TURN {
+            let Some(event) = events.poll() else { break };
             match event {
                 KernelEvent::Opened(flow) => {
                     let key = crate::kernel::key(&flow);
@@ -141,11 +148,11 @@ impl Meter {
                 other => others.push(other),
             }
         }
-        let lost = self.kernel.stat(boxmeter_common::stats::Stat::EventsFull);
+        let lost = self.kernel.stat(Stat::EventsFull);
         if lost != self.events_lost {
-            self.events_lost = lost;
             self.walk_sockets()?;
             self.take_closed()?;
+            self.events_lost = lost;
         }
         self.carry_out()?;
         Ok(others)
@@ -153,7 +160,7 @@ impl Meter {
 
     fn opened(&mut self, seen: FlowSeen, key: FlowKey) {
         if key.network == boxmeter_common::UDP {
-            self.peers.insert(seen.id, key);
+            self.peers.opened(seen.id, key);
         }
         let owner = seen.owner.and_then(|slot| self.accounts.user_of(slot));
         self.attributor.flow_seen(seen, owner, clock::now());
@@ -182,7 +189,7 @@ impl Meter {
             match effect {
                 Effect::Own { flow, user, .. } => self.own(&flow, user)?,
                 Effect::Shared { flow, .. } => self.by_id(command::OP_SHARED, flow),
-                Effect::Handover { flow } => self.close_peer(flow, u64::MAX),
+                Effect::Handover { flow } => self.commands.extend(self.peers.close(flow, u64::MAX)),
                 Effect::Expire { flow } => self.by_id(command::OP_EXPIRE, flow),
                 // No inbound is metered by reports yet, see `people::infos`.
                 Effect::Reported { .. } => {}
@@ -196,7 +203,7 @@ impl Meter {
             Ok(slot) => slot,
             Err(full @ KernelError::Full { .. }) => {
                 // Its bytes stay unattributed; nothing is lost, and people see why.
-                self.publisher.degrade("kernel", full.to_string(), clock::now());
+                self.trouble(full.to_string(), clock::now());
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -217,20 +224,8 @@ impl Meter {
     }
 
     fn by_id(&mut self, op: u32, flow: FlowId) {
-        let key = self.peers.get(&flow).copied().unwrap_or_default();
+        let key = self.peers.key(flow).unwrap_or_default();
         self.commands.push(Command { op, id: flow.0, key, ..Command::default() });
-    }
-
-    fn close_peer(&mut self, flow: FlowId, before_ns: u64) {
-        if let Some(&key) = self.peers.get(&flow) {
-            self.commands.push(Command {
-                op: command::OP_CLOSE_PEER,
-                id: flow.0,
-                key,
-                before_ns,
-                ..Command::default()
-            });
-        }
     }
 
     fn run(&mut self) -> Result<(), KernelError> {
@@ -241,6 +236,9 @@ impl Meter {
         let done = self.kernel.run(&mut commands);
         if done.is_err() {
             // Each command may be repeated: a move that was made leaves nothing to move.
+            let over = commands.len().saturating_sub(COMMANDS_WAITING_MAX);
+            self.commands_dropped += over as u64;
+            commands.drain(..over);
             self.commands = commands;
             return done;
         }
@@ -251,21 +249,34 @@ impl Meter {
         Ok(())
     }
 
+    /// Something of the kernel's side does not work as it should: people see it for a while.
+    pub fn trouble(&mut self, reason: String, now: Now) {
+        self.publisher.degrade("kernel", reason, now);
+        self.trouble_until_ns = Some(now.mono_ns.saturating_add(TROUBLE_SHOWN_NS));
+    }
+
+    fn troubles(&mut self, now: Now) {
+        if self.trouble_until_ns.is_some_and(|until| until <= now.mono_ns) {
+            self.trouble_until_ns = None;
+            self.publisher.restore("kernel");
+        }
+        let full = self.kernel.stat(Stat::PeersFull);
+        if full != self.peers_full {
+            self.peers_full = full;
+            let reason = "there is no room for more UDP clients: the bytes of new ones are counted for nobody; \
+                          is somebody flooding a port with spoofed addresses?";
+            self.trouble(reason.to_owned(), now);
+        }
+        self.publisher.set_counter("commands_dropped", self.commands_dropped);
+    }
+
     fn done(&mut self, command: &Command, now: Now) {
-        let id = FlowId(command.id);
-        match (command.op, command.result) {
-            (command::OP_CLOSE_PEER, command::RESULT_LIVE) => {
-                self.attributor.flow_closed(id, now.mono_ns, now);
-                self.forget.push_back((now.mono_ns + PEER_FORGET_NS, id, command.key));
-            }
-            (command::OP_FORGET_PEER, _) => {
-                self.peers.remove(&id);
-            }
-            (command::OP_OWN, command::RESULT_FULL) => {
-                let reason = "more owners were told than flows picked up; they are told again".to_owned();
-                self.publisher.degrade("kernel", reason, now);
-            }
-            _ => {}
+        if let Some(ended) = self.peers.done(command, now.mono_ns) {
+            self.attributor.flow_closed(ended, now.mono_ns, now);
+        }
+        if (command.op, command.result) == (command::OP_OWN, command::RESULT_FULL) {
+            let reason = "more owners were told than flows picked up; they are told again".to_owned();
+            self.trouble(reason, now);
         }
     }
 
@@ -275,6 +286,8 @@ impl Meter {
     /// When a map cannot be read; the counters stay in the kernel and come with a later tick.
     pub fn tick(&mut self) -> Result<Tick, KernelError> {
         let now = clock::now();
+        self.troubles(now);
+        self.flow_rates.forget_old(now.mono_ns);
         if now.mono_ns >= self.next_walk_ns {
             self.walk_sockets()?;
             self.take_closed()?;
@@ -313,8 +326,12 @@ impl Meter {
 
     fn walk_sockets(&mut self) -> Result<(), KernelError> {
         let began_ns = clock::mono_ns();
-        let flows = self.kernel.walk_sockets()?;
-        let mut open: BTreeSet<FlowId> = self.peers.keys().copied().collect();
+        let flows = if self.walks_are_complete {
+            self.kernel.walk_sockets_and_sweep()?
+        } else {
+            self.kernel.walk_sockets()?
+        };
+        let mut open: BTreeSet<FlowId> = self.peers.ids();
         for flow in &flows {
             open.insert(FlowId(flow.id));
             self.found(flow);
@@ -341,31 +358,18 @@ impl Meter {
     }
 
     fn walk_peers(&mut self, now: Now) -> Result<(), KernelError> {
-        while self.forget.front().is_some_and(|&(due, ..)| due <= now.mono_ns) {
-            if let Some((_, id, key)) = self.forget.pop_front() {
-                self.commands.push(Command {
-                    op: command::OP_FORGET_PEER,
-                    id: id.0,
-                    key,
-                    ..Command::default()
-                });
-            }
-        }
-        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, PEERS_PER_TICK)?;
+        self.commands.extend(self.peers.forget_due(now.mono_ns));
+        // Now, so that the walk does not find them again.
+        self.run()?;
+        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, self.peers.walk_max())?;
         self.peers_cursor = cursor.unwrap_or_default();
         for flow in &flows {
-            let id = FlowId(flow.id);
             if flow.flags & FLOW_CLOSING != 0 {
-                if !self.forget.iter().any(|&(_, other, _)| other == id) {
-                    self.forget.push_back((now.mono_ns + PEER_FORGET_NS, id, flow.key));
-                }
+                self.peers.marked(flow, now.mono_ns);
                 continue;
             }
             self.found(flow);
-            let idle = if flow.owner == 0 { PEER_IDLE_UNOWNED_NS } else { PEER_IDLE_OWNED_NS };
-            if flow.last_ns.saturating_add(idle) < now.mono_ns {
-                self.close_peer(id, now.mono_ns - idle);
-            }
+            self.commands.extend(self.peers.close_if_idle(flow, now.mono_ns));
         }
         self.run()
     }
@@ -393,27 +397,12 @@ impl Meter {
         }
         self.carry_out()?;
         let now_ns = clock::mono_ns();
-        let since_ns = self.listed_ns;
         let flows = self.attributor.flows().filter_map(|view| {
             let flow = *found.get(&view.id)?;
-            let before = self.listed.get(&view.id).filter(|_| now_ns - since_ns < RATE_SINCE_MAX_NS);
-            let rates = match before {
-                Some(&before) => rates(flow.payload, before, now_ns.saturating_sub(since_ns)),
-                None => rates(flow.payload, [0; 2], now_ns.saturating_sub(flow.opened_ns)),
-            };
-            Some(ListedFlow { view, flow, rates })
+            Some(ListedFlow { view, flow, rates: self.flow_rates.of(&flow, now_ns) })
         });
         let flows: Vec<ListedFlow> = flows.collect();
-        self.listed = found.into_iter().map(|(id, flow)| (id, flow.payload)).collect();
-        self.listed_ns = now_ns;
+        self.flow_rates.listed(found.into_values(), now_ns);
         Ok(flows)
     }
-}
-
-/// Bytes per second, by direction.
-fn rates(now: [u64; 2], before: [u64; 2], elapsed_ns: u64) -> [u64; 2] {
-    [0, 1].map(|direction| {
-        let bytes = u128::from(now[direction].saturating_sub(before[direction]));
-        u64::try_from(bytes * 1_000_000_000 / u128::from(elapsed_ns.max(1))).unwrap_or(u64::MAX)
-    })
 }

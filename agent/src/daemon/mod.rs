@@ -1,7 +1,7 @@
 //! The agent as a process: the order of start and end, and the wiring between the parts.
 //!
-//! Order of start: ledger (what cannot be kept must not be started), kernel (which also says whether
-//! another agent lives), socket, then the agent's task, which reads sing-box's configuration and
+//! Order of start: kernel (whose lock says whether another agent lives, before anything is written),
+//! ledger, socket, then the agent's task, which reads sing-box's configuration and
 //! starts the source. Ready is told when the first configuration was applied or found missing.
 //! At the end the last counts are committed; the kernel programs go on counting.
 
@@ -9,14 +9,19 @@ mod agent;
 mod answers;
 mod backend;
 mod commits;
+mod flow_rates;
 mod listen;
 mod meter;
+mod peers;
 mod people;
 mod proxy;
 mod shared;
 mod totals;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Context;
 use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
@@ -119,6 +124,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         flush_waiting: Vec::new(),
         flush_running: Vec::new(),
         events: std::collections::VecDeque::new(),
+        refusals: 0,
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
@@ -174,8 +180,7 @@ pub fn detach(config: &Config) -> anyhow::Result<()> {
         let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
         let inbounds = ledger.inbounds().await?;
         let known = meter.kernel.inbounds();
-        let tags = known.iter().map(|inbound| (inbound.index, Arc::from(inbound.tag.as_str()))).collect();
-        meter.set_inbounds(&[], known.iter().map(|inbound| inbound.index).collect());
+        let tags = people::tags(&known, &BTreeMap::new(), &inbounds);
         let mut commits = Commits::new(ledger);
         commits.set_inbounds(&inbounds, &tags);
         let tick = meter.read_now()?;

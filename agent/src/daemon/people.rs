@@ -11,10 +11,10 @@ use boxmeter_web::api::types::{InboundStatus, Network as ApiNetwork};
 use crate::{
     core::{
         attribute::InboundInfo,
-        event::{InboundIndex, Network},
+        event::{InboundIndex, Network, UserId},
     },
-    kernel::WatchPort,
-    ledger::{FoundInbound, FoundUser},
+    kernel::{self, WatchPort},
+    ledger::{FoundInbound, FoundUser, InboundRecord, UserRecord},
     singbox::{
         SingboxConfig,
         config::{Inbound, carries_users},
@@ -63,6 +63,44 @@ pub fn users(config: &SingboxConfig) -> Vec<FoundUser> {
     users
         .into_iter()
         .map(|(name, inbounds)| FoundUser { name, inbounds: inbounds.into_iter().collect() })
+        .collect()
+}
+
+/// Whom a name in a sighting means. A name that the file does not have any more means who had it last:
+/// sing-box let that user in, so it has not read the file since.
+pub fn names(users: &[UserRecord]) -> BTreeMap<Arc<str>, UserId> {
+    // By id, which is by age.
+    let (gone, present): (Vec<_>, Vec<_>) = users.iter().partition(|user| user.tombstoned_ms.is_some());
+    gone.into_iter().chain(present).map(|user| (Arc::clone(&user.name), user.id)).collect()
+}
+
+/// The tags and names of whom the ledger has as users: those whom boxmeter itself took out of the file
+/// are among them, and sing-box knows those until it reads the file.
+pub fn memberships<'a>(
+    users: &'a [UserRecord],
+    inbounds: &'a [InboundRecord],
+) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> {
+    let tags: BTreeMap<_, _> = inbounds.iter().map(|inbound| (inbound.no, &inbound.tag)).collect();
+    let present = users.iter().filter(|user| user.tombstoned_ms.is_none());
+    let places = present.flat_map(|user| user.inbounds.iter().map(move |no| (*no, &user.name)));
+    places.filter_map(move |(no, name)| Some((*tags.get(&no)?, name)))
+}
+
+/// The tags of the kernel's inbounds in full: the kernel keeps only the beginning of a long one.
+pub fn tags(
+    known: &[kernel::InboundInfo],
+    watched: &BTreeMap<InboundIndex, Arc<str>>,
+    records: &[InboundRecord],
+) -> BTreeMap<InboundIndex, Arc<str>> {
+    let full = |inbound: &kernel::InboundInfo| {
+        let same = records.iter().filter(|record| kernel::cut(&record.tag) == inbound.tag);
+        // Several tags with one beginning are told apart by their ports.
+        let best = same.max_by_key(|record| (record.port == inbound.port, record.tombstoned_ms.is_none()));
+        watched.get(&inbound.index).or(best.map(|record| &record.tag)).cloned()
+    };
+    known
+        .iter()
+        .map(|inbound| (inbound.index, full(inbound).unwrap_or_else(|| inbound.tag.as_str().into())))
         .collect()
 }
 

@@ -1,20 +1,20 @@
 //! The sing-box beside the agent: its configuration, its process, and the source of owners that runs
 //! for it. Observes; what it sees is applied to kernel, core and ledger in one place.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc};
 
 use anyhow::Context;
 use boxmeter_web::api::types::{InboundStatus, SingboxStatus, SourceKind};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 
 use super::{meter::Meter, people};
 use crate::{
     core::event::{self, InboundIndex, SourceEvent},
     kernel::Namespace,
-    ledger::{InboundRecord, Ledger, UserRecord},
+    ledger::{CommitError, InboundRecord, Ledger, UserRecord},
     singbox::{ConfigWatch, SingboxConfig, process},
     source::{self, Choice, KnownInbounds, Setting},
 };
@@ -29,11 +29,17 @@ pub struct Proxy {
     default_policy: String,
     config: Option<SingboxConfig>,
     process: Option<process::Process>,
+    /// A process was there and is gone, and people do not know yet.
+    process_gone: bool,
+    searching: Option<Search>,
+    /// Where sing-box was seen last: its ports are watched there while it is stopped.
+    namespace: Option<Namespace>,
     version: Option<String>,
     events: mpsc::Receiver<SourceEvent>,
     sender: mpsc::Sender<SourceEvent>,
     known: watch::Sender<KnownInbounds>,
     running: Option<Running>,
+    applying: Option<Applying>,
     apply_again: bool,
     lost: BTreeMap<&'static str, u64>,
 }
@@ -44,6 +50,29 @@ struct Running {
     kind: event::SourceKind,
     shutdown: watch::Sender<bool>,
     task: JoinHandle<()>,
+}
+
+/// A process and its version, or why there is none.
+type Found = Result<(process::Process, Option<String>), process::NotFound>;
+
+/// The search runs on a thread of its own: `/proc` and an executable on a slow disk may take long.
+type Search = JoinHandle<Found>;
+
+/// What the ledger says to a configuration.
+pub type Synced = Result<(Vec<InboundRecord>, Vec<UserRecord>), CommitError>;
+
+/// A configuration on its way into the ledger, which may be slow or locked.
+struct Applying {
+    synced: Pin<Box<dyn Future<Output = Synced> + Send>>,
+    watched: BTreeMap<InboundIndex, Arc<str>>,
+    listeners: Vec<InboundStatus>,
+}
+
+/// What may happen at any time.
+pub enum News {
+    Source(SourceEvent),
+    Changes(Changes),
+    Synced(Synced),
 }
 
 /// What a look found.
@@ -64,6 +93,15 @@ pub struct Applied {
     pub listeners: Vec<InboundStatus>,
 }
 
+impl Changes {
+    fn add(&mut self, more: Changes) {
+        self.config |= more.config;
+        self.source |= more.source;
+        self.parts.extend(more.parts);
+        self.events.extend(more.events);
+    }
+}
+
 impl Proxy {
     pub fn new(paths: Vec<PathBuf>, setting: Setting, default_policy: String) -> Self {
         let (sender, events) = mpsc::channel(SIGHTINGS_MAX);
@@ -73,22 +111,27 @@ impl Proxy {
             default_policy,
             config: None,
             process: None,
+            process_gone: false,
+            searching: None,
+            namespace: None,
             version: None,
             events,
             sender,
             known: watch::Sender::new(KnownInbounds::default()),
             running: None,
+            applying: None,
             apply_again: true,
             lost: BTreeMap::new(),
         }
     }
 
-    /// The next event of the source; never, while there is none.
-    pub async fn next_event(&mut self) -> SourceEvent {
-        match self.events.recv().await {
-            Some(event) => event,
-            // The proxy holds a sender itself.
-            None => std::future::pending().await,
+    /// What happens next. May be called again without having ended.
+    pub async fn next(&mut self) -> News {
+        tokio::select! {
+            // The proxy holds a sender itself, so that this never ends.
+            Some(event) = self.events.recv() => News::Source(event),
+            found = found(&mut self.searching) => News::Changes(self.take_found(found)),
+            synced = synced(&mut self.applying) => News::Synced(synced),
         }
     }
 
@@ -126,14 +169,28 @@ impl Proxy {
         self.apply_again = true;
     }
 
-    /// Looks whether configuration or process changed, and starts or changes the source.
-    pub async fn look(&mut self) -> Changes {
-        let mut changes = Changes { config: std::mem::take(&mut self.apply_again), ..Changes::default() };
+    /// Looks for configuration and process, and waits for what it finds: at the start.
+    pub async fn first_look(&mut self) -> Changes {
+        let mut changes = self.look();
+        if self.searching.is_some() {
+            let found = found(&mut self.searching).await;
+            changes.add(self.take_found(found));
+        }
+        changes
+    }
+
+    /// Looks whether the configuration or the process changed. Never waits: a search for the process
+    /// ends with [`News::Changes`].
+    pub fn look(&mut self) -> Changes {
+        let again = self.applying.is_none() && std::mem::take(&mut self.apply_again);
+        let mut changes = Changes { config: again, ..Changes::default() };
         if self.config.is_none() || self.watch.changed() {
             self.read_config(&mut changes);
         }
-        self.look_at_process(&mut changes).await;
-        self.choose_source(&mut changes);
+        self.search();
+        if self.searching.is_none() {
+            self.choose_source(&mut changes);
+        }
         changes
     }
 
@@ -141,7 +198,11 @@ impl Proxy {
     fn read_config(&mut self, changes: &mut Changes) {
         match self.watch.load() {
             Ok(config) => {
-                self.known.send_replace(KnownInbounds::of(&config));
+                // Whom the file does not name any more is a user of the running sing-box all the same,
+                // until it reads the file.
+                let mut known = KnownInbounds::of(&config);
+                known.add(self.known.borrow().names());
+                self.known.send_replace(known);
                 self.config = Some(config);
                 changes.config = true;
                 changes.parts.push(("singbox_config", None));
@@ -150,35 +211,52 @@ impl Proxy {
         }
     }
 
-    async fn look_at_process(&mut self, changes: &mut Changes) {
-        if self.process.as_ref().is_some_and(process::Process::alive) {
+    fn search(&mut self) {
+        if self.searching.is_some() || self.process.as_ref().is_some_and(process::Process::alive) {
             return;
         }
-        let before = self.process.take();
+        self.process_gone |= self.process.take().is_some();
         let paths = self.watch.paths().to_vec();
-        let found = tokio::task::spawn_blocking(move || {
+        self.searching = Some(tokio::task::spawn_blocking(move || {
             process::find(&paths).map(|process| {
-                let version = process.version();
+                let version = process.version().ok();
                 (process, version)
             })
-        });
-        match found.await {
+        }));
+    }
+
+    /// The end of a search for the process.
+    fn take_found(&mut self, found: Result<Found, JoinError>) -> Changes {
+        self.searching = None;
+        let mut changes = Changes::default();
+        let gone = std::mem::take(&mut self.process_gone);
+        match found {
             Ok(Ok((process, version))) => {
-                self.version = version.ok();
+                self.version = version;
                 let data = serde_json::json!({"pid": process.pid, "version": self.version});
-                let kind = if before.is_some() { "singbox_restarted" } else { "singbox_found" };
+                let kind = if gone { "singbox_restarted" } else { "singbox_found" };
                 changes.events.push((kind, data));
                 changes.config = true;
                 changes.parts.push(("singbox", None));
                 self.process = Some(process);
+                self.forget_former_users();
             }
             Ok(Err(reason)) => {
-                if before.is_some() {
+                if gone {
                     changes.events.push(("singbox_gone", serde_json::json!({"severity": "warning"})));
                 }
                 changes.parts.push(("singbox", Some(reason.to_string())));
             }
             Err(error) => changes.parts.push(("singbox", Some(error.to_string()))),
+        }
+        self.choose_source(&mut changes);
+        changes
+    }
+
+    /// This sing-box has read the file as it is: it knows nobody else.
+    fn forget_former_users(&mut self) {
+        if let Some(config) = &self.config {
+            self.known.send_replace(KnownInbounds::of(config));
         }
     }
 
@@ -218,43 +296,74 @@ impl Proxy {
         true
     }
 
-    /// Watches the ports, adopts inbounds and users, tells the core. In an order in which nothing is
-    /// counted for a name that the ledger does not have.
+    /// Watches the ports and asks the ledger to adopt inbounds and users; it ends with
+    /// [`News::Synced`] and [`Proxy::applied`]. In an order in which nothing is counted for a name
+    /// that the ledger does not have.
     ///
     /// # Errors
-    /// When the ledger or the kernel refuses; what was done stays, and trying again is safe.
-    pub async fn apply(
-        &mut self,
-        meter: &mut Meter,
-        ledger: &Ledger,
-        now_ms: i64,
-    ) -> anyhow::Result<Applied> {
+    /// When the kernel refuses; what was done stays, and trying again is safe.
+    pub fn apply(&mut self, meter: &mut Meter, ledger: &Ledger, now_ms: i64) -> anyhow::Result<()> {
+        if self.applying.is_some() {
+            self.apply_again = true;
+            return Ok(());
+        }
         let config = self.config.as_ref().context("sing-box's configuration was never read")?;
-        let namespace = match &self.process {
-            Some(process) => Namespace::of(process.pid),
-            None => Namespace::own(),
-        }?;
+        if let Some(process) = &self.process {
+            self.namespace = Some(Namespace::of(process.pid)?);
+        }
+        meter.walks_are_complete = self.namespace.is_some();
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => Namespace::own()?,
+        };
         let ports = people::ports(config, namespace.cookie());
         meter.kernel.set_namespaces(vec![namespace]);
         let indexes = meter.kernel.watch(&ports)?;
-        let by_tag: BTreeMap<Arc<str>, InboundIndex> =
-            ports.iter().zip(&indexes).map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
+        let watched = || ports.iter().zip(&indexes);
+        let by_tag = watched().map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
         meter.set_inbounds(&people::infos(config, &by_tag), meter_inbounds(meter));
-        let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms).await?;
-        let users = ledger.sync_users(people::users(config), self.default_policy.clone(), now_ms).await?;
-        let names = users
-            .iter()
-            .filter(|user| user.tombstoned_ms.is_none())
-            .map(|user| (Arc::clone(&user.name), user.id))
-            .collect();
-        meter.set_users(names)?;
-        let tags = meter
-            .kernel
-            .inbounds()
-            .into_iter()
-            .map(|inbound| (inbound.index, Arc::from(inbound.tag)))
-            .collect();
-        Ok(Applied { users, inbounds, tags, listeners: people::listeners(config) })
+        let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms);
+        let users = ledger.sync_users(people::users(config), self.default_policy.clone(), now_ms);
+        self.applying = Some(Applying {
+            synced: Box::pin(async move { Ok((inbounds.await?, users.await?)) }),
+            watched: watched().map(|(port, &index)| (index, Arc::from(port.tag.as_str()))).collect(),
+            listeners: people::listeners(config),
+        });
+        Ok(())
+    }
+
+    /// Waits for the ledger's answer to [`Proxy::apply`], if it was asked: at the start.
+    pub async fn first_synced(&mut self) -> Option<Synced> {
+        if self.applying.is_some() { Some(synced(&mut self.applying).await) } else { None }
+    }
+
+    /// Tells the core and the source who the users are.
+    ///
+    /// # Errors
+    /// When the ledger or the kernel refuses; trying again is safe.
+    pub fn applied(&mut self, meter: &mut Meter, synced: Synced) -> anyhow::Result<Applied> {
+        let applying = self.applying.take().context("nothing is being applied")?;
+        let (inbounds, users) = synced?;
+        self.known.send_if_modified(|known| known.add(people::memberships(&users, &inbounds)));
+        meter.set_users(people::names(&users))?;
+        let tags = people::tags(&meter.kernel.inbounds(), &applying.watched, &inbounds);
+        Ok(Applied { users, inbounds, tags, listeners: applying.listeners })
+    }
+}
+
+/// Never, if no search is under way.
+async fn found(searching: &mut Option<Search>) -> Result<Found, JoinError> {
+    match searching {
+        Some(search) => search.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never, if nothing is being applied.
+async fn synced(applying: &mut Option<Applying>) -> Synced {
+    match applying {
+        Some(applying) => applying.synced.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -217,24 +217,22 @@ impl Kernel {
         Ok(all)
     }
 
-    /// Forgets notes about owners of flows that are not among `live`: sockets that ended without
-    /// telling. Returns how many. `live` must have been read (`walk_sockets`) after the notes of
-    /// `noted_before` were; notes made since are left alone.
+    /// [`Self::walk_sockets`], and forgets the notes about owners of sockets that it did not find: they
+    /// ended without telling, as sockets do that are older than the programs. Notes that are made
+    /// meanwhile are left alone. Every socket must live in one of the namespaces.
     ///
     /// # Errors
-    /// The map cannot be read.
-    pub fn sweep_owners(
-        &self,
-        noted_before: &BTreeSet<u64>,
-        live: &BTreeSet<u64>,
-    ) -> Result<usize, KernelError> {
-        let mut swept = 0;
-        for id in noted_before.difference(live) {
-            let gone =
-                sys::delete(self.owners.as_fd(), id).map_err(KernelError::io("bpf: sweeping OWNERS"))?;
-            swept += usize::from(gone);
+    /// As [`Self::walk_sockets`], or the map cannot be read.
+    pub fn walk_sockets_and_sweep(&self) -> Result<Vec<Flow>, KernelError> {
+        let mut noted = self.noted_owners()?;
+        let flows = self.walk_sockets()?;
+        for flow in &flows {
+            noted.remove(&flow.id);
         }
-        Ok(swept)
+        for id in noted {
+            sys::delete(self.owners.as_fd(), &id).map_err(KernelError::io("bpf: sweeping OWNERS"))?;
+        }
+        Ok(flows)
     }
 
     /// The ids of flows whose owner is noted and not yet picked up.

@@ -27,4 +27,4 @@ pub use error::KernelError;
 pub use limits::RATE_MIN;
 pub use load::{Kernel, KernelConfig};
 pub use netns::Namespace;
-pub use watch::{InboundInfo, WatchPort};
+pub use watch::{InboundInfo, WatchPort, cut};

@@ -57,10 +57,11 @@ impl Namespace {
 
 fn inside<T: Send>(file: &File, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        // A machine without room for one more thread is an error like others, not a reason to end.
+        let thread = thread::Builder::new().spawn_scoped(scope, || {
             nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
             act()
-        });
+        })?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that entered it panicked")))
     })
 }

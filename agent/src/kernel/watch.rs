@@ -34,18 +34,20 @@ pub struct InboundInfo {
 
 impl Kernel {
     /// Watches exactly these ports, and returns the index of each, in the same order. An inbound of
-    /// the same tag, port and namespace keeps its index, over restarts too; one that listens with
-    /// TCP and UDP has one index. Existing flows of ports that are not watched any more stay until
-    /// they end.
+    /// the same tag and port keeps its index, over restarts too, and takes it along into another
+    /// namespace: a container gets a new one at each start. One that listens with TCP and UDP has one
+    /// index. Existing flows of ports that are not watched any more stay until they end.
     ///
     /// # Errors
     /// `Full` with more inbounds in one epoch than there are indexes; or the map refuses a change.
     pub fn watch(&mut self, ports: &[WatchPort]) -> Result<Vec<InboundIndex>, KernelError> {
         let mut indexes = Vec::with_capacity(ports.len());
         let mut wanted = Vec::with_capacity(ports.len());
+        let netns_of = |port: &WatchPort| if self.netns_aware { port.netns } else { 0 };
+        let places: Vec<(u64, u16)> = ports.iter().map(|port| (netns_of(port), port.port)).collect();
         for port in ports {
-            let netns = if self.netns_aware { port.netns } else { 0 };
-            let index = self.inbound_index(port, netns)?;
+            let netns = netns_of(port);
+            let index = self.inbound_index(port, netns, &places)?;
             let network = match port.network {
                 Network::Tcp => TCP,
                 Network::Udp => UDP,
@@ -89,15 +91,23 @@ impl Kernel {
         }
     }
 
-    fn inbound_index(&self, port: &WatchPort, netns: u64) -> Result<InboundIndex, KernelError> {
+    /// `places`: where something listens now, by namespace and port.
+    fn inbound_index(
+        &self,
+        port: &WatchPort,
+        netns: u64,
+        places: &[(u64, u16)],
+    ) -> Result<InboundIndex, KernelError> {
         let tag = cut(&port.tag);
         let bit = match port.network {
             Network::Tcp => NETWORK_TCP,
             Network::Udp => NETWORK_UDP,
         };
         let known = self.inbounds();
-        let same = |i: &&InboundInfo| i.tag == tag && i.port == port.port && i.netns == netns;
-        let index = match known.iter().find(same) {
+        let same = |i: &&InboundInfo| i.tag == tag && i.port == port.port;
+        let here = known.iter().filter(same).find(|i| i.netns == netns);
+        let moved = || known.iter().filter(same).find(|i| !places.contains(&(i.netns, i.port)));
+        let index = match here.or_else(moved) {
             Some(inbound) => inbound.index.0,
             None => known.iter().map(|inbound| inbound.index.0).max().unwrap_or(0) + 1,
         };
@@ -114,11 +124,13 @@ impl Kernel {
                 (&raw mut (*entry).tag).write_volatile(bytes);
                 shared::store32(&raw mut (*entry).tag_len, tag.len() as u32);
                 (&raw mut (*entry).port).write_volatile(port.port);
-                shared::store(&raw mut (*entry).netns, netns);
                 let account = self.accounts.at(index);
                 shared::store32(&raw mut (*account).inbound, index);
                 shared::store32(&raw mut (*account).in_use, 1);
             }
+            // Packets of the namespace that it had before find their way through `WATCH` until that
+            // forgets them.
+            shared::store(&raw mut (*entry).netns, netns);
             shared::store8(&raw mut (*entry).networks, networks | bit);
             shared::store8(&raw mut (*entry).in_use, 1);
         }
@@ -153,7 +165,7 @@ impl Kernel {
 }
 
 /// A tag as the map keeps it: cut at a character.
-fn cut(tag: &str) -> &str {
+pub fn cut(tag: &str) -> &str {
     let mut end = tag.len().min(INBOUND_TAG_MAX);
     while !tag.is_char_boundary(end) {
         end -= 1;

@@ -105,11 +105,15 @@ impl Joiner {
         &self.known
     }
 
-    /// The configuration was read anew. sing-box drops all connections when it does so itself, and
-    /// the numbers of the inbounds may mean others now.
+    /// The configuration was read anew. Connections of which one half is known are only forgotten if the
+    /// numbers of the inbounds mean others now: sing-box itself may not have read it yet.
     pub fn set_known(&mut self, known: KnownInbounds) {
+        let same = self.known.0.len() == known.0.len()
+            && self.known.0.iter().zip(known.0.iter()).all(|(a, b)| a.tag == b.tag && a.kind == b.kind);
         self.known = known;
-        self.clear();
+        if !same {
+            self.clear();
+        }
     }
 
     /// The log was interrupted.

@@ -4,7 +4,13 @@
 //!
 //! Sightings are idempotent by (`source`, `connection`): a replay repeats the open ones.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, watch};
 
@@ -181,15 +187,15 @@ fn log_shows_owners(config: &SingboxConfig) -> Result<(), NoSource> {
 }
 
 /// What a log parser must know to tell sing-box's words from a client's.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownInbounds(pub Arc<Vec<KnownInbound>>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownInbound {
     pub kind: String,
     pub tag: Arc<str>,
     /// As printed: an unnamed user's name is its index, and no owner.
-    pub users: std::collections::HashMap<Arc<str>, KnownUser>,
+    pub users: HashMap<Arc<str>, KnownUser>,
 }
 
 /// What a name in the log means.
@@ -204,11 +210,35 @@ impl KnownInbounds {
     pub fn of(config: &SingboxConfig) -> Self {
         KnownInbounds(Arc::new(config.inbounds.iter().map(KnownInbound::of).collect()))
     }
+
+    /// The names, each with its inbound's tag.
+    pub fn names(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.iter().flat_map(|inbound| {
+            let named = inbound.users.iter().filter(|(_, user)| **user == KnownUser::Named);
+            named.map(|(name, _)| (&inbound.tag, name))
+        })
+    }
+
+    /// Adds users to inbounds that are known. Says whether there were any new ones.
+    pub fn add<'a>(&mut self, names: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> bool {
+        let places: HashMap<Arc<str>, usize> =
+            self.0.iter().enumerate().map(|(at, inbound)| (Arc::clone(&inbound.tag), at)).collect();
+        let mut added = false;
+        for (tag, name) in names {
+            let Some(&at) = places.get(tag) else { continue };
+            // What the log prints for a user without a name stays nobody's.
+            if !self.0[at].users.contains_key(name) {
+                Arc::make_mut(&mut self.0)[at].users.insert(Arc::clone(name), KnownUser::Named);
+                added = true;
+            }
+        }
+        added
+    }
 }
 
 impl KnownInbound {
     fn of(inbound: &Inbound) -> Self {
-        let mut users: std::collections::HashMap<_, _> = inbound
+        let mut users: HashMap<_, _> = inbound
             .users
             .iter()
             .filter(|user| !user.name.is_empty())
