@@ -123,7 +123,8 @@ fn owe(lane: *mut Lane, now: u64, debt_end: u64, bytes: u64, rate: u64) {
 /// What passed before its owner was known is owed as well.
 #[inline(never)]
 pub fn settled(slot: u32, moved: &Counters) -> u32 {
-    let now = clock::coarse_ns();
+    // Not every kind of program that settles may ask for the coarse time.
+    let now = clock::now_ns();
     let mut direction = 0;
     while direction < 2 {
         if let Some(lane) = lane(slot, direction) {

@@ -105,7 +105,7 @@ fn find(flow: *mut Flow, rtt_us: u32, order: &mut Order) -> u32 {
     if owner == ACCOUNT_NONE {
         // SAFETY: a checked map value, here and below.
         let opened = unsafe { (*flow).opened_ns };
-        if clock::coarse_ns().saturating_sub(opened) < NEW_NS {
+        if clock::now_ns().saturating_sub(opened) < NEW_NS {
             order.pace = NEW_RATE;
             return 0;
         }
