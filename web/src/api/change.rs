@@ -333,10 +333,7 @@ impl fmt::Debug for ImportUser {
 
 impl FromFields for ImportRequest {
     fn from_fields(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(ImportRequest {
-            dry_run: fields.take("dry_run")?.unwrap_or(false),
-            users: fields.need("users")?,
-        })
+        Ok(ImportRequest { dry_run: fields.take("dry_run")?.unwrap_or(false), users: fields.need("users")? })
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     change::{ImportRequest, NewUser, UserChange},
     error::ApiError,
     order::{Envelope, Order},
-    params::{Params, Pairs, Parameters},
+    params::{Pairs, Parameters, Params},
     policies::{NewPackage, NewPolicy, PolicyChange},
     query::Page,
     routes::{RawQuery, Shared, read, tagged},

@@ -26,7 +26,9 @@ use super::{
     live::{LiveSnapshot, LiveUpdate},
     order::{Envelope, IDEMPOTENCY_KEY},
     params::{Pairs, Parameters},
-    policies::{NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow},
+    policies::{
+        NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
+    },
     query::{AuditQuery, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter},
     sse::{Message, Parser},
     types::{Audit, Event, EventList, Flow, FlowList, Stats, Status, Usage, User, UserList, UserShow},

@@ -2,7 +2,11 @@
 
 pub mod change;
 pub mod change_routes;
+#[cfg(test)]
+mod change_tests;
 pub mod client;
+#[cfg(test)]
+mod document_tests;
 pub mod error;
 pub mod fields;
 pub mod live;
@@ -17,9 +21,9 @@ pub mod routes;
 pub mod serve;
 pub mod sse;
 pub mod status;
+pub mod terms;
 #[cfg(test)]
 mod tests;
-pub mod terms;
 pub mod time;
 pub mod types;
 

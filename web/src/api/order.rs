@@ -162,7 +162,8 @@ fn admin(request: &Request) -> Result<Actor, ApiError> {
 
 fn check_content_type(headers: &HeaderMap, body: &[u8]) -> Result<(), ApiError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let json = kind.is_some_and(|kind| kind.split(';').next().is_some_and(|it| it.trim() == "application/json"));
+    let json =
+        kind.is_some_and(|kind| kind.split(';').next().is_some_and(|it| it.trim() == "application/json"));
     match body.is_empty() || json {
         true => Ok(()),
         false => Err(ApiError::bad_request("the body must be JSON: send Content-Type: application/json")),

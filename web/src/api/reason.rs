@@ -13,9 +13,18 @@ use crate::{
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
     /// Cut: the period's quota and every package are used up. It comes back `until`, by itself.
-    PeriodQuota { at: Time, used_bytes: u64, quota_bytes: u64, until: Option<Time> },
+    PeriodQuota {
+        at: Time,
+        used_bytes: u64,
+        quota_bytes: u64,
+        until: Option<Time>,
+    },
     /// Cut: the quota over all time is used up.
-    TotalQuota { at: Time, used_bytes: u64, quota_bytes: u64 },
+    TotalQuota {
+        at: Time,
+        used_bytes: u64,
+        quota_bytes: u64,
+    },
     /// Slower: a step of the ladder is reached.
     OverQuota {
         at: Time,
@@ -181,8 +190,28 @@ mod tests {
 
     #[test]
     fn every_reason_is_a_sentence() {
-        insta::assert_snapshot!(sentences(Lang::En), @"");
-        insta::assert_snapshot!(sentences(Lang::ZhCn), @"");
+        insta::assert_snapshot!(sentences(Lang::En), @r"
+        limited at 2026-11-24 14:03:07: 100 GiB of 100 GiB used; comes back on 1 December 00:00 Asia/Shanghai
+        limited at 2026-11-24 14:03:07: 1.00 GiB of 1.00 GiB used; does not come back by itself
+        limited at 2026-11-24 14:03:07: 1.00 GiB of 1.00 GiB over all time used; raise the total quota to bring it back
+        slowed down to 1.00 MiB/s at 2026-11-24 14:03:07: 100 % of the quota reached, 1.00 GiB of 1.00 GiB used; comes back on 1 January 2027 00:00 Asia/Shanghai
+        expired at 2026-11-24 14:03:07; set a later date to bring it back
+        disabled at 2026-11-24 14:03:07 by uid:0; stays so until it is enabled
+        suspended at 2026-11-24 14:03:07: used from 5 networks within 5 minutes; stays so until it is enabled
+        slowed down to 1.00 MiB/s at 2026-11-24 14:03:07: used from 5 networks within 5 minutes
+        not used yet: its 30 days begin with the first use
+        ");
+        insta::assert_snapshot!(sentences(Lang::ZhCn), @r"
+        2026-11-24 14:03:07 已限额：已用 100 GiB，额度 100 GiB；12 月 1 日 00:00（Asia/Shanghai）恢复
+        2026-11-24 14:03:07 已限额：已用 1.00 GiB，额度 1.00 GiB；不会自动恢复
+        2026-11-24 14:03:07 已限额：总量已用 1.00 GiB，总额度 1.00 GiB；提高总额度即可恢复
+        2026-11-24 14:03:07 起限速为 1.00 MiB/s：已达额度的 100 %，已用 1.00 GiB，额度 1.00 GiB；2027 年 1 月 1 日 00:00（Asia/Shanghai）恢复
+        2026-11-24 14:03:07 已过期；设置更晚的日期即可恢复
+        2026-11-24 14:03:07 由 uid:0 停用；启用前一直停用
+        2026-11-24 14:03:07 已暂停：5 分钟内从 5 个网络使用；启用前一直暂停
+        2026-11-24 14:03:07 起限速为 1.00 MiB/s：5 分钟内从 5 个网络使用
+        尚未使用：30 天从首次使用起计算
+        ");
     }
 
     #[test]

@@ -102,7 +102,9 @@ async fn need_access(access: Option<Extension<Access>>, request: Request, next: 
 async fn limit_time(request: Request, next: Next) -> Response {
     let advice = match request.method() {
         &Method::GET => "ask for less, or look at `boxmeter status`",
-        _ => "the change goes on; look again before you repeat it, or repeat it with the same Idempotency-Key",
+        _ => {
+            "the change goes on; look again before you repeat it, or repeat it with the same Idempotency-Key"
+        }
     };
     match tokio::time::timeout(ANSWER_TIME_MAX, next.run(request)).await {
         Ok(response) => response,

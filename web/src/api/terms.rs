@@ -241,8 +241,7 @@ impl Overrides {
     /// # Errors
     /// `Invalid` with the field's name and what would be right.
     pub fn check(&self) -> Result<(), ApiError> {
-        for (name, size) in
-            [("quota_bytes", self.quota_bytes), ("total_quota_bytes", self.total_quota_bytes)]
+        for (name, size) in [("quota_bytes", self.quota_bytes), ("total_quota_bytes", self.total_quota_bytes)]
         {
             check_size(name, size.flatten())?;
         }
@@ -467,16 +466,8 @@ mod tests {
                 "over_quota",
                 "rising",
             ),
-            (
-                json!({"sharing": {"networks": 0, "window_s": 300, "action": "note"}}),
-                "sharing",
-                "at least 1",
-            ),
-            (
-                json!({"sharing": {"networks": 1, "window_s": 1, "action": "note"}}),
-                "sharing",
-                "10 to 86400",
-            ),
+            (json!({"sharing": {"networks": 0, "window_s": 300, "action": "note"}}), "sharing", "at least 1"),
+            (json!({"sharing": {"networks": 1, "window_s": 1, "action": "note"}}), "sharing", "10 to 86400"),
         ] {
             let error = read(value.clone()).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{value}: {error}");

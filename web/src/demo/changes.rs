@@ -473,9 +473,8 @@ fn standing(now: &Zoned, user: &User, terms: &Terms) -> (UserState, Option<Reaso
     let cut = [Step { percent: 100, then: Then::Cut }];
     let steps = if terms.over_quota.is_empty() { &cut[..] } else { &terms.over_quota[..] };
     let until = user.period.end;
-    let reached = |step: &&Step| {
-        u128::from(used_bytes) * 100 >= u128::from(quota_bytes) * u128::from(step.percent)
-    };
+    let reached =
+        |step: &&Step| u128::from(used_bytes) * 100 >= u128::from(quota_bytes) * u128::from(step.percent);
     match steps.iter().rfind(reached) {
         None => (UserState::Active, None),
         Some(Step { then: Then::Cut, .. }) => {

@@ -265,4 +265,3 @@ pub(super) fn snapshot(now: &Zoned, users: &[User]) -> LiveSnapshot {
         users,
     }
 }
-
