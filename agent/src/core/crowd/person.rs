@@ -187,6 +187,16 @@ impl Person {
         self.waiting.contains(&flow) || place.is_some_and(|place| place.refused)
     }
 
+    #[cfg(test)]
+    pub fn counting(&self, timing: &Timing, now_ns: u64) -> usize {
+        self.places.values().filter(|place| place.counts(timing, now_ns)).count()
+    }
+
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.places.is_empty() && self.passing.is_empty() && self.waiting.is_empty()
+    }
+
     /// Refuses addresses that are too many, and lets refused ones in where there is room.
     fn limit_addresses(&mut self, timing: &Timing, now_ns: u64, out: &mut Vec<Effect>) {
         let max = self.limits.max_addresses.map_or(usize::MAX, |max| max as usize);
