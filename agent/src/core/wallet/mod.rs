@@ -26,6 +26,9 @@ use uuid::Uuid;
 
 use super::period::{AccountPeriod, Turn};
 
+#[cfg(test)]
+mod tests;
+
 /// The id of an entry (UUID v7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EntryId(pub Uuid);
