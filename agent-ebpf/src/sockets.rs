@@ -298,7 +298,9 @@ fn steered(ops: *mut bpf_sock_ops) {
     }
 }
 
-#[inline(always)]
+/// A function of its own, because older kernels allow 512 bytes of stack per chain of calls and round each
+/// function up to 32: the new flow here must not lie below the chain that ends a flow.
+#[inline(never)]
 fn opened(ops: *mut bpf_sock_ops) {
     // SAFETY: see `operation`.
     let port = unsafe { word!((*ops).local_port) } as u16;

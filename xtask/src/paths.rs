@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-/// The repository: the folder above this package.
+/// The repository: the folder above this package. Cargo says where that is now; where it was when this was
+/// compiled may be another checkout, if its `target` was copied.
 pub fn root() -> PathBuf {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let package = Path::new(&package);
     package.parent().expect("the xtask package lies inside the repository").to_path_buf()
 }
 
