@@ -17,6 +17,7 @@ use boxmeter_common::{
 
 use super::{
     flow_rates::FlowRates,
+    gate::FlowNews,
     peers::{PEERS_PER_TICK, Peers},
 };
 
@@ -64,6 +65,10 @@ pub struct Meter {
     /// sing-box's namespace is known, so that a walk finds all sockets there are.
     pub walks_are_complete: bool,
     trouble_until_ns: Option<u64>,
+    /// For the gate, which takes them in each turn.
+    flow_news: Vec<FlowNews>,
+    /// The flows that the last complete walk found open.
+    walked: Option<BTreeSet<FlowId>>,
 }
 
 /// An open flow, for people.
@@ -113,6 +118,8 @@ impl Meter {
             next_walk_ns: 0,
             walks_are_complete: false,
             trouble_until_ns: None,
+            flow_news: Vec::new(),
+            walked: None,
         })
     }
 
@@ -144,6 +151,7 @@ impl Meter {
                     let key = crate::kernel::key(&flow);
                     self.opened(flow, key);
                     self.attributor.flow_closed(flow.id, at_ns, clock::now());
+                    self.flow_news.push(FlowNews::Ended(flow.id));
                 }
                 other => others.push(other),
             }
@@ -163,6 +171,9 @@ impl Meter {
             self.peers.opened(seen.id, key);
         }
         let owner = seen.owner.and_then(|slot| self.accounts.user_of(slot));
+        if let Some(user) = owner {
+            self.flow_news.push(FlowNews::Owned(seen, user));
+        }
         self.attributor.flow_seen(seen, owner, clock::now());
     }
 
@@ -220,6 +231,7 @@ impl Meter {
             key,
             ..Command::default()
         });
+        self.flow_news.push(FlowNews::Owned(*flow, user));
         Ok(())
     }
 
@@ -273,6 +285,7 @@ impl Meter {
     fn done(&mut self, command: &Command, now: Now) {
         if let Some(ended) = self.peers.done(command, now.mono_ns) {
             self.attributor.flow_closed(ended, now.mono_ns, now);
+            self.flow_news.push(FlowNews::Ended(ended));
         }
         if (command.op, command.result) == (command::OP_OWN, command::RESULT_FULL) {
             let reason = "more owners were told than flows picked up; they are told again".to_owned();
@@ -337,6 +350,7 @@ impl Meter {
             self.found(flow);
         }
         self.attributor.reconcile_walk(&open, began_ns, clock::now());
+        self.walked = Some(open);
         Ok(())
     }
 
@@ -346,6 +360,27 @@ impl Meter {
             flow_seen.opened_ns = 0;
         }
         self.opened(flow_seen, flow.key);
+        self.flow_news.push(FlowNews::Moved(flow_seen.id, flow_seen.network, flow.payload));
+    }
+
+    /// What happened to flows since the last call.
+    pub fn take_flow_news(&mut self) -> Vec<FlowNews> {
+        std::mem::take(&mut self.flow_news)
+    }
+
+    /// The open flows, if all sockets were walked since the last call.
+    pub fn take_walk(&mut self) -> Option<BTreeSet<FlowId>> {
+        self.walked.take()
+    }
+
+    /// The open flows of a user.
+    pub fn flows_of(&self, user: UserId) -> impl Iterator<Item = FlowSeen> {
+        self.attributor.flows().filter(move |view| view.user == Some(user)).map(flow_seen)
+    }
+
+    /// An open flow.
+    pub fn flow(&self, id: FlowId) -> Option<FlowSeen> {
+        self.attributor.flows().find(|view| view.id == id).map(flow_seen)
     }
 
     /// Ended flows that wait for an owner: all of them, whether or not their events arrived.
@@ -404,5 +439,16 @@ impl Meter {
         let flows: Vec<ListedFlow> = flows.collect();
         self.flow_rates.listed(found.into_values(), now_ns);
         Ok(flows)
+    }
+}
+
+fn flow_seen(view: FlowView) -> FlowSeen {
+    FlowSeen {
+        id: view.id,
+        inbound: view.inbound,
+        network: view.network,
+        peer: view.peer,
+        opened_ns: view.opened_ns,
+        owner: None,
     }
 }

@@ -1,0 +1,170 @@
+//! What people change: users, policies, packages. Each change is one transaction of the ledger; then
+//! the agent's task takes it over, and the answer says how things are after that.
+//!
+//! Raising a limit: ledger, then kernel. Lowering one: kernel, then ledger, so that a limit that was
+//! promised holds even if the agent dies in between.
+
+mod import;
+mod policies;
+mod users;
+
+use boxmeter_web::{
+    api::{error::ErrorKind, order::Envelope, terms},
+    backend::ApiError,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::oneshot;
+
+use super::{
+    backend::Answerer,
+    shared::{Question, UserNow},
+};
+use crate::{
+    clock,
+    core::{
+        event::UserId,
+        terms::{Overrides, Terms},
+    },
+    ledger::{Asked, CommitError, IdempotencyKey, PolicyRecord, Refusal, UserRecord},
+};
+
+/// The answers of HTTP that are stored for a repeated key.
+const STORED_STATUS: u16 = 200;
+
+/// From the contract's words to the core's: both write the same JSON.
+fn to_core(own: &terms::Overrides) -> Result<Overrides, ApiError> {
+    translate(own)
+}
+
+pub fn to_api(own: &Overrides) -> terms::Overrides {
+    translate(own).unwrap_or_default()
+}
+
+pub fn terms_to_api(terms: &Terms) -> terms::Terms {
+    translate(terms).unwrap_or_default()
+}
+
+fn translate<T: DeserializeOwned>(from: &impl Serialize) -> Result<T, ApiError> {
+    let value = serde_json::to_value(from).map_err(ApiError::internal)?;
+    serde_json::from_value(value).map_err(ApiError::internal)
+}
+
+/// A refusal of the ledger as people are told it.
+fn refused(error: CommitError) -> ApiError {
+    let Some(refusal) = error.refusal() else { return ApiError::unavailable(error) };
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::NoSuchUser => ApiError::not_found(text),
+        Refusal::NoSuchPolicy(_) => ApiError::invalid("policy", text),
+        Refusal::KeyReused => ApiError::invalid("idempotency-key", text),
+        Refusal::Invalid(_) => ApiError::bad_request(text),
+        _ => ApiError::conflict(text),
+    }
+}
+
+fn asked(envelope: &Envelope) -> Asked {
+    let key = envelope.key.as_ref().map(|key| IdempotencyKey {
+        key: key.key.clone(),
+        request: fingerprint(&key.fingerprint),
+    });
+    Asked { actor: envelope.actor.to_string(), at_ms: clock::wall_ms(), key }
+}
+
+/// The ledger keeps the hash of the request in bytes.
+fn fingerprint(hex: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        let digits = hex.get(2 * at..2 * at + 2).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
+    }
+    bytes
+}
+
+impl Answerer {
+    /// What was answered to the same change before, if there is a key and it was seen.
+    async fn answered<T: DeserializeOwned>(&self, envelope: &Envelope) -> Result<Option<T>, ApiError> {
+        let asked = asked(envelope);
+        let Some(key) = asked.key else { return Ok(None) };
+        match self.ledger.stored_answer(asked.actor, key).await {
+            Ok(Some(stored)) => match stored.answer {
+                Some((_, body)) => serde_json::from_str(&body).map(Some).map_err(ApiError::internal),
+                None => Err(ApiError::new(
+                    ErrorKind::Conflict,
+                    "this change was made, but the agent ended before it had answered: look at the result",
+                )),
+            },
+            Ok(None) => Ok(None),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Keeps an answer for whoever asks with the same key again. The change is made: an answer that
+    /// cannot be kept is no reason to call it failed.
+    async fn remember(&self, envelope: &Envelope, answer: &impl Serialize) {
+        let asked = asked(envelope);
+        let (Some(key), Ok(body)) = (asked.key, serde_json::to_string(answer)) else { return };
+        if let Err(error) = self.ledger.store_answer(asked.actor, key, STORED_STATUS, body).await {
+            tracing::warn!("keeping an answer: {error}");
+        }
+    }
+
+    /// Hands a user over to the agent's task as the ledger has it now; when this returns, the kernel
+    /// holds what follows.
+    async fn take_over(&self, record: UserRecord) -> Result<(), ApiError> {
+        let standing = self.ledger.standing(record.id, self.epoch).await.map_err(refused)?;
+        let now = UserNow { record, standing };
+        self.ask(|done| Question::UserChanged(Box::new(now), done)).await
+    }
+
+    /// As [`Answerer::take_over`], of everybody: after a change of a policy.
+    async fn take_over_everybody(&self) -> Result<(), ApiError> {
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        let standings = self.ledger.standings(self.epoch).await.map_err(refused)?;
+        self.ask(|done| Question::Everybody(policies, standings, done)).await
+    }
+
+    /// The living user of a name, from the ledger.
+    async fn living(&self, name: &str) -> Result<UserRecord, ApiError> {
+        let (wanted, shown) = (name.to_owned(), name.to_owned());
+        let record = self.read(move |reader| reader.user_by_name(&wanted)).await?;
+        match record.tombstoned_ms {
+            None => Ok(record),
+            Some(_) => Err(ApiError::no_such_user(&shown)),
+        }
+    }
+
+    async fn policy_named(&self, name: &str) -> Result<Option<PolicyRecord>, ApiError> {
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        Ok(policies.into_iter().find(|policy| policy.tombstoned_ms.is_none() && *policy.name == *name))
+    }
+
+    /// The policy that a user is to have.
+    async fn policy_for(&self, name: &str) -> Result<PolicyRecord, ApiError> {
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        let living = policies.into_iter().filter(|policy| policy.tombstoned_ms.is_none());
+        let (mut found, mut names) = (None, Vec::new());
+        for policy in living {
+            names.push(policy.name.to_string());
+            if *policy.name == *name {
+                found = Some(policy);
+            }
+        }
+        found.ok_or_else(|| {
+            let text = format!("there is no policy {name:?}; there are {}", names.join(", "));
+            ApiError::invalid("policy", text)
+        })
+    }
+
+    /// Has the kernel hold the stricter of what holds and what will: before a limit is lowered.
+    async fn tighten(&self, user: UserId, tighter: super::shared::Tighter) -> Result<(), ApiError> {
+        self.ask(|done: oneshot::Sender<()>| Question::Tighten(user, Box::new(tighter), done)).await
+    }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,373 @@
+//! Users and their packages.
+
+use std::collections::BTreeMap;
+
+use boxmeter_web::{
+    api::{
+        change::{Credential, Deleted, NewUser, UserAdded, UserChange, UserChanged},
+        order::Envelope,
+        policies::{NewPackage, Package, PackageAdded, PackageList, PackageOrigin},
+        query::Page,
+        types::{Schema, Time, User},
+    },
+    backend::ApiError,
+};
+
+use super::{asked, refused, signed, to_api, to_core, translate, unsigned};
+use crate::{
+    clock,
+    core::{
+        event::UserId,
+        period::{self, Rule},
+        policy,
+        wallet::{Entry, Usage, Wallet, What},
+    },
+    daemon::{
+        backend::Answerer,
+        gate::of_meter,
+        hands::{Brought, Want},
+        shared::Tighter,
+    },
+    enforcer::users_edit::Credentials,
+    ledger::{AdminState, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord},
+};
+
+fn credential(one: Credentials) -> Credential {
+    let entry = one.fields.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+    Credential { inbound: one.inbound, kind: one.kind, entry: entry.collect() }
+}
+
+/// Users.
+impl Answerer {
+    pub(in crate::daemon) async fn make_user(
+        &self,
+        envelope: Envelope,
+        new: NewUser,
+    ) -> Result<UserAdded, ApiError> {
+        if let Some(answer) = self.answered::<UserAdded>(&envelope).await? {
+            // Credentials are kept nowhere but in sing-box's files.
+            let credentials = self.hands.credentials(&answer.user.name).await?;
+            let credentials = credentials.into_iter().map(credential).collect();
+            return Ok(UserAdded { credentials, ..answer });
+        }
+        let (record, credentials) = self.create(&envelope, &new, Brought::default(), AdminState::Enabled).await?;
+        let user = self.shown(record.id).await?;
+        let answer = UserAdded { schema: Schema, user, credentials: Vec::new(), rev: self.rev() };
+        self.remember(&envelope, &answer).await;
+        Ok(UserAdded { credentials: credentials.into_iter().map(credential).collect(), ..answer })
+    }
+
+    /// The ledger first, then the file: a crash in between leaves a user that is being added, whose
+    /// entry the next start writes.
+    pub(super) async fn create(
+        &self,
+        envelope: &Envelope,
+        new: &NewUser,
+        brought: Brought,
+        admin: AdminState,
+    ) -> Result<(UserRecord, Vec<Credentials>), ApiError> {
+        let policy = self.policy_for(new.policy.as_deref().unwrap_or(&self.default_policy)).await?;
+        let overrides = to_core(&new.terms)?;
+        let terms = policy.terms.with(&overrides);
+        super::terms_to_api(&terms).check()?;
+        self.hands.check_new(&new.name, new.inbounds.as_deref()).await?;
+        let now_ms = clock::wall_ms();
+        let zone = self.zone_of(&terms);
+        let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
+        let record = NewRecord {
+            name: new.name.clone(),
+            settings: Settings {
+                policy: policy.id,
+                overrides,
+                expires_ms: new.expires_at.map(|time| time.instant.as_millisecond()),
+                email: new.email.clone(),
+                note: new.note.clone(),
+            },
+            admin,
+            account_start_ms: window.start_ms,
+            entries: Vec::new(),
+        };
+        let record = self.ledger.create_user(record, asked(envelope)).await.map_err(refused)?;
+        let want = Want::New { inbounds: new.inbounds.clone(), brought };
+        match self.hands.change(&new.name, want).await {
+            Ok(credentials) => {
+                self.take_over(record.clone()).await?;
+                Ok((record, credentials))
+            }
+            Err(error) => {
+                let why = error.message.clone();
+                let undone = self.ledger.give_up_adding(record.id, why, asked(&Envelope::of(envelope.actor.clone())));
+                undone.await.map_err(refused)?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn zone_of(&self, terms: &crate::core::terms::Terms) -> jiff::tz::TimeZone {
+        let named = terms.time_zone.as_deref().and_then(|name| jiff::tz::TimeZone::get(name).ok());
+        named.unwrap_or_else(|| self.zone.clone())
+    }
+
+    /// The user as it is now, from the newest picture.
+    pub(super) async fn shown(&self, id: UserId) -> Result<User, ApiError> {
+        let picture = self.picture();
+        let record = picture.directory.users.get(&id);
+        let record = record.ok_or_else(|| ApiError::internal("the user went away meanwhile"))?;
+        self.user_of(record, &picture).await
+    }
+
+    async fn changed(&self, envelope: &Envelope, id: UserId, changed: bool) -> Result<UserChanged, ApiError> {
+        let user = self.shown(id).await?;
+        let answer = UserChanged { schema: Schema, changed, user, rev: self.rev() };
+        self.remember(envelope, &answer).await;
+        Ok(answer)
+    }
+
+    /// The user that is to be changed, if it is still as the caller saw it.
+    async fn unchanged(&self, envelope: &Envelope, name: &str) -> Result<UserRecord, ApiError> {
+        let record = self.living(name).await?;
+        if envelope.if_rev.is_some_and(|rev| rev != unsigned(record.settings_rev)) {
+            let current = self.shown(record.id).await?;
+            envelope.check_rev(unsigned(record.settings_rev), &current)?;
+        }
+        Ok(record)
+    }
+
+    pub(in crate::daemon) async fn alter_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: UserChange,
+    ) -> Result<UserChanged, ApiError> {
+        if let Some(answer) = self.answered(&envelope).await? {
+            return Ok(answer);
+        }
+        let record = self.unchanged(&envelope, name).await?;
+        let settings = self.changed_settings(&record, &change).await?;
+        let if_rev = envelope.if_rev.map(signed);
+        if settings != SettingsChange::default() {
+            self.tighten(record.id, Tighter::Settings(settings.clone())).await?;
+            let changed = self.ledger.change_user(record.id, settings, if_rev, asked(&envelope)).await;
+            match changed {
+                Ok(record) => self.take_over(record).await?,
+                Err(error) => {
+                    // What was tightened for nothing is as it was again.
+                    self.take_over(record).await?;
+                    return Err(refused(error));
+                }
+            }
+        }
+        if let Some(inbounds) = &change.inbounds {
+            self.hands.set_inbounds(name, inbounds).await?;
+        }
+        self.changed(&envelope, record.id, true).await
+    }
+
+    /// What the ledger is to change.
+    async fn changed_settings(
+        &self,
+        record: &UserRecord,
+        change: &UserChange,
+    ) -> Result<SettingsChange, ApiError> {
+        let policy: Option<PolicyRecord> = match &change.policy {
+            Some(name) => Some(self.policy_for(name).await?),
+            None => None,
+        };
+        let own = to_api(&record.settings.overrides).changed(&change.terms, &change.inherit)?;
+        let overrides = to_core(&own)?;
+        let terms = match &policy {
+            Some(policy) => policy.terms.with(&overrides),
+            None => {
+                let policies = self.ledger.policies().await.map_err(refused)?;
+                let of = policies.iter().find(|policy| policy.id == record.settings.policy);
+                policy::in_force(of.map(|policy| &policy.terms), &overrides)
+            }
+        };
+        super::terms_to_api(&terms).check()?;
+        Ok(SettingsChange {
+            policy: policy.map(|policy| policy.id),
+            overrides: (overrides != record.settings.overrides).then_some(overrides),
+            expires_ms: change.expires_at.map(|time| time.map(|time| time.instant.as_millisecond())),
+            email: change.email.clone(),
+            note: change.note.clone(),
+        })
+    }
+
+    pub(in crate::daemon) async fn remove_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        purge: bool,
+    ) -> Result<Deleted, ApiError> {
+        if let Some(answer) = self.answered(&envelope).await? {
+            return Ok(answer);
+        }
+        let record = self.unchanged(&envelope, name).await?;
+        self.tighten(record.id, Tighter::Out).await?;
+        let if_rev = envelope.if_rev.map(signed);
+        let gone = match self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await {
+            Ok(gone) => gone,
+            Err(error) => {
+                self.take_over(record).await?;
+                return Err(refused(error));
+            }
+        };
+        self.take_over(gone).await?;
+        // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
+        // as soon as it can be.
+        match self.hands.change(name, Want::Deleted).await {
+            Ok(_) => self.ledger.removed(record.id).await.map_err(refused)?,
+            Err(error) => tracing::warn!("taking out a deleted user: {}", error.message),
+        }
+        if purge {
+            let envelope = Envelope::of(envelope.actor.clone());
+            self.ledger.purge_user(record.id, asked(&envelope)).await.map_err(refused)?;
+        }
+        let answer = Deleted { schema: Schema, name: name.to_owned(), purged: purge, rev: self.rev() };
+        self.remember(&envelope, &answer).await;
+        Ok(answer)
+    }
+
+    pub(in crate::daemon) async fn restart_period(
+        &self,
+        envelope: Envelope,
+        name: &str,
+    ) -> Result<UserChanged, ApiError> {
+        if let Some(answer) = self.answered(&envelope).await? {
+            return Ok(answer);
+        }
+        let record = self.unchanged(&envelope, name).await?;
+        // What was counted up to now belongs to the account that ends.
+        self.flush().await?;
+        let settle = self.settle();
+        self.ledger.reset_account(record.id, settle, asked(&envelope)).await.map_err(refused)?;
+        self.take_over(self.living(name).await?).await?;
+        self.changed(&envelope, record.id, true).await
+    }
+
+    fn settle(&self) -> Settle {
+        crate::daemon::gate::settle(self.zone.clone(), of_meter(self.billed), clock::wall_ms())
+    }
+
+    pub(in crate::daemon) async fn switch_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        enabled: bool,
+    ) -> Result<UserChanged, ApiError> {
+        if let Some(answer) = self.answered(&envelope).await? {
+            return Ok(answer);
+        }
+        let record = self.unchanged(&envelope, name).await?;
+        let to = if enabled { AdminState::Enabled } else { AdminState::Disabled };
+        if record.admin == to {
+            return self.changed(&envelope, record.id, false).await;
+        }
+        if !enabled {
+            self.tighten(record.id, Tighter::Out).await?;
+        }
+        let if_rev = envelope.if_rev.map(signed);
+        let done = self.ledger.set_admin_state(record.id, to, None, if_rev, asked(&envelope)).await;
+        match done {
+            Ok(record) => self.take_over(record).await?,
+            Err(error) => {
+                self.take_over(record).await?;
+                return Err(refused(error));
+            }
+        }
+        self.changed(&envelope, record.id, true).await
+    }
+}
+
+/// Packages.
+impl Answerer {
+    pub(in crate::daemon) async fn list_packages(
+        &self,
+        name: &str,
+        page: Page,
+    ) -> Result<PackageList, ApiError> {
+        let record = self.living(name).await?;
+        let (mut packages, remaining_bytes) = self.packages_of(&record).await?;
+        if let Some(after) = &page.after {
+            packages.retain(|package| package.id > *after);
+        }
+        let more = packages.len() > page.limit as usize;
+        packages.truncate(page.limit as usize);
+        let next = more.then(|| packages.last().map(|package| package.id.clone())).flatten();
+        let user = name.to_owned();
+        Ok(PackageList { schema: Schema, user, packages, remaining_bytes, rev: self.rev(), next })
+    }
+
+    /// Everything that was bought or carried over, by id, with what is left of it after what the
+    /// running account took; and what is left over all.
+    async fn packages_of(&self, record: &UserRecord) -> Result<(Vec<Package>, u64), ApiError> {
+        self.flush().await?;
+        let standing = self.ledger.standing(record.id, self.epoch).await.map_err(refused)?;
+        let standing = standing.ok_or_else(|| ApiError::no_such_user(&record.name))?;
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        let of = policies.iter().find(|policy| policy.id == standing.settings.policy);
+        let terms = policy::in_force(of.map(|policy| &policy.terms), &standing.settings.overrides);
+        let zone = self.zone_of(&terms);
+        let now_ms = clock::wall_ms();
+        let wallet = Wallet::of(&standing.wallet);
+        let reported = standing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
+        let usage = Usage {
+            account: standing.account,
+            used: of_meter(self.billed)(&standing.used.counted).saturating_add(reported),
+            quota: terms.quota_bytes,
+        };
+        let mut left: BTreeMap<_, u64> = wallet.lots().iter().map(|lot| (lot.id, lot.left())).collect();
+        for spending in wallet.spendings(usage, now_ms) {
+            if let What::Spent { package, bytes, .. } = spending
+                && let Some(left) = left.get_mut(&package)
+            {
+                *left = left.saturating_sub(bytes);
+            }
+        }
+        let package = |entry: &Entry| {
+            let (bytes, expires_ms, origin) = match entry.what {
+                What::Package { bytes, expires_ms } => (bytes, expires_ms, PackageOrigin::Bought),
+                What::Rollover { bytes, expires_ms, .. } => (bytes, expires_ms, PackageOrigin::Rollover),
+                _ => return None,
+            };
+            Some(Package {
+                id: entry.id.0.to_string(),
+                bought_at: Time::from_ms(entry.at_ms, &zone),
+                bytes,
+                remaining_bytes: left.get(&entry.id).copied().unwrap_or(0),
+                expires_at: expires_ms.map(|ms| Time::from_ms(ms, &zone)),
+                origin,
+                who: entry.actor.clone(),
+                note: entry.note.clone(),
+            })
+        };
+        let packages: Vec<Package> = standing.wallet.iter().filter_map(package).collect();
+        Ok((packages, wallet.running(usage, now_ms).remaining))
+    }
+
+    pub(in crate::daemon) async fn buy_package(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        new: NewPackage,
+    ) -> Result<PackageAdded, ApiError> {
+        if let Some(answer) = self.answered(&envelope).await? {
+            return Ok(answer);
+        }
+        let record = self.unchanged(&envelope, name).await?;
+        self.flush().await?;
+        let expires_ms = new.expires_at.map(|time| time.instant.as_millisecond());
+        let what = What::Package { bytes: new.bytes, expires_ms };
+        let added = self.ledger.add_entry(record.id, (what, new.note).into(), self.settle(), asked(&envelope));
+        let entry = added.await.map_err(refused)?;
+        self.take_over(self.living(name).await?).await?;
+        let (packages, remaining_bytes) = self.packages_of(&record).await?;
+        let id = entry.id.0.to_string();
+        let package = packages.into_iter().find(|package| package.id == id);
+        let package = package.ok_or_else(|| ApiError::internal("the package went away meanwhile"))?;
+        let user = name.to_owned();
+        let answer = PackageAdded { schema: Schema, user, package, remaining_bytes, rev: self.rev() };
+        self.remember(&envelope, &answer).await;
+        Ok(answer)
+    }
+}

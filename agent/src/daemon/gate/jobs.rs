@@ -1,0 +1,181 @@
+//! What the gate asks of the ledger, beside the agent's loop.
+
+use std::{collections::BTreeMap, pin::Pin};
+
+use tokio::sync::oneshot;
+
+use super::{Gate, reasons};
+use crate::{
+    clock,
+    core::{event::UserId, period::AccountPeriod},
+    ledger::{AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn},
+};
+
+/// How long a job waits after the ledger could not do its part, before it asks again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+pub(super) type Job = Pin<Box<dyn Future<Output = News> + Send>>;
+
+/// What a job found.
+pub enum News {
+    /// Everybody, as the ledger has them now.
+    Everybody(Result<(Vec<PolicyRecord>, Vec<Standing>), CommitError>),
+    /// Some users, as the ledger has them now.
+    Some(Vec<(UserId, Option<Standing>)>),
+    /// What could not be written comes back.
+    Written(Writes, Option<CommitError>),
+    /// These accounts could not be turned: to be tried again.
+    NotTurned(Vec<UserId>, CommitError),
+}
+
+/// A warning to be kept once per account and percentage.
+pub struct Warning {
+    pub user: UserId,
+    pub account: AccountPeriod,
+    pub percent: u16,
+    pub data: serde_json::Value,
+    pub at_ms: i64,
+}
+
+/// What is to be written. The newest state of a user replaces an older one that was never written.
+#[derive(Default)]
+pub struct Writes {
+    pub states: BTreeMap<UserId, StateChange>,
+    pub warnings: Vec<Warning>,
+    pub first_uses: Vec<(UserId, i64)>,
+}
+
+impl Writes {
+    fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.warnings.is_empty() && self.first_uses.is_empty()
+    }
+}
+
+impl Gate {
+    /// Asks for everybody.
+    pub fn ask_everybody(&mut self) {
+        let (ledger, epoch) = (self.ledger.clone(), self.epoch);
+        self.jobs.push(Box::pin(async move {
+            let policies = ledger.policies().await;
+            let standings = ledger.standings(epoch).await;
+            News::Everybody(policies.and_then(|policies| Ok((policies, standings?))))
+        }));
+    }
+
+    /// Asks for some users.
+    pub fn ask(&mut self, users: Vec<UserId>) {
+        let (ledger, epoch) = (self.ledger.clone(), self.epoch);
+        self.jobs.push(Box::pin(async move { News::Some(standings(&ledger, &users, epoch).await) }));
+    }
+
+    /// Writes what there is to write, one transaction after the other.
+    pub(super) fn write(&mut self) {
+        if self.writing || self.writes.is_empty() {
+            return;
+        }
+        self.writing = true;
+        let (ledger, writes) = (self.ledger.clone(), std::mem::take(&mut self.writes));
+        self.jobs.push(Box::pin(async move {
+            let (left, error) = write(&ledger, writes).await;
+            if error.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            News::Written(left, error)
+        }));
+    }
+
+    /// A write is over; what is left of it is older than what came meanwhile.
+    pub fn written(&mut self, left: Writes) {
+        self.writing = false;
+        for (user, state) in left.states {
+            self.writes.states.entry(user).or_insert(state);
+        }
+        self.writes.warnings.splice(0..0, left.warnings);
+        self.writes.first_uses.splice(0..0, left.first_uses);
+        self.write();
+    }
+
+    /// Ends accounts when everything that was counted so far is committed to them.
+    pub fn turn(&mut self, turns: Vec<Turn>, committed: oneshot::Receiver<Result<(), String>>) {
+        let (ledger, epoch) = (self.ledger.clone(), self.epoch);
+        let zone = self.zone.clone();
+        let of_meter = self.of_meter;
+        self.jobs.push(Box::pin(async move {
+            let users: Vec<UserId> = turns.iter().map(|turn| turn.user).collect();
+            if let Ok(Err(reason)) | Err(reason) =
+                committed.await.map_err(|_| "the agent is ending".to_owned())
+            {
+                tokio::time::sleep(AGAIN).await;
+                return News::NotTurned(users, CommitError::Refused(reason));
+            }
+            let now_ms = clock::wall_ms();
+            let settle = reasons::settle(zone, of_meter, now_ms);
+            match ledger.turn_accounts(turns, settle, now_ms).await {
+                Ok(_) => News::Some(standings(&ledger, &users, epoch).await),
+                Err(error) => {
+                    tokio::time::sleep(AGAIN).await;
+                    News::NotTurned(users, error)
+                }
+            }
+        }));
+    }
+
+    /// Suspends a user for sharing its account.
+    pub fn suspend(&mut self, user: UserId, addresses: u32, window_s: u32) {
+        let (ledger, epoch) = (self.ledger.clone(), self.epoch);
+        self.jobs.push(Box::pin(async move {
+            let why = format!("used from {addresses} addresses within {window_s} s");
+            let asked = Asked::new("agent", clock::wall_ms());
+            let done = ledger.set_admin_state(user, AdminState::Suspended, Some(why), None, asked).await;
+            if let Err(error) = done {
+                // It is suspected again while it lasts.
+                tracing::error!("suspending a user: {error}");
+            }
+            News::Some(standings(&ledger, &[user], epoch).await)
+        }));
+    }
+
+    /// The accounts are still to be turned.
+    pub fn not_turned(&mut self, users: Vec<UserId>) {
+        for user in users {
+            self.turning.remove(&user);
+            self.dirty.insert(user);
+        }
+    }
+}
+
+async fn standings(ledger: &Ledger, users: &[UserId], epoch: [u8; 16]) -> Vec<(UserId, Option<Standing>)> {
+    let mut found = Vec::with_capacity(users.len());
+    for &user in users {
+        // A user that cannot be read now stays as it was known.
+        match ledger.standing(user, epoch).await {
+            Ok(standing) => found.push((user, standing)),
+            Err(error) => tracing::warn!("reading a user from the ledger: {error}"),
+        }
+    }
+    found
+}
+
+async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitError>) {
+    if !writes.first_uses.is_empty() {
+        if let Err(error) = ledger.mark_first_use(writes.first_uses.clone()).await {
+            return (writes, Some(error));
+        }
+        writes.first_uses.clear();
+    }
+    if !writes.states.is_empty() {
+        if let Err(error) = ledger.set_states(writes.states.values().cloned().collect()).await {
+            return (writes, Some(error));
+        }
+        writes.states.clear();
+    }
+    while let Some(warning) = writes.warnings.first() {
+        let Warning { user, account, percent, data, at_ms } = warning;
+        let done = ledger.mark_warned(*user, *account, *percent, data.clone(), *at_ms).await;
+        if let Err(error) = done {
+            return (writes, Some(error));
+        }
+        writes.warnings.remove(0);
+    }
+    (writes, None)
+}

@@ -1,0 +1,207 @@
+//! One user as the gate sees it: what was used, what follows from it, what the kernel is to hold.
+
+use boxmeter_common::user::UNLIMITED;
+use jiff::tz::TimeZone;
+
+use crate::{
+    core::{
+        event::Counters,
+        period::{self, Rule},
+        policy::{self, Admin, Before, Decision, SharingNow, State, Used},
+        terms::Terms,
+        wallet::{Usage, Wallet},
+    },
+    ledger::{self, AdminState, PolicyRecord, Standing},
+};
+
+/// What the kernel is to hold for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Absolute values of the kernel's billed counter.
+    pub cut_at: u64,
+    pub warn_at: u64,
+    /// Bytes per second by direction, 0 for no limit.
+    pub rates: [u64; 2],
+}
+
+/// Both directions of the meter that quotas are measured on.
+pub type OfMeter = fn(&Counters) -> u64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Member {
+    pub standing: Standing,
+    pub terms: Terms,
+    pub zone: TimeZone,
+    pub wallet: Wallet,
+    pub sharing: Option<SharingNow>,
+    pub decision: Option<Decision>,
+    /// What was written to the kernel last.
+    pub held: Option<Held>,
+    /// The kernel's billed counter less what its accounts have of the billed meter: 0 but where the
+    /// meter was changed within an epoch. `None` until it was measured.
+    pub billed_offset: Option<i128>,
+    /// A stricter limit is on its way to the ledger: what the kernel holds is not loosened.
+    pub tightened: bool,
+    policy_known: bool,
+    before: Option<Before>,
+    /// Used = base + what the kernel counted in its epoch. The base stays while counts move from the
+    /// kernel to the ledger, so that it does not matter when it was read.
+    period_base: i128,
+    total_base: i128,
+}
+
+impl Member {
+    /// From what the ledger knows now. `old`: the same user as it was known before.
+    pub fn new(
+        standing: Standing,
+        policy: Option<&PolicyRecord>,
+        billing_zone: &TimeZone,
+        of_meter: OfMeter,
+        old: Option<Member>,
+    ) -> Self {
+        let terms = policy::in_force(policy.map(|policy| &policy.terms), &standing.settings.overrides);
+        // A zone that this machine does not know (any more) must cut nobody.
+        let zone = terms.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok());
+        let taken_over = i128::from(of_meter(&standing.taken_over));
+        let base = |used: &ledger::Used| {
+            let reported: i128 = used.reported.iter().map(|&bytes| i128::from(bytes)).sum();
+            i128::from(of_meter(&used.counted)) + reported - taken_over
+        };
+        Member {
+            period_base: base(&standing.used),
+            total_base: base(&standing.total),
+            wallet: Wallet::of(&standing.wallet),
+            zone: zone.unwrap_or_else(|| billing_zone.clone()),
+            policy_known: policy.is_some(),
+            sharing: old.as_ref().and_then(|old| old.sharing),
+            held: old.as_ref().and_then(|old| old.held),
+            billed_offset: old.as_ref().and_then(|old| old.billed_offset),
+            tightened: false,
+            before: old.and_then(|old| old.before),
+            decision: None,
+            terms,
+            standing,
+        }
+    }
+
+    /// `counted`: of the billed meter, by the kernel in its epoch.
+    pub fn used(&self, counted: u64) -> Used {
+        let used = |base: i128| u64::try_from(base + i128::from(counted)).unwrap_or(0);
+        Used { period: used(self.period_base), total: used(self.total_base) }
+    }
+
+    /// What the period and the total begin from: see [`Member::used`].
+    pub fn bases(&self) -> (i128, i128) {
+        (self.period_base, self.total_base)
+    }
+
+    /// Bytes left in packages after what the running account took of them.
+    pub fn packages_left(&self, counted: u64, now_ms: i64) -> u64 {
+        let used = self.used(counted).period;
+        let usage = Usage { account: self.standing.account, used, quota: self.terms.quota_bytes };
+        self.wallet.running(usage, now_ms).remaining
+    }
+
+    fn rule(&self) -> Rule {
+        Rule::of(&self.terms, self.standing.created_ms)
+    }
+
+    /// The account that begins, if the present one's period is over.
+    pub fn turn(&self, now_ms: i64) -> Option<period::Turn> {
+        period::turn(self.standing.account, self.rule(), now_ms, &self.zone)
+    }
+
+    /// Decides anew. True if the state is another one than the ledger has.
+    pub fn decide(&mut self, counted: u64, now_ms: i64) -> bool {
+        let mut decision = policy::decide(&self.standing_for(counted, now_ms));
+        if self.before.is_none() && word(decision.state) == self.standing.state {
+            // The first decision since the start of the agent: what was so before is not new.
+            self.before = Some(Before { since_ms: self.standing.state_since_ms, ..decision.before });
+            decision = policy::decide(&self.standing_for(counted, now_ms));
+        }
+        self.before = Some(decision.before);
+        let changed = word(decision.state) != self.standing.state;
+        self.decision = Some(decision);
+        changed
+    }
+
+    fn standing_for(&self, counted: u64, now_ms: i64) -> policy::Standing<'_> {
+        let since_ms = self.standing.admin_since_ms;
+        policy::Standing {
+            terms: &self.terms,
+            policy_known: self.policy_known,
+            admin: match self.standing.admin {
+                AdminState::Enabled => Admin::Enabled,
+                AdminState::Disabled => Admin::Disabled { since_ms },
+                AdminState::Suspended => Admin::Suspended {
+                    since_ms,
+                    until_ms: None,
+                    addresses: self.sharing.map_or(0, |sharing| sharing.addresses),
+                },
+            },
+            created_ms: self.standing.created_ms,
+            first_use_ms: self.standing.first_use_ms,
+            expires_ms: self.standing.settings.expires_ms,
+            account: self.standing.account,
+            used: self.used(counted),
+            wallet: &self.wallet,
+            sharing: self.sharing,
+            before: self.before,
+            now_ms,
+            zone: &self.zone,
+        }
+    }
+
+    /// What the kernel is to hold, from the decision that was made at `counted`.
+    pub fn to_hold(&self, counted: u64) -> Held {
+        let Some(decision) = &self.decision else {
+            return Held { cut_at: UNLIMITED, warn_at: UNLIMITED, rates: [0, 0] };
+        };
+        let billed = i128::from(counted) + self.billed_offset.unwrap_or(0);
+        let at = |bytes: u64| u64::try_from(billed + i128::from(bytes)).unwrap_or(0);
+        let cut_at = match decision.cut_in {
+            // Nothing passes, whatever the counter is.
+            Some(0) => 0,
+            Some(bytes) => at(bytes),
+            None => UNLIMITED,
+        };
+        let step = decision.allowance.filter(|_| !decision.cut_when_used_up);
+        let next = [step, decision.warn_in].into_iter().flatten().min();
+        Held {
+            cut_at,
+            warn_at: next.map_or(UNLIMITED, at),
+            rates: decision.rates.map(|rate| rate.unwrap_or(0)),
+        }
+    }
+
+    /// May the user connect? Before the first decision, yes: not knowing cuts nobody.
+    pub fn connects(&self) -> bool {
+        self.decision.as_ref().is_none_or(|decision| decision.state.connects())
+    }
+
+    /// When time may change the decision.
+    pub fn look_again_ms(&self) -> Option<i64> {
+        self.decision.as_ref().and_then(|decision| decision.look_again_ms)
+    }
+
+    /// Warnings that are due and were not told in this account.
+    pub fn warnings(&self) -> Vec<u16> {
+        let Some(decision) = &self.decision else { return Vec::new() };
+        let told = &self.standing.warned;
+        decision.crossed.iter().copied().filter(|percent| !told.contains(percent)).collect()
+    }
+}
+
+/// As the ledger keeps it.
+pub fn word(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Limited => "limited",
+        State::Throttled => "throttled",
+        State::Expired => "expired",
+        State::Disabled => "disabled",
+        State::Suspended => "suspended",
+        State::Pending => "pending",
+    }
+}

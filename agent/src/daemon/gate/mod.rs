@@ -1,0 +1,365 @@
+//! The gate: decides for each user what it may do, and has the kernel hold it.
+//!
+//! Level-triggered: whatever happens (a threshold is passed, time comes, people change something, the
+//! agent starts) a user is looked at anew from what the ledger and the kernel say, and what the kernel
+//! holds is made to fit. Nothing here is remembered that could not be read again.
+//!
+//! The ledger is never waited for: what it is to write and to answer runs as jobs beside the agent's
+//! loop ([`Gate::next`]).
+
+mod jobs;
+mod limits;
+mod member;
+mod reasons;
+mod rows;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use boxmeter_common::user::METER_WIRE;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use jiff::tz::TimeZone;
+
+pub use jobs::News;
+pub use limits::{FlowNews, Limits};
+pub use reasons::settle;
+pub use rows::GateRow;
+
+use super::{meter::Meter, shared::Tighter};
+use crate::{
+    clock,
+    core::{
+        event::{Counters, FlowSeen, Now, PolicyId, UserId},
+        policy::SharingNow,
+    },
+    kernel::{KernelError, UserSlot},
+    ledger::{AdminState, Ledger, PolicyRecord, Standing},
+};
+use jobs::{Job, Writes};
+use member::{Member, OfMeter};
+
+/// Readings of a user's counters until two of the billed one agree; traffic is between them.
+const OFFSET_READINGS: usize = 64;
+
+/// See the module.
+pub struct Gate {
+    ledger: Ledger,
+    /// Of billing; a policy may have its own.
+    zone: TimeZone,
+    /// `METER_*`.
+    meter: u32,
+    of_meter: OfMeter,
+    epoch: [u8; 16],
+    policies: BTreeMap<PolicyId, PolicyRecord>,
+    members: BTreeMap<UserId, Member>,
+    /// When time may change something for whom, in Unix milliseconds.
+    due: BTreeSet<(i64, UserId)>,
+    /// Whom to look at in the next turn.
+    dirty: BTreeSet<UserId>,
+    jobs: FuturesUnordered<Job>,
+    writes: Writes,
+    writing: bool,
+    /// Accounts whose end is under way.
+    turning: BTreeSet<UserId>,
+    rows: Arc<BTreeMap<UserId, GateRow>>,
+    /// Too many flows or addresses, and sharing.
+    pub limits: Limits,
+    /// When an event about a user's limit was told last.
+    told: BTreeMap<(UserId, &'static str), u64>,
+}
+
+/// What a look found to be done by others.
+#[derive(Default)]
+pub struct Looked {
+    /// Users whose period is over: their accounts end when everything up to now is committed.
+    pub turns: Vec<crate::ledger::Turn>,
+    /// Flows of users who may not connect any more: to be ended so that both sides notice.
+    pub ended: Vec<FlowSeen>,
+    /// Somebody is to be taken out of sing-box's users, or put back.
+    pub membership: bool,
+}
+
+impl Gate {
+    pub fn new(ledger: Ledger, zone: TimeZone, meter: u32, epoch: [u8; 16]) -> Self {
+        Gate {
+            ledger,
+            zone,
+            meter,
+            of_meter: of_meter(meter),
+            epoch,
+            policies: BTreeMap::new(),
+            members: BTreeMap::new(),
+            due: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            jobs: FuturesUnordered::new(),
+            writes: Writes::default(),
+            writing: false,
+            turning: BTreeSet::new(),
+            rows: Arc::default(),
+            limits: Limits::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// The next thing that a job has found; never, while there is none.
+    pub async fn next(&mut self) -> News {
+        match self.jobs.next().await {
+            Some(news) => news,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Everybody, as readers see them.
+    pub fn rows(&self) -> Arc<BTreeMap<UserId, GateRow>> {
+        Arc::clone(&self.rows)
+    }
+
+    /// May the user connect?
+    pub fn connects(&self, user: UserId) -> bool {
+        self.members.get(&user).is_none_or(Member::connects)
+    }
+
+    /// Users who may not connect now: to be taken out of sing-box's `users`.
+    pub fn kept_out(&self) -> BTreeSet<UserId> {
+        self.members.iter().filter(|(_, member)| !member.connects()).map(|(&id, _)| id).collect()
+    }
+
+    pub fn member(&self, user: UserId) -> Option<&Member> {
+        self.members.get(&user)
+    }
+
+    /// Something happened to a user: it is looked at in the next turn.
+    pub fn touch(&mut self, user: UserId) {
+        self.dirty.insert(user);
+    }
+
+    /// Everybody anew, as the ledger has them.
+    pub fn load(&mut self, policies: Vec<PolicyRecord>, standings: Vec<Standing>) {
+        self.policies = policies.into_iter().map(|policy| (policy.id, policy)).collect();
+        let mut old = std::mem::take(&mut self.members);
+        self.due.clear();
+        for standing in standings {
+            let before = old.remove(&standing.id);
+            self.admit(standing, before);
+        }
+        let gone: Vec<UserId> = old.into_keys().collect();
+        self.forget(&gone);
+        self.rows = Arc::default();
+    }
+
+    /// One user anew; `None`: it is not there any more.
+    pub fn reload(&mut self, user: UserId, standing: Option<Standing>) {
+        let old = self.members.remove(&user);
+        match standing {
+            Some(standing) => self.admit(standing, old),
+            None => self.forget(&[user]),
+        }
+    }
+
+    fn admit(&mut self, standing: Standing, old: Option<Member>) {
+        let id = standing.id;
+        let policy = self.policies.get(&standing.settings.policy);
+        let member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        self.limits.set(id, (&member.terms).into(), clock::mono_ns());
+        self.members.insert(id, member);
+        self.turning.remove(&id);
+        self.dirty.insert(id);
+    }
+
+    fn forget(&mut self, users: &[UserId]) {
+        for user in users {
+            self.members.remove(user);
+            self.limits.forget(*user);
+            self.dirty.remove(user);
+            self.turning.remove(user);
+            Arc::make_mut(&mut self.rows).remove(user);
+        }
+    }
+
+    /// Looks at everybody for whom something may have changed, and has the kernel hold what follows.
+    ///
+    /// # Errors
+    /// When the kernel has no room for a user; the others are held, and the next turn tries again.
+    pub fn look(&mut self, meter: &mut Meter, now: Now) -> Result<Looked, KernelError> {
+        let mut looked = Looked::default();
+        while let Some(&(at, user)) = self.due.first()
+            && at <= now.wall_ms
+        {
+            self.due.pop_first();
+            self.dirty.insert(user);
+        }
+        let mut failed = None;
+        for user in std::mem::take(&mut self.dirty) {
+            if let Err(error) = self.look_at(user, meter, now, &mut looked) {
+                self.dirty.insert(user);
+                failed = Some(error);
+            }
+        }
+        self.write();
+        failed.map_or(Ok(looked), Err)
+    }
+
+    fn look_at(
+        &mut self,
+        user: UserId,
+        meter: &mut Meter,
+        now: Now,
+        looked: &mut Looked,
+    ) -> Result<(), KernelError> {
+        let Some(member) = self.members.get_mut(&user) else { return Ok(()) };
+        let slot = meter.kernel.allocate_user(user, self.meter)?;
+        let of_meter = self.of_meter;
+        let offset = member.billed_offset.unwrap_or_else(|| measure_offset(meter, slot, self.meter, of_meter));
+        member.billed_offset = Some(offset);
+        let counted = counted(meter, user, of_meter);
+        if let Some(turn) = member.turn(now.wall_ms)
+            && self.turning.insert(user)
+        {
+            let from = member.standing.account;
+            looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
+        }
+        let connected = member.connects();
+        if member.decide(counted, now.wall_ms) {
+            let change = reasons::state_change(member, now.wall_ms);
+            member.standing.state.clone_from(&change.state);
+            member.standing.state_since_ms = change.since_ms;
+            self.writes.states.insert(user, change);
+        }
+        if !member.tightened {
+            hold(member, meter, slot, counted);
+        }
+        if connected != member.connects() {
+            looked.membership = true;
+        }
+        if !member.connects() {
+            looked.ended.extend(meter.flows_of(user));
+        }
+        for percent in member.warnings() {
+            member.standing.warned.push(percent);
+            self.writes.warnings.push(reasons::warning(member, percent, counted, now.wall_ms));
+        }
+        if let Some(at) = member.look_again_ms() {
+            self.due.insert((at, user));
+        }
+        let row = rows::row(member, &self.policies, counted, now.wall_ms);
+        Arc::make_mut(&mut self.rows).insert(user, row);
+        Ok(())
+    }
+
+    /// Bytes were counted for these users: those who were never seen before are now.
+    pub fn seen(&mut self, users: impl Iterator<Item = UserId>, now: Now) {
+        for user in users {
+            let Some(member) = self.members.get_mut(&user) else { continue };
+            if member.standing.first_use_ms.is_none() {
+                member.standing.first_use_ms = Some(now.wall_ms);
+                self.writes.first_uses.push((user, now.wall_ms));
+                self.dirty.insert(user);
+            }
+        }
+    }
+}
+
+/// Both directions of a meter (`METER_*`).
+pub fn of_meter(meter: u32) -> OfMeter {
+    match meter {
+        METER_WIRE => |counters: &Counters| counters.wire[0].saturating_add(counters.wire[1]),
+        _ => |counters: &Counters| counters.payload[0].saturating_add(counters.payload[1]),
+    }
+}
+
+/// What the kernel counted for a user in its epoch, of the billed meter.
+pub fn counted(meter: &Meter, user: UserId, of_meter: OfMeter) -> u64 {
+    let slots = meter.accounts.accounts_of(user);
+    slots.fold(0, |sum: u64, (slot, _)| sum.saturating_add(of_meter(&meter.kernel.counters(slot))))
+}
+
+/// How far the billed counter is from what the accounts have. The billed one is read first: if bytes
+/// come in between, the user gets that much less until the next start, never more.
+fn measure_offset(meter: &mut Meter, slot: UserSlot, wanted: u32, of_meter: OfMeter) -> i128 {
+    let info = meter.kernel.user(slot);
+    if info.meter != wanted {
+        meter.kernel.set_meter(slot, wanted);
+    }
+    let mut offset = 0;
+    for _ in 0..OFFSET_READINGS {
+        let before = meter.kernel.user(slot).billed;
+        let counted = counted(meter, info.user, of_meter);
+        offset = i128::from(before) - i128::from(counted);
+        if meter.kernel.user(slot).billed == before {
+            break;
+        }
+    }
+    offset
+}
+
+fn hold(member: &mut Member, meter: &mut Meter, slot: UserSlot, counted: u64) {
+    let held = member.to_hold(counted);
+    let old = member.held.replace(held);
+    if old != Some(held) {
+        meter.kernel.set_budget(slot, held.cut_at, held.warn_at);
+    }
+    if old.is_none_or(|old| old.rates != held.rates) && meter.kernel.rates(slot) != held.rates {
+        meter.kernel.set_rates(slot, held.rates);
+    }
+}
+
+/// Between two events about the same limit of the same user.
+const TELL_AGAIN_NS: u64 = 60_000_000_000;
+
+impl Gate {
+    pub fn set_sharing(&mut self, user: UserId, sharing: Option<SharingNow>) {
+        if let Some(member) = self.members.get_mut(&user)
+            && member.sharing != sharing
+        {
+            member.sharing = sharing;
+            self.dirty.insert(user);
+        }
+    }
+
+    /// Is an event about this limit due?
+    pub fn tells(&mut self, user: UserId, limit: &'static str, now_ns: u64) -> bool {
+        let told = self.told.get(&(user, limit));
+        let due = told.is_none_or(|&at| now_ns.saturating_sub(at) >= TELL_AGAIN_NS);
+        if due {
+            self.told.retain(|_, &mut at| now_ns.saturating_sub(at) < TELL_AGAIN_NS);
+            self.told.insert((user, limit), now_ns);
+        }
+        due
+    }
+
+    /// Has the kernel hold the stricter of what it holds and what a change will make of it. The next
+    /// look, after the change is in the ledger or was refused, sets what is right.
+    pub fn tighten(&mut self, user: UserId, tighter: &Tighter, meter: &mut Meter, now: Now) {
+        let Some(member) = self.members.get(&user) else { return };
+        let Some(slot) = meter.kernel.user_slot(user) else { return };
+        let mut standing = member.standing.clone();
+        match tighter {
+            Tighter::Out => {
+                standing.admin = AdminState::Disabled;
+                standing.admin_since_ms = now.wall_ms;
+            }
+            Tighter::Settings(change) => {
+                let settings = &mut standing.settings;
+                settings.policy = change.policy.unwrap_or(settings.policy);
+                settings.overrides = change.overrides.clone().unwrap_or_else(|| settings.overrides.clone());
+                settings.expires_ms = change.expires_ms.unwrap_or(settings.expires_ms);
+            }
+        }
+        let policy = self.policies.get(&standing.settings.policy);
+        let mut trial = Member::new(standing, policy, &self.zone, self.of_meter, None);
+        trial.billed_offset = member.billed_offset;
+        let counted = counted(meter, user, self.of_meter);
+        trial.decide(counted, now.wall_ms);
+        let wanted = trial.to_hold(counted);
+        let held = member.held.unwrap_or(wanted);
+        let cut_at = wanted.cut_at.min(held.cut_at);
+        meter.kernel.set_budget(slot, cut_at, wanted.warn_at.min(held.warn_at));
+        if let Some(member) = self.members.get_mut(&user) {
+            // Until the user is loaded anew, nothing is loosened again.
+            member.held = None;
+            member.tightened = true;
+        }
+    }
+}

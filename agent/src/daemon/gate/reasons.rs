@@ -1,0 +1,141 @@
+//! From the core's decisions to what the ledger keeps and people read.
+
+use boxmeter_web::{
+    api::{reason::Reason as ApiReason, types::Time},
+    locale::Lang,
+};
+use jiff::tz::TimeZone;
+use serde_json::json;
+
+use super::{
+    jobs::Warning,
+    member::{Member, OfMeter, word},
+};
+use crate::{
+    core::{
+        period::{self, Rule},
+        policy::{self, Reason, State},
+        wallet::{Usage, Wallet},
+    },
+    ledger::{Closing, Settle, StateChange},
+};
+
+/// Why the user is in its state, as the API says it. `None`: nothing limits it.
+pub fn reason(member: &Member) -> Option<ApiReason> {
+    let zone = &member.zone;
+    let time = |ms: i64| Time::from_ms(ms, zone);
+    let sharing = member.terms.sharing;
+    Some(match member.decision.as_ref()?.reason {
+        Reason::Active | Reason::NoPolicy => return None,
+        Reason::FirstUse { valid_days } => ApiReason::NotUsedYet { valid_days },
+        Reason::PeriodQuota { since_ms, used, quota, back_ms, .. } => ApiReason::PeriodQuota {
+            at: time(since_ms),
+            used_bytes: used,
+            quota_bytes: quota,
+            until: back_ms.map(time),
+        },
+        Reason::PeriodThrottle { since_ms, used, quota, percent, rate, back_ms, .. } => {
+            ApiReason::OverQuota {
+                at: time(since_ms),
+                percent,
+                used_bytes: used,
+                quota_bytes: quota,
+                rate,
+                until: back_ms.map(time),
+            }
+        }
+        Reason::TotalQuota { since_ms, used, quota } => {
+            ApiReason::TotalQuota { at: time(since_ms), used_bytes: used, quota_bytes: quota }
+        }
+        Reason::SharingThrottle { since_ms, addresses, rate } => ApiReason::Shared {
+            at: time(since_ms),
+            networks: addresses,
+            window_s: sharing.window_s,
+            rate,
+        },
+        Reason::Expired { at_ms } | Reason::ExpiredAfterUse { at_ms, .. } => {
+            ApiReason::Expired { at: time(at_ms) }
+        }
+        Reason::Disabled { since_ms } => {
+            ApiReason::Disabled { at: time(since_ms), who: member.standing.admin_actor.clone() }
+        }
+        Reason::Suspended { since_ms, addresses, .. } => {
+            ApiReason::Suspended { at: time(since_ms), networks: addresses, window_s: sharing.window_s }
+        }
+    })
+}
+
+/// The name of a zone as it stands in sentences.
+pub fn zone_name(zone: &TimeZone) -> Option<&str> {
+    zone.iana_name()
+}
+
+/// The state as decided, with the event that tells it.
+pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
+    let (state, since_ms) = match &member.decision {
+        Some(decision) => (decision.before.state, decision.before.since_ms),
+        None => (State::Active, now_ms),
+    };
+    let reason = reason(member);
+    let message = match &reason {
+        Some(reason) => reason.sentence(Lang::En, zone_name(&member.zone)),
+        None => "active: nothing limits it".to_owned(),
+    };
+    let severity = if state.connects() { "info" } else { "warning" };
+    StateChange {
+        user: member.standing.id,
+        state: word(state).to_owned(),
+        since_ms,
+        data: json!({
+            "from": member.standing.state,
+            "to": word(state),
+            "reason": reason,
+            "zone": zone_name(&member.zone),
+            "message": message,
+            "severity": severity,
+        }),
+    }
+}
+
+/// A percentage of the quota that was reached.
+pub fn warning(member: &Member, percent: u16, counted: u64, now_ms: i64) -> Warning {
+    let used = member.used(counted).period;
+    let quota = member.terms.quota_bytes.unwrap_or(0);
+    let sizes = (crate::units::Size(used), crate::units::Size(quota));
+    Warning {
+        user: member.standing.id,
+        account: member.standing.account,
+        percent,
+        data: json!({
+            "percent": percent,
+            "used_bytes": used,
+            "quota_bytes": quota,
+            "message": format!("{percent} % of the quota reached: {} of {} used", sizes.0, sizes.1),
+            "severity": "warning",
+        }),
+        at_ms: now_ms,
+    }
+}
+
+/// What an account books when it ends: what packages paid of it, and what is left for the next one
+/// where the policy says so.
+pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, now_ms: i64) -> Settle {
+    Box::new(move |closing: &Closing| {
+        let terms = policy::in_force(Some(&closing.terms), &closing.overrides);
+        let zone = terms.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok());
+        let zone = zone.unwrap_or_else(|| billing_zone.clone());
+        let wallet = Wallet::of(&closing.wallet);
+        let reported = closing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
+        let usage = Usage {
+            account: closing.from,
+            used: of_meter(&closing.used.counted).saturating_add(reported),
+            quota: terms.quota_bytes,
+        };
+        let mut entries = wallet.spendings(usage, now_ms);
+        let turn = period::turn(closing.from, Rule::of(&terms, closing.created_ms), now_ms, &zone);
+        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == closing.to) {
+            entries.extend(wallet.rollover(usage, &turn, now_ms));
+        }
+        entries
+    })
+}

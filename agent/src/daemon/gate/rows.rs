@@ -1,0 +1,77 @@
+//! What readers see of the gate: one row per user, made when something was decided.
+
+use std::collections::BTreeMap;
+
+use boxmeter_web::api::reason::Reason;
+use jiff::tz::TimeZone;
+
+use super::{member::Member, reasons};
+use crate::{
+    core::{event::PolicyId, policy::State, terms::{Overrides, Terms}},
+    ledger::{ParkedStage, PolicyRecord},
+};
+
+/// A user as decided last. What was used meanwhile is added by whoever shows it.
+#[derive(Clone, Debug)]
+pub struct GateRow {
+    pub state: State,
+    pub reason: Option<Reason>,
+    pub policy: Option<String>,
+    pub terms: Terms,
+    pub overrides: Overrides,
+    pub zone: TimeZone,
+    /// Unix milliseconds.
+    pub period_start_ms: i64,
+    pub period_end_ms: Option<i64>,
+    pub first_use_ms: Option<i64>,
+    pub expires_ms: Option<i64>,
+    /// Billed bytes, to which what the kernel counted in its epoch is to be added.
+    pub period_base: i128,
+    pub total_base: i128,
+    /// Bytes left in packages, as of the decision.
+    pub packages_left: u64,
+    /// Bytes per second that the kernel holds the user to, by direction; 0 is no limit.
+    pub rates: [u64; 2],
+    /// The kernel drops the user's packets.
+    pub cut: bool,
+    /// The entries are not in sing-box's `users`.
+    pub taken_out: bool,
+    /// Of the settings.
+    pub rev: i64,
+}
+
+impl GateRow {
+    /// `counted`: of the billed meter, by the kernel in its epoch.
+    pub fn period_used(&self, counted: u64) -> u64 {
+        u64::try_from(self.period_base + i128::from(counted)).unwrap_or(0)
+    }
+
+    pub fn total_used(&self, counted: u64) -> u64 {
+        u64::try_from(self.total_base + i128::from(counted)).unwrap_or(0)
+    }
+}
+
+pub(super) fn row(member: &Member, policies: &BTreeMap<PolicyId, PolicyRecord>, counted: u64, now_ms: i64) -> GateRow {
+    let standing = &member.standing;
+    let (period_base, total_base) = member.bases();
+    let decision = member.decision.as_ref();
+    GateRow {
+        state: decision.map_or(State::Active, |decision| decision.state),
+        reason: reasons::reason(member),
+        policy: policies.get(&standing.settings.policy).map(|policy| policy.name.to_string()),
+        terms: member.terms.clone(),
+        overrides: standing.settings.overrides.clone(),
+        zone: member.zone.clone(),
+        period_start_ms: standing.account.start_ms,
+        period_end_ms: decision.and_then(|decision| decision.period_end_ms),
+        first_use_ms: standing.first_use_ms,
+        expires_ms: standing.settings.expires_ms,
+        period_base,
+        total_base,
+        packages_left: member.packages_left(counted, now_ms),
+        rates: member.held.map_or([0; 2], |held| held.rates),
+        cut: !member.connects(),
+        taken_out: standing.parked.iter().any(|(stage, _)| *stage == ParkedStage::Out),
+        rev: standing.settings_rev,
+    }
+}

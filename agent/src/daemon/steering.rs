@@ -1,0 +1,226 @@
+//! The part of the agent that carries out what the gate decides: thresholds and rates are written by
+//! the gate itself; flows are blocked and ended here, accounts turned, users suspended.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::{agent::Agent, gate, people};
+use crate::{
+    clock,
+    core::{
+        crowd::{Effect, Evidence, TooMany},
+        event::{FlowSeen, Now, UserId},
+        policy::SharingNow,
+        terms::SharingAction,
+    },
+    kernel::KernelError,
+    ledger::{PolicyRecord, Standing},
+};
+
+use super::shared::{Tighter, UserNow};
+
+impl Agent {
+    /// Everything that happened since the last turn: flows, limits, thresholds, time.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was decided stays to be done.
+    pub(super) fn steer(&mut self) -> Result<(), KernelError> {
+        let now = clock::now();
+        let mut ended: Vec<FlowSeen> = Vec::new();
+        for news in self.meter.take_flow_news() {
+            if let gate::FlowNews::Owned(flow, user) = &news
+                && !self.gate.connects(*user)
+            {
+                ended.push(*flow);
+            }
+            self.gate.limits.news(news, now.mono_ns);
+        }
+        if let Some(open) = self.meter.take_walk() {
+            self.gate.limits.walked(&open, now.mono_ns);
+        }
+        for effect in self.gate.limits.tick(now.mono_ns) {
+            self.limit(effect, now, &mut ended)?;
+        }
+        let looked = self.gate.look(&mut self.meter, now)?;
+        ended.extend(looked.ended);
+        self.end_flows(&ended);
+        if !looked.turns.is_empty() {
+            let (committed, waits) = oneshot::channel();
+            self.flush_waiting.push(committed);
+            self.flush();
+            self.gate.turn(looked.turns, waits);
+        }
+        if looked.membership {
+            self.hands.want(self.gate.kept_out());
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, effect: Effect, now: Now, ended: &mut Vec<FlowSeen>) -> Result<(), KernelError> {
+        match effect {
+            Effect::Block { flow, user, why } => {
+                let Some(slot) = self.meter.kernel.user_slot(user) else { return Ok(()) };
+                self.meter.kernel.block(flow, slot)?;
+                ended.extend(self.meter.flow(flow));
+                let limit = match why {
+                    TooMany::Flows => "max_flows",
+                    TooMany::Addresses => "max_addresses",
+                };
+                self.limit_event(user, limit, now);
+            }
+            Effect::Unblock { flow, .. } => self.meter.kernel.unblock(flow)?,
+            Effect::SharingSuspected { user, evidence, action } => {
+                self.shared_account(user, &evidence, action, now);
+            }
+            Effect::SharingOver { user } => {
+                self.gate.set_sharing(user, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Told once a minute per user and limit: a client that tries again and again is one piece of news.
+    fn limit_event(&mut self, user: UserId, limit: &'static str, now: Now) {
+        if !self.gate.tells(user, limit, now.mono_ns) {
+            return;
+        }
+        let message = match limit {
+            "max_flows" => "more connections than the limit: some are refused",
+            _ => "more addresses than the limit: connections are refused",
+        };
+        let data = json!({"limit": limit, "message": message, "severity": "warning"});
+        self.event("user_over_limit", Some(user), data);
+    }
+
+    fn shared_account(&mut self, user: UserId, evidence: &Evidence, action: SharingAction, now: Now) {
+        let addresses: Vec<_> = evidence
+            .addresses
+            .iter()
+            .map(|seen| {
+                json!({"address": seen.address.to_string(), "bytes": seen.bytes, "active_s": seen.active_s})
+            })
+            .collect();
+        let severity = if action == SharingAction::Note { "info" } else { "warning" };
+        let data = json!({
+            "score": evidence.score,
+            "addresses": addresses,
+            "peak": evidence.peak,
+            "allowed": evidence.allowed,
+            "overlap_s": evidence.overlap_s,
+            "window_s": evidence.window_s,
+            "networks": evidence.networks,
+            "action": action,
+            "message": format!(
+                "used from {} addresses at the same time, {} are usual (score {})",
+                evidence.peak, evidence.allowed, evidence.score
+            ),
+            "severity": severity,
+        });
+        self.event("sharing_suspected", Some(user), data);
+        let sharing = SharingNow { since_ms: now.wall_ms, addresses: evidence.peak };
+        match action {
+            SharingAction::Note | SharingAction::Warn => {}
+            SharingAction::Throttle(_) => self.gate.set_sharing(user, Some(sharing)),
+            SharingAction::Suspend => {
+                self.gate.set_sharing(user, Some(sharing));
+                self.gate.suspend(user, evidence.peak, evidence.window_s);
+            }
+        }
+    }
+
+    /// Ends sockets so that both sides notice; the kernel drops their packets already.
+    fn end_flows(&mut self, flows: &[FlowSeen]) {
+        if flows.is_empty() {
+            return;
+        }
+        match self.meter.kernel.destroy(flows) {
+            Ok(done) => {
+                for (flow, error) in &done.failed {
+                    tracing::warn!(flow = flow.0, "a connection was not ended: {error}");
+                }
+            }
+            Err(error) => tracing::warn!("ending connections: {error}"),
+        }
+    }
+
+    /// What a job of the gate found.
+    pub(super) fn gate_news(&mut self, news: gate::News) -> Result<(), KernelError> {
+        match news {
+            gate::News::Everybody(Ok((policies, standings))) => self.gate.load(policies, standings),
+            gate::News::Everybody(Err(error)) => {
+                self.gate_trouble(&error.to_string());
+                self.gate.ask_everybody();
+            }
+            gate::News::Some(users) => {
+                for (user, standing) in users {
+                    self.gate.reload(user, standing);
+                }
+            }
+            gate::News::Written(left, error) => {
+                match error {
+                    Some(error) => self.gate_trouble(&error.to_string()),
+                    None => self.meter.publisher.restore("gate"),
+                }
+                self.gate.written(left);
+            }
+            gate::News::NotTurned(users, error) => {
+                self.gate_trouble(&error.to_string());
+                self.gate.not_turned(users);
+            }
+        }
+        self.steer()
+    }
+
+    fn gate_trouble(&mut self, reason: &str) {
+        tracing::error!("the gate's part of the ledger: {reason}");
+        self.meter.publisher.degrade("gate", reason.to_owned(), clock::now());
+    }
+
+    /// Somebody changed a user in the ledger: from here on it is so.
+    pub(super) fn user_changed(&mut self, now: UserNow) -> Result<(), KernelError> {
+        let UserNow { record, standing } = now;
+        let user = record.id;
+        let gone = record.tombstoned_ms.is_some();
+        let users = std::sync::Arc::make_mut(&mut self.directory.users);
+        users.insert(user, record);
+        let names: BTreeMap<_, _> = people::living(users.values());
+        self.meter.set_users(names)?;
+        self.gate.reload(user, standing.filter(|_| !gone));
+        if gone {
+            self.cut_for_good(user);
+        }
+        self.steer()?;
+        self.hands.want(self.gate.kept_out());
+        self.publish();
+        Ok(())
+    }
+
+    /// A deleted user: nothing passes any more, whoever still has the credential.
+    fn cut_for_good(&mut self, user: UserId) {
+        if let Some(slot) = self.meter.kernel.user_slot(user) {
+            self.meter.kernel.set_budget(slot, 0, 0);
+        }
+        let flows: Vec<FlowSeen> = self.meter.flows_of(user).collect();
+        self.end_flows(&flows);
+    }
+
+    /// Policies changed: everybody is looked at anew.
+    pub(super) fn everybody_changed(
+        &mut self,
+        policies: Vec<PolicyRecord>,
+        standings: Vec<Standing>,
+    ) -> Result<(), KernelError> {
+        self.gate.load(policies, standings);
+        self.steer()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Before a limit is lowered in the ledger.
+    pub(super) fn tighten(&mut self, user: UserId, tighter: &Tighter) {
+        let now = clock::now();
+        self.gate.tighten(user, tighter, &mut self.meter, now);
+    }
+}
