@@ -110,7 +110,7 @@ impl Ledger {
             writer.connection.pragma_update(None, "secure_delete", "ON")?;
             let result = writer
                 .change(Stale::Revision, |transaction, rev| settings::purge(transaction, user, &asked, rev));
-            writer.connection.pragma_update(None, "secure_delete", "OFF")?;
+            writer.connection.pragma_update(None, "secure_delete", "FAST")?;
             if result.is_ok() {
                 // The log has the old pages until it is copied and cut. A reader may be in the way: the
                 // next checkpoint does it then.

@@ -107,10 +107,11 @@ fn an_audit_of_a_range_is_exact_where_traffic_rests() {
         (sums.watched.payload[0], range.exact)
     };
     let day = 86_400_000;
-    assert_eq!(audit(0, 8 * day), (u64::try_from(4 * 96 * 4).unwrap(), true));
+    assert_eq!(audit(-day, 8 * day), (u64::try_from(4 * 96 * 4).unwrap(), true));
     assert_eq!(audit(3 * day, 3 * day + 3_600_000), (16, true));
     assert_eq!(audit(3 * day + 60_000, 3 * day + 16 * 60_000).0, 4);
-    assert!(!audit(60_000, 16 * 60_000).1);
+    // The half of an hour of which only the whole is left, and which began before the range.
+    assert_eq!(audit(0, 30 * 60_000), (0, false));
     assert_eq!(audit(9 * day, 10 * day).0, 0);
     let whole = rig.reader().audit_range(None, None).unwrap();
     assert_eq!(whole.sums, rig.reader().audit().unwrap());
