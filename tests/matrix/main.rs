@@ -10,3 +10,4 @@ mod carries;
 mod hostile;
 mod metered;
 mod questions;
+mod restarts;
