@@ -161,3 +161,26 @@ fn sockets_of_another_namespace_are_walked_when_it_is_named() {
     rig.kernel.set_namespaces(vec![own, namespace]);
     assert_eq!(rig.kernel.walk_sockets().unwrap().len(), 1);
 }
+
+/// A socket that is older than the programs ends without telling, so that a note about it would stay.
+#[test]
+fn notes_about_sockets_that_are_gone_are_swept() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let inbound = rig.watch(Network::Tcp, port);
+    let slot = rig.account(inbound);
+    let (client, server) = connect(&listener);
+    exchange(&client, &server, 1_000, 2_000);
+    let flow = rig.socket(port_of(&client)).unwrap();
+    let gone = boxmeter_common::flow::Flow { id: flow.id + 1_000_000, ..flow };
+    assert_eq!(rig.own(&gone, slot), RESULT_NOTED);
+    assert_eq!(rig.own(&flow, slot), RESULT_NOTED);
+    let both = std::collections::BTreeSet::from([flow.id, gone.id]);
+    assert_eq!(rig.kernel.noted_owners().unwrap(), both);
+    let found = rig.kernel.walk_sockets_and_sweep().unwrap();
+    assert!(found.iter().any(|found| found.id == flow.id && found.owner == slot.0), "the walk gave it its owner");
+    assert!(rig.kernel.noted_owners().unwrap().is_empty());
+    exchange(&client, &server, 10, 20);
+    assert_eq!(rig.kernel.counters(slot).payload, [1_010, 2_020]);
+    rig.conserved();
+}

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use boxmeter::{
     core::event::Network,
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, Namespace, WatchPort},
 };
 use boxmeter_common::{ABI_VERSION, maps};
 
@@ -156,4 +156,31 @@ fn foreign_files_and_file_systems_are_not_touched() {
     config.cgroup = Some(plain.path().to_path_buf());
     assert!(matches!(Kernel::open(&config), Err(KernelError::NotCgroup { .. })));
     assert!(fs::metadata(plain.path()).unwrap().nlink() >= 1);
+}
+
+/// A container gets a new network namespace at each start: its inbounds keep their indexes, of which there
+/// are only so many.
+#[test]
+fn an_inbound_that_moves_from_namespace_to_namespace_keeps_its_index() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let first = rig.watch_in(u64::MAX, Network::Tcp, port);
+    for netns in 1..1_000 {
+        assert_eq!(rig.watch_in(u64::MAX - netns, Network::Tcp, port), first);
+    }
+    assert_eq!(rig.watch(Network::Tcp, port), first);
+    let slot = rig.account(first);
+    let (client, server) = connect(&listener);
+    let flow = rig.socket(port_of(&client)).unwrap();
+    rig.own(&flow, slot);
+    exchange(&client, &server, 1_000, 2_000);
+    assert_eq!(rig.kernel.counters(slot).payload, [1_000, 2_000], "where it is now");
+    // At the same time in two namespaces, they are two.
+    let own = Namespace::own().unwrap().cookie();
+    let both = [own, u64::MAX]
+        .map(|netns| WatchPort { netns, port, network: Network::Tcp, tag: format!("in-{port}") });
+    let indexes = rig.kernel.watch(&both).unwrap();
+    assert_eq!(indexes[0], first);
+    assert_eq!(indexes[0] != indexes[1], rig.kernel.netns_aware());
+    rig.conserved();
 }

@@ -9,3 +9,4 @@
 mod carries;
 mod hostile;
 mod metered;
+mod restarts;

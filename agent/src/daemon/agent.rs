@@ -33,7 +33,7 @@ use crate::{
         event::{SourceEvent, UserId},
     },
     kernel::{Events, KernelError, KernelEvent},
-    ledger::{CommitError, Committed, NewEvent, UserRecord},
+    ledger::{CommitError, Committed, NewEvent, Reader, UserRecord},
 };
 
 /// Sightings taken in one turn, so that the kernel's news and the tick get their turn under load.
@@ -97,6 +97,14 @@ impl Agent {
         self.directory.users = by_id(users);
         self.directory.inbounds = Arc::new(inbounds);
         self.directory.tags = Arc::new(tags);
+        let path = self.commits.ledger.path().to_owned();
+        let read = move || Reader::open(&path).map(|reader| reader.last_traffic());
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(Ok(seen))) => self.meter.set_last_seen(seen),
+            Ok(Ok(Err(error))) => tracing::warn!("when users were last seen: {error}"),
+            Ok(Err(error)) => tracing::warn!("when users were last seen: {error}"),
+            Err(error) => tracing::warn!("when users were last seen: {error}"),
+        }
     }
 
     /// Runs until it is told to end.
@@ -288,7 +296,9 @@ impl Agent {
                         format!("{} readings were refused; see `boxmeter events`", committed.anomalies.len());
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
-                self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
+                if self.commits.is_current() {
+                    self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
+                }
                 Ok(())
             }
             Err((error, events)) => {

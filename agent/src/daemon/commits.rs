@@ -44,6 +44,11 @@ impl Commits {
         self.running.is_some()
     }
 
+    /// Whether the ledger has everything that was read, as far as it can take it.
+    pub fn is_current(&self) -> bool {
+        !self.waiting.values().any(|row| self.inbounds.contains_key(&row.owner.inbound))
+    }
+
     pub fn take(&mut self, tick: Tick) {
         for anomaly in &tick.anomalies {
             match anomaly {

@@ -93,6 +93,8 @@ impl Meter {
     pub fn new(kernel: Kernel, billed_meter: u32) -> Result<Self, KernelError> {
         let mut accounts = Accounts::default();
         for user in kernel.users() {
+            // `[billing] meter` may have changed while no agent ran.
+            kernel.set_meter(user.slot, billed_meter);
             accounts.adopt_user(UserSlot(user.slot.0), user.user);
         }
         for account in kernel.accounts() {
@@ -127,6 +129,14 @@ impl Meter {
     pub fn set_inbounds(&mut self, inbounds: &[InboundInfo], known: Vec<InboundIndex>) {
         self.accounts.set_inbounds(known);
         self.attributor.set_inbounds(inbounds);
+    }
+
+    /// What the ledger knows of former lives of the agent, in UTC milliseconds.
+    pub fn set_last_seen(&mut self, seen: impl IntoIterator<Item = (UserId, i64)>) {
+        for (user, at_ms) in seen {
+            self.accounts.set_last_seen(user, at_ms);
+            self.publisher.set_activity(user, self.accounts.activity(user));
+        }
     }
 
     pub fn set_users(&mut self, names: BTreeMap<Arc<str>, UserId>) -> Result<(), KernelError> {

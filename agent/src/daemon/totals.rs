@@ -25,6 +25,8 @@ pub struct Totals {
     zone: TimeZone,
     /// The ledger's totals less what this epoch's kernel counters have: `None` before the first commit.
     base: Option<Base>,
+    /// The wall clock jumped: which day bytes are counted for is to be read again.
+    stale: bool,
     /// The date of the last picture.
     today: Option<jiff::civil::Date>,
     pub events_dropped: u64,
@@ -39,14 +41,19 @@ struct Base {
 
 impl Totals {
     pub fn new(zone: TimeZone) -> Self {
-        Totals { zone, base: None, today: None, events_dropped: 0 }
+        Totals { zone, base: None, stale: false, today: None, events_dropped: 0 }
     }
 
-    /// After a commit: reads the ledger once, when it holds exactly what the accounts show.
+    /// After a commit with which the ledger holds exactly what the accounts show: reads the ledger once,
+    /// and again when the clock jumped.
     pub fn committed(&mut self, ledger: &Ledger, accounts: &Accounts, now: Now) {
-        if self.base.is_none() {
+        if self.base.is_none() || self.stale {
             match self.read(ledger.path(), accounts, now) {
-                Ok(base) => self.base = Some(base),
+                Ok(base) => {
+                    self.base = Some(base);
+                    self.stale = false;
+                    self.today = Some(answers::zoned(now.wall_ms, &self.zone).date());
+                }
                 Err(error) => tracing::warn!("reading the totals: {error:#}"),
             }
         }
@@ -110,12 +117,17 @@ impl Totals {
         let unattributed = plus(base.unattributed, live);
         let all = totals.values().fold(unattributed, |sum, one| plus(sum, *one));
         let here = answers::zoned(snapshot.as_of_ms, &self.zone);
-        // At midnight everything counted so far is "before today".
+        // At midnight everything counted so far is "before today". At any other change of the date the
+        // clock jumped, and only the ledger knows what it counted for which day.
         let date = *self.today.get_or_insert(here.date());
         if date != here.date() {
-            base.before_today = all;
-            if date.month() != here.month() || date.year() != here.year() {
-                base.before_month = all;
+            if date.tomorrow().is_ok_and(|tomorrow| tomorrow == here.date()) {
+                base.before_today = all;
+                if date.month() != here.month() {
+                    base.before_month = all;
+                }
+            } else {
+                self.stale = true;
             }
         }
         self.today = Some(here.date());
@@ -149,4 +161,102 @@ fn minus(a: Counters, b: Counters) -> Counters {
 fn each(a: Counters, b: Counters, f: impl Fn(u64, u64) -> u64) -> Counters {
     let pair = |a: [u64; 2], b: [u64; 2]| [f(a[0], b[0]), f(a[1], b[1])];
     Counters { payload: pair(a.payload, b.payload), wire: pair(a.wire, b.wire) }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        core::{
+            attribute::Attributor,
+            event::{InboundIndex, Slot},
+            snapshot::Publisher,
+        },
+        ledger::{Batch, FoundInbound, Options, Row},
+    };
+
+    const HOUR: i64 = 3_600_000;
+    const DAY: i64 = 24 * HOUR;
+    /// Noon of 1 March 2026, UTC.
+    const NOON: i64 = 1_772_366_400_000;
+
+    struct Rig {
+        ledger: Ledger,
+        accounts: Accounts,
+        totals: Totals,
+        publisher: Publisher,
+        bytes: u64,
+        mono_ns: u64,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let options = Options::new(TimeZone::UTC, NOON);
+            let ledger = Ledger::open(&folder.path().join("ledger.db"), options).expect("a ledger");
+            let inbound = FoundInbound { tag: "in".into(), kind: "trojan".into(), port: 1 };
+            ledger.sync_inbounds(vec![inbound], NOON).wait().expect("an inbound");
+            let mut accounts = Accounts::default();
+            accounts.set_inbounds([InboundIndex(1)]);
+            Rig {
+                ledger,
+                accounts,
+                totals: Totals::new(TimeZone::UTC),
+                publisher: Publisher::default(),
+                bytes: 0,
+                mono_ns: 0,
+                _folder: folder,
+            }
+        }
+
+        /// Some bytes at a time of the wall clock, committed, as the agent does it. Gives what was
+        /// counted today and this month.
+        fn tick(&mut self, bytes: u64, wall_ms: i64) -> [u64; 2] {
+            self.bytes += bytes;
+            self.mono_ns += 1_000_000_000;
+            let now = Now { mono_ns: self.mono_ns, wall_ms };
+            let total = Counters { payload: [self.bytes, 0], wire: [0, 0] };
+            self.accounts.read(&[(Slot(1), total)], now);
+            let no = self.ledger.inbounds().wait().expect("inbounds")[0].no;
+            let row = Row { slot: 1, generation: 0, user: None, inbound: no, total };
+            let epoch = *Uuid::from_u128(7).as_bytes();
+            let batch = Batch { epoch, at: now, rows: vec![row], watched: Vec::new(), events: Vec::new() };
+            self.picture(now);
+            self.ledger.commit(batch).wait().expect("a commit");
+            self.totals.committed(&self.ledger, &self.accounts, now);
+            self.picture(now)
+        }
+
+        fn picture(&mut self, now: Now) -> [u64; 2] {
+            let snapshot = self.publisher.publish(&Attributor::default(), &self.accounts, now);
+            let picture = self.totals.picture(snapshot, &Directory::default(), &self.accounts);
+            let all = picture.unattributed.payload[0];
+            [all - picture.before_today.payload[0], all - picture.before_month.payload[0]]
+        }
+    }
+
+    #[test]
+    fn midnight_and_the_end_of_the_month_begin_anew() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.tick(1_000, NOON - DAY), [1_000, 1_000]);
+        assert_eq!(rig.tick(0, NOON), [0, 0], "a month has begun as well");
+        assert_eq!(rig.tick(20, NOON + HOUR), [20, 20]);
+        assert_eq!(rig.tick(0, NOON + DAY), [0, 20]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_and_comes_back_takes_nothing_from_today() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.tick(1_000, NOON), [1_000, 1_000]);
+        for away in [-3 * DAY, 40 * DAY, -400 * DAY] {
+            rig.tick(0, NOON + away);
+            assert_eq!(rig.tick(0, NOON + HOUR), [1_000, 1_000], "{away}");
+        }
+        // What was counted at the wrong time stays at that time, as the ledger has it.
+        rig.tick(500, NOON - 3 * DAY);
+        assert_eq!(rig.tick(30, NOON + HOUR), [1_030, 1_030]);
+    }
 }

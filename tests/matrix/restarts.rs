@@ -1,0 +1,91 @@
+//! What outlives what: the agent, sing-box's configuration file, and what was known before either changed.
+
+use boxmeter_tests::agent::Agent;
+use boxmeter_tests::cases::named;
+use boxmeter_tests::singbox::{Site, VERSIONS};
+use boxmeter_tests::target::{head, send};
+use boxmeter_tests::{needs_machine, wait};
+use serde_json::{Value, json};
+use std::io::Write;
+
+use crate::carries::{Dropped, drive};
+use crate::questions::exact;
+
+fn metered(site: &Site) -> Agent {
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.start();
+    agent
+}
+
+fn degraded(agent: &Agent, part: &str) -> Result<bool, String> {
+    let status = agent.ask(&["status"])?;
+    let parts = status["degraded"].as_array().cloned().unwrap_or_default();
+    Ok(parts.iter().any(|found| found["part"] == json!(part)))
+}
+
+#[test]
+fn when_a_user_was_last_seen_outlives_the_agent() {
+    needs_machine!();
+    let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    let mut agent = metered(&site);
+    drive(&site, 1);
+    site.stop_client();
+    exact(&site, &agent, &Dropped::new());
+    let seen = |agent: &Agent| -> Result<Value, String> {
+        Ok(agent.ask(&["users", "show", &site.users[0].name])?["user"]["last_seen_at"].clone())
+    };
+    assert!(seen(&agent).unwrap().is_string());
+    agent.kill();
+    agent.start();
+    assert!(seen(&agent).unwrap().is_string(), "nobody has come since, but it was known before");
+}
+
+/// Who was counted on before is counted on, whatever has become of the file.
+#[test]
+fn an_agent_that_cannot_read_the_configuration_counts_on() {
+    const BYTES: u64 = 300_000;
+    needs_machine!();
+    let site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    let mut agent = metered(&site);
+    let user = &site.users[0];
+    let mut stream = user.proxy.connect(site.target.tcp).unwrap();
+    stream.write_all(&head(2 * BYTES, 1)).unwrap();
+    send(&mut stream, BYTES).unwrap();
+    let has = |agent: &Agent, bytes: u64| {
+        let usage = agent.ask(&["usage"])?;
+        let [upload, _] = Agent::payload(&usage, &user.name);
+        if upload >= bytes { Ok(()) } else { Err(format!("{upload} of {bytes}: {usage}")) }
+    };
+    wait("the first half is the user's", || has(&agent, BYTES));
+    agent.kill();
+    std::fs::write(site.config(), "{\"inbounds\": [").unwrap();
+    send(&mut stream, BYTES).unwrap();
+    agent.spawn();
+    wait("the agent says what is wrong", || {
+        if degraded(&agent, "singbox_config")? { Ok(()) } else { Err("not degraded".into()) }
+    });
+    wait("the second half is the user's too", || has(&agent, 2 * BYTES));
+}
+
+/// Nobody reads the file but at a start or a reload: until then sing-box lets in whom it does not name any more.
+#[test]
+fn a_user_taken_out_of_the_file_is_metered_until_sing_box_reads_it() {
+    needs_machine!();
+    for version in VERSIONS {
+        let mut site = Site::new(version, &[named("trojan-tls")]);
+        let agent = metered(&site);
+        drive(&site, 1);
+        let text = std::fs::read_to_string(site.config()).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config["inbounds"][0]["users"].as_array_mut().unwrap().remove(0);
+        std::fs::write(site.config(), config.to_string()).unwrap();
+        wait("the agent has read the file", || {
+            let users = agent.ask(&["users", "list"])?;
+            let count = users["users"].as_array().map_or(0, Vec::len);
+            if count == 1 { Ok(()) } else { Err(users.to_string()) }
+        });
+        drive(&site, 1);
+        site.stop_client();
+        exact(&site, &agent, &Dropped::new());
+    }
+}
