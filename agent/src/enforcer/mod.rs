@@ -3,3 +3,4 @@
 
 pub mod singbox;
 pub mod swap;
+pub mod users_edit;

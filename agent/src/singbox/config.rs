@@ -14,6 +14,10 @@ use crate::core::event::Network;
 
 use super::tree::{Node, Value};
 
+/// The name of entries that boxmeter writes where a list of users would otherwise become empty, which
+/// opens some inbound types to everyone. Nobody knows their credential.
+pub const LOCKED_USER: &str = "boxmeter-locked";
+
 /// Everything that was understood.
 #[derive(Clone, Debug, Default)]
 pub struct SingboxConfig {
@@ -96,6 +100,13 @@ pub struct FoundUser {
     pub file: PathBuf,
     /// The user's object in the file.
     pub range: Range<usize>,
+}
+
+impl FoundUser {
+    /// Is it no user at all, but boxmeter's own entry of a list that is otherwise empty?
+    pub fn is_locked(&self) -> bool {
+        &*self.name == LOCKED_USER
+    }
 }
 
 #[derive(Clone, Debug, Default)]
