@@ -22,6 +22,7 @@ mod test;
 mod tidy;
 mod tidy_rules;
 mod toolchain;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -46,6 +47,8 @@ enum Verb {
     Run(run::Args),
     /// Install what is missing and run every test
     Test(test::Args),
+    /// Run the kernel tests on Debian's kernel 6.1, in QEMU
+    Vm(vm::Args),
     /// Measure the figures of docs/benchmarks.md
     Bench(bench::Args),
     /// Check the rules of the source tree
@@ -69,6 +72,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Build(args) => build::run(&args)?,
         Verb::Run(args) => run::run(&args)?,
         Verb::Test(args) => return test::run(&args),
+        Verb::Vm(args) => return vm::run(&args),
         Verb::Bench(args) => bench::run(&args)?,
         Verb::Tidy => tidy::run()?,
     }

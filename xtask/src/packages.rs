@@ -26,6 +26,9 @@ pub const BASE: &[Package] = &[
 /// A rustc with a prebuilt `core` for the kernel's instruction set, and the LLVM library it uses.
 pub const BPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 
+/// Emulates the machine that the older kernel runs on.
+pub const QEMU: &str = "qemu-system-x86";
+
 fn present(mark: &str) -> bool {
     if mark.starts_with('/') { Path::new(mark).exists() } else { find_program(&[mark]).is_some() }
 }

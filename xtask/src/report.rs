@@ -14,6 +14,8 @@ pub struct Stage {
     pub skipped: Vec<Skip>,
     /// Names of failed tests, or the error of a check.
     pub failures: Vec<String>,
+    /// A virtual machine said that every test program in it ended well.
+    pub guest_ended_well: bool,
 }
 
 impl Stage {
@@ -21,7 +23,7 @@ impl Stage {
     pub fn of_check(name: &str, took: Duration, result: anyhow::Result<()>) -> Stage {
         let failures: Vec<String> = result.err().map(|e| format!("{e:#}")).into_iter().collect();
         let failed = failures.len();
-        Stage { name: name.into(), took, passed: 1 - failed, failed, failures, skipped: Vec::new() }
+        Stage { name: name.into(), took, passed: 1 - failed, failed, failures, ..Stage::default() }
     }
 
     /// Takes one line of what `cargo test` prints into account.
@@ -30,6 +32,8 @@ impl Stage {
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed += count_before(counts, " passed");
             self.failed += count_before(counts, " failed");
+        } else if let Some(ended) = line.strip_prefix("guest ended: ") {
+            self.guest_ended_well = ended == "well";
         } else if let Some(test) = line.strip_prefix("test ") {
             if let Some(name) = test.strip_suffix(" ... FAILED") {
                 self.failures.push(name.to_string());

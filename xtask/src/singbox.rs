@@ -34,6 +34,11 @@ const RELEASES: &[Release] = &[
 /// The release that the demonstration runs.
 pub const NEWEST: &str = "1.14.4";
 
+/// Every release that is tested.
+pub fn versions() -> impl Iterator<Item = &'static str> {
+    RELEASES.iter().map(|release| release.version)
+}
+
 /// Where a release's binary is, whether or not it is there.
 pub fn binary(version: &str) -> PathBuf {
     paths::tools().join(format!("sing-box-{version}")).join("sing-box")
