@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 use crate::carries::{Dropped, drive};
-use crate::questions::exact;
+use boxmeter_tests::questions::exact;
 
 fn metered(site: &Site) -> Agent {
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);

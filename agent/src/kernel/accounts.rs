@@ -234,16 +234,6 @@ impl Kernel {
         }
     }
 
-    /// Sets what a user's budget is measured on (`METER_*`). What was billed so far stays: thresholds are
-    /// to be set anew, from the counter as it is.
-    ///
-    /// # Panics
-    /// The slot is not one of the map's.
-    pub fn set_meter(&self, slot: UserSlot, meter: u32) {
-        // SAFETY: see `read_directory`.
-        unsafe { shared::store32(&raw mut (*self.users.at(slot.0)).meter, meter) };
-    }
-
     /// Lets a budget end at a monotonic time even when it is not used up; 0: never.
     ///
     /// # Panics

@@ -40,7 +40,13 @@ macro_rules! words {
 
 words!(AdminState { Enabled = "enabled", Disabled = "disabled", Suspended = "suspended" });
 words!(FileState { Adding = "adding", Settled = "settled", Removing = "removing" });
-words!(EntryKind { Package = "package", Rollover = "rollover", Adjustment = "adjustment", Spent = "spent" });
+words!(EntryKind {
+    Package = "package",
+    Rollover = "rollover",
+    Adjustment = "adjustment",
+    Spent = "spent",
+    Settled = "settled",
+});
 words!(ParkedStage { Leaving = "leaving", Out = "out", Returning = "returning", Back = "back" });
 
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {

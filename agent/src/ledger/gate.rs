@@ -190,11 +190,27 @@ impl Ledger {
         })
     }
 
-    /// Adds a package or an adjustment.
-    pub fn add_entry(&self, user: UserId, entry: NewEntry, asked: Asked) -> Reply<WalletEntry> {
+    /// Adds a package or an adjustment, after `settle` has booked what the running account spent.
+    pub fn add_entry(
+        &self,
+        user: UserId,
+        entry: NewEntry,
+        mut settle: Settle,
+        asked: Asked,
+    ) -> Reply<WalletEntry> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                wallet::add(transaction, user, &entry, &asked, rev)
+                wallet::add(transaction, user, &entry, &mut settle, (&asked, rev))
+            })
+        })
+    }
+
+    /// Books what the running account spent of packages; it goes on. Before its quota changes, and when
+    /// a package expires.
+    pub fn settle_account(&self, user: UserId, mut settle: Settle, at_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                wallet::settle(transaction, user, &mut settle, at_ms, rev)
             })
         })
     }

@@ -14,6 +14,7 @@ mod bucket;
 mod cache;
 mod columns;
 mod commit;
+mod entries;
 mod error;
 mod gate;
 mod idempotency;

@@ -120,7 +120,7 @@ pub struct WalletEntry {
     pub expires_ms: Option<i64>,
     /// Of `Spent`: from which package or rollover.
     pub package: Option<Uuid>,
-    /// Of everything but packages: the account that it belongs to.
+    /// Of everything but packages and adjustments: the account that it belongs to.
     pub account: Option<AccountPeriod>,
     pub actor: String,
     pub note: Option<String>,
@@ -132,10 +132,12 @@ pub enum EntryKind {
     Package,
     /// What was left of an account's quota, to be used in the next ones.
     Rollover,
-    /// More or less quota in one account.
+    /// A correction: more is a package without expiry, less is taken from what is left of packages.
     Adjustment,
-    /// What an account used of a package or rollover, booked when the account ended.
+    /// What an account used of a package, rollover or adjustment.
     Spent,
+    /// The bytes of an account that no package pays for any more (see `core::wallet`).
+    Settled,
 }
 
 /// An entry to be written. Id, user, instant and actor are the ledger's to give.
@@ -149,7 +151,8 @@ pub struct NewEntry {
     pub note: Option<String>,
 }
 
-/// What an account comes to when it ends, read in the transaction that ends it.
+/// What an account comes to when it ends (or, with `to` the same as `from`, is settled and goes on),
+/// read in the transaction that books it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closing {
     pub user: UserId,

@@ -62,20 +62,21 @@ pub(super) fn by_user(connection: &Connection) -> rusqlite::Result<HashMap<UserI
     Ok(wallets)
 }
 
-/// Adds a package or an adjustment.
+/// Adds a package or an adjustment. What the running account owes to the packages that are there is
+/// booked before, so that a new one pays for bytes that are still to come.
 pub(super) fn add(
     transaction: &Transaction<'_>,
     user: UserId,
     entry: &NewEntry,
-    asked: &Asked,
-    rev: i64,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
 ) -> Result<WalletEntry, CommitError> {
     idempotency::claim(transaction, asked)?;
-    settings::living(transaction, user)?;
+    book_running(transaction, user, settle, (asked, rev))?;
     let kind = match entry.kind {
         EntryKind::Package => "package_added",
         EntryKind::Adjustment => "quota_adjusted",
-        EntryKind::Rollover | EntryKind::Spent => {
+        EntryKind::Rollover | EntryKind::Spent | EntryKind::Settled => {
             return Err(CommitError::Refused("only the end of an account books this".to_owned()));
         }
     };
@@ -137,8 +138,9 @@ fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Resul
             EntryKind::Package => entry.bytes > 0 && entry.package.is_none() && entry.account.is_none(),
             EntryKind::Rollover => entry.bytes > 0 && entry.package.is_none() && entry.account.is_some(),
             EntryKind::Adjustment => {
-                entry.package.is_none() && entry.account.is_some() && entry.expires_ms.is_none()
+                entry.package.is_none() && entry.account.is_none() && entry.expires_ms.is_none()
             }
+            EntryKind::Settled => entry.bytes > 0 && entry.package.is_none() && entry.account.is_some(),
             EntryKind::Spent => entry.bytes < 0 && entry.package.is_some() && entry.account.is_some(),
         };
     if !sound {
@@ -156,7 +158,7 @@ fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Resul
     let left: i64 = transaction
         .prepare_cached(
             "SELECT coalesce(sum(bytes), 0) FROM wallet_entries
-             WHERE user_id = ?1 AND ((id = ?2 AND kind IN ('package', 'rollover')) OR package_id = ?2)",
+             WHERE user_id = ?1 AND ((id = ?2 AND kind IN ('package', 'rollover', 'adjustment')) OR package_id = ?2)",
         )?
         .query_row(params![id_bytes(user), package.into_bytes()], |row| row.get(0))?;
     if left + entry.bytes < 0 {
@@ -206,6 +208,28 @@ pub(super) fn reset(
     Ok(to)
 }
 
+/// Books what the running account spent of packages so far; it goes on.
+pub(super) fn settle(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    at_ms: i64,
+    rev: i64,
+) -> Result<(), CommitError> {
+    book_running(transaction, user, settle, (&Asked::new("agent", at_ms), rev))
+}
+
+fn book_running(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    by: (&Asked, i64),
+) -> Result<(), CommitError> {
+    let account = settings::living(transaction, user)?.account;
+    book(transaction, Turn { user, from: account, to: account }, settle, by)?;
+    Ok(())
+}
+
 fn close(
     transaction: &Transaction<'_>,
     turn: Turn,
@@ -213,6 +237,28 @@ fn close(
     kind: &str,
     (asked, rev): (&Asked, i64),
 ) -> Result<(), CommitError> {
+    let (used, booked) = book(transaction, turn, settle, (asked, rev))?;
+    transaction
+        .prepare_cached(
+            "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
+             WHERE id = ?1",
+        )?
+        .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
+    let Used { counted, reported } = used;
+    let data = json!({
+        "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
+        "wire": counted.wire, "reported": reported, "booked": booked,
+    });
+    Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
+}
+
+/// Writes what an account books, from all that was counted in it.
+fn book(
+    transaction: &Transaction<'_>,
+    turn: Turn,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(Used, Vec<serde_json::Value>), CommitError> {
     let user = settings::known(transaction, turn.user)?;
     let used = standing::account_usage(transaction, turn.user, turn.from)?;
     let closing = Closing {
@@ -235,18 +281,7 @@ fn close(
         let written = insert(transaction, turn.user, &entry, asked, rev)?;
         booked.push(json!({ "kind": written.kind.word(), "bytes": written.bytes }));
     }
-    transaction
-        .prepare_cached(
-            "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
-             WHERE id = ?1",
-        )?
-        .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
-    let Used { counted, reported } = used;
-    let data = json!({
-        "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
-        "wire": counted.wire, "reported": reported, "booked": booked,
-    });
-    Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
+    Ok((used, booked))
 }
 
 /// Words of columns as JSON, for tests of conservation.

@@ -20,7 +20,7 @@ use crate::{
         event::UserId,
         period::{self, Rule},
         policy,
-        wallet::{Entry, Usage, Wallet, What},
+        wallet::{Usage, Wallet, What},
     },
     daemon::{
         backend::Answerer,
@@ -29,7 +29,7 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
-    ledger::{AdminState, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord},
+    ledger::{AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord, WalletEntry},
 };
 
 fn credential(one: Credentials) -> Credential {
@@ -309,7 +309,8 @@ impl Answerer {
         let terms = policy::in_force(of.map(|policy| &policy.terms), &standing.settings.overrides);
         let zone = self.zone_of(&terms);
         let now_ms = clock::wall_ms();
-        let wallet = Wallet::of(&standing.wallet);
+        let entries: Vec<_> = standing.wallet.iter().map(WalletEntry::entry).collect();
+        let wallet = Wallet::of(&entries);
         let reported = standing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
         let usage = Usage {
             account: standing.account,
@@ -324,7 +325,7 @@ impl Answerer {
                 *left = left.saturating_sub(bytes);
             }
         }
-        let package = |entry: &Entry| {
+        let package = |entry: &crate::core::wallet::Entry| {
             let (bytes, expires_ms, origin) = match entry.what {
                 What::Package { bytes, expires_ms } => (bytes, expires_ms, PackageOrigin::Bought),
                 What::Rollover { bytes, expires_ms, .. } => (bytes, expires_ms, PackageOrigin::Rollover),
@@ -341,7 +342,7 @@ impl Answerer {
                 note: entry.note.clone(),
             })
         };
-        let packages: Vec<Package> = standing.wallet.iter().filter_map(package).collect();
+        let packages: Vec<Package> = entries.iter().filter_map(package).collect();
         Ok((packages, wallet.running(usage, now_ms).remaining))
     }
 
@@ -358,11 +359,11 @@ impl Answerer {
         self.flush().await?;
         let expires_ms = new.expires_at.map(|time| time.instant.as_millisecond());
         let what = What::Package { bytes: new.bytes, expires_ms };
-        let added = self.ledger.add_entry(record.id, (what, new.note).into(), self.settle(), asked(&envelope));
+        let added = self.ledger.add_entry(record.id, NewEntry::of(what, new.note), self.settle(), asked(&envelope));
         let entry = added.await.map_err(refused)?;
         self.take_over(self.living(name).await?).await?;
         let (packages, remaining_bytes) = self.packages_of(&record).await?;
-        let id = entry.id.0.to_string();
+        let id = entry.id.to_string();
         let package = packages.into_iter().find(|package| package.id == id);
         let package = package.ok_or_else(|| ApiError::internal("the package went away meanwhile"))?;
         let user = name.to_owned();

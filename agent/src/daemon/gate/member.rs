@@ -11,7 +11,7 @@ use crate::{
         terms::Terms,
         wallet::{Usage, Wallet},
     },
-    ledger::{self, AdminState, PolicyRecord, Standing},
+    ledger::{self, AdminState, PolicyRecord, Standing, WalletEntry},
 };
 
 /// What the kernel is to hold for a user.
@@ -71,7 +71,7 @@ impl Member {
         Member {
             period_base: base(&standing.used),
             total_base: base(&standing.total),
-            wallet: Wallet::of(&standing.wallet),
+            wallet: Wallet::of(&standing.wallet.iter().map(WalletEntry::entry).collect::<Vec<_>>()),
             zone: zone.unwrap_or_else(|| billing_zone.clone()),
             policy_known: policy.is_some(),
             sharing: old.as_ref().and_then(|old| old.sharing),

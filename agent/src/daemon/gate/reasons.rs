@@ -15,9 +15,9 @@ use crate::{
     core::{
         period::{self, Rule},
         policy::{self, Reason, State},
-        wallet::{Usage, Wallet},
+        wallet::{Usage, Wallet, What},
     },
-    ledger::{Closing, Settle, StateChange},
+    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry},
 };
 
 /// Why the user is in its state, as the API says it. `None`: nothing limits it.
@@ -118,24 +118,32 @@ pub fn warning(member: &Member, percent: u16, counted: u64, now_ms: i64) -> Warn
 }
 
 /// What an account books when it ends: what packages paid of it, and what is left for the next one
-/// where the policy says so.
-pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, now_ms: i64) -> Settle {
+/// where the policy says so. One that goes on books what packages paid so far.
+/// `until_ms`: the last instant at which the usage may have happened.
+pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settle {
     Box::new(move |closing: &Closing| {
         let terms = policy::in_force(Some(&closing.terms), &closing.overrides);
         let zone = terms.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(|| billing_zone.clone());
-        let wallet = Wallet::of(&closing.wallet);
+        let wallet = Wallet::of(&closing.wallet.iter().map(WalletEntry::entry).collect::<Vec<_>>());
         let reported = closing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
         let usage = Usage {
             account: closing.from,
             used: of_meter(&closing.used.counted).saturating_add(reported),
             quota: terms.quota_bytes,
         };
-        let mut entries = wallet.spendings(usage, now_ms);
-        let turn = period::turn(closing.from, Rule::of(&terms, closing.created_ms), now_ms, &zone);
-        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == closing.to) {
-            entries.extend(wallet.rollover(usage, &turn, now_ms));
+        if closing.from == closing.to {
+            return written(wallet.settle(usage, until_ms));
         }
-        entries
+        let mut entries = wallet.spendings(usage, until_ms);
+        let turn = period::turn(closing.from, Rule::of(&terms, closing.created_ms), until_ms, &zone);
+        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == closing.to) {
+            entries.extend(wallet.rollover(usage, &turn, until_ms));
+        }
+        written(entries)
     })
+}
+
+fn written(entries: Vec<What>) -> Vec<NewEntry> {
+    entries.into_iter().map(|what| NewEntry::of(what, None)).collect()
 }

@@ -54,30 +54,29 @@ CREATE TABLE wallet_entries (
     id                  BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
     user_id             BLOB    NOT NULL REFERENCES users (id),
     at_ms               INTEGER NOT NULL,
-    kind                TEXT    NOT NULL CHECK (kind IN ('package', 'rollover', 'adjustment', 'spent')),
-    -- What the entry adds to the user's rights; negative for what is spent.
+    kind                TEXT    NOT NULL CHECK (kind IN ('package', 'rollover', 'adjustment', 'spent', 'settled')),
+    -- What the entry adds to the user's rights; negative for what is spent. Of `settled`: the bytes of
+    -- the account that no package pays for any more.
     bytes               INTEGER NOT NULL,
     expires_ms          INTEGER,
     -- Of `spent`: from which package or rollover.
     package_id          BLOB    REFERENCES wallet_entries (id),
-    -- Of `spent`, `rollover` and `adjustment`: the account that it belongs to.
+    -- Of `spent`, `rollover` and `settled`: the account that it belongs to.
     account_start_ms    INTEGER,
     account_generation  INTEGER,
     actor               TEXT    NOT NULL,
     note                TEXT,
     rev                 INTEGER NOT NULL,
     CHECK ((kind = 'spent') = (package_id IS NOT NULL)),
-    CHECK (kind NOT IN ('package', 'rollover') OR bytes > 0),
+    CHECK (kind NOT IN ('package', 'rollover', 'settled') OR bytes > 0),
     CHECK (kind <> 'spent' OR bytes < 0),
-    CHECK (kind = 'package' OR account_start_ms IS NOT NULL),
+    CHECK ((kind IN ('package', 'adjustment')) = (account_start_ms IS NULL)),
     CHECK ((account_start_ms IS NULL) = (account_generation IS NULL))
 ) STRICT;
 
 CREATE INDEX wallet_entries_by_user ON wallet_entries (user_id, no);
 
--- What an account spent of a package, and what it leaves to the next one, is booked once.
-CREATE UNIQUE INDEX wallet_spent_once ON wallet_entries
-    (package_id, account_start_ms, account_generation) WHERE kind = 'spent';
+-- What an account leaves to the next one is booked once.
 CREATE UNIQUE INDEX wallet_rolled_over_once ON wallet_entries
     (user_id, account_start_ms, account_generation) WHERE kind = 'rollover';
 
