@@ -264,6 +264,14 @@ fn one_after_the_other_or_without_traffic_is_no_sharing() {
     }
     assert_eq!(world.told, [], "one client with many addresses");
     let mut world = sharing_world(3, 300);
+    for flow in 1..=5 {
+        world.open(flow, &format!("203.0.{flow}.9"));
+    }
+    world.seconds(100, &[1, 2, 3]);
+    world.second(&[1, 2, 3, 4]);
+    world.seconds(100, &[1, 2, 4]);
+    assert_eq!(world.told, [], "three clients, of which one has moved");
+    let mut world = sharing_world(3, 300);
     for flow in 1..=6 {
         world.open(flow, &format!("203.0.{flow}.9"));
     }
