@@ -27,13 +27,13 @@ pub struct Terms {
     pub speed_up: Option<u64>,
     pub speed_down: Option<u64>,
     pub max_flows: Option<u32>,
-    /// Distinct client addresses within `window_s` (IPv6 by /64).
+    /// Distinct client addresses in use at the same time (IPv6 by /64); see `core::crowd`.
     pub max_addresses: Option<u32>,
     /// Who stays when there are more addresses or flows than allowed.
     pub wins: Wins,
     /// What happens at which share of the period's quota; by rising percentage. Empty means: cut at 100.
     pub over_quota: Vec<Step>,
-    /// Percentages of the quota at which people are warned, once per period.
+    /// Percentages of the period's quota at which people are warned, once per account.
     pub warn_percents: Vec<u16>,
     /// What is left of the period's quota becomes a package for the next period.
     pub rollover: bool,
@@ -104,7 +104,8 @@ pub enum Then {
 /// When many networks use one account at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sharing {
-    /// More distinct networks than this within the window are suspicious.
+    /// More distinct addresses (IPv6 by /64) than this with traffic at the same time, within the window,
+    /// are suspicious; 0 is off.
     pub networks: u32,
     pub window_s: u32,
     pub action: SharingAction,

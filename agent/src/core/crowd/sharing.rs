@@ -9,6 +9,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Effect, network, person::Place};
 use crate::core::{event::UserId, terms::Sharing};
 
@@ -24,8 +26,8 @@ pub const EVIDENCE_MAX: usize = 16;
 const SLOTS: u32 = 60;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Why somebody is suspected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why somebody is suspected. Kept in the ledger as JSON: fields may be added, never renamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// 0–100: 40, and 10 for each address more than one too many (up to 30), up to 20 for the share of
     /// the window, and 10 if the addresses of the peak could lie in as many networks (/24, /48).
@@ -43,7 +45,7 @@ pub struct Evidence {
 }
 
 /// An address with real traffic in the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenAddress {
     /// IPv6: the /64.
     pub address: IpAddr,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::terms::{PeriodKind, Terms};
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 /// One billing account of a user: usage is tagged with the one in force when it is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -206,7 +206,13 @@ fn windows_tile_the_time_line_in_every_zone() {
         zones += 1;
         for _ in 0..cases {
             let (rule, at, off) = strategy.new_tree(&mut runner).expect("a case").current();
-            for at_ms in [at, near_a_change(&zone, at, off), near_a_change(&zone, at, off % 7_200_000)] {
+            let days = Rule { kind: PeriodKind::Day, ..rule };
+            let around = [
+                (rule, at),
+                (rule, near_a_change(&zone, at, off)),
+                (days, near_a_change(&zone, at, off % 3_600_000)),
+            ];
+            for (rule, at_ms) in around {
                 let tiles = std::panic::catch_unwind(|| assert_tiles(rule, at_ms, &zone));
                 assert!(tiles.is_ok(), "{name}: {rule:?} at {at_ms}");
             }

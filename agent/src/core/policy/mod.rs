@@ -54,15 +54,16 @@ impl State {
 }
 
 /// What people decided about a user, not what usage or time did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Admin {
     #[default]
     Enabled,
     /// Stays until an admin enables the user.
-    Disabled { since_ms: i64 },
+    Disabled { since_ms: i64, who: String },
     /// For sharing the account; until an admin enables the user, or until an instant.
-    Suspended { since_ms: i64, until_ms: Option<i64>, addresses: u32 },
+    /// With what was seen: so many addresses within so many seconds.
+    Suspended { since_ms: i64, until_ms: Option<i64>, addresses: u32, window_s: u32 },
 }
 
 /// Billed bytes: both directions of the configured meter.
@@ -97,7 +98,7 @@ pub struct Standing<'a> {
     pub terms: &'a Terms,
     /// `false`: the user's policy does not exist (any more).
     pub policy_known: bool,
-    pub admin: Admin,
+    pub admin: &'a Admin,
     pub created_ms: i64,
     /// `None`: nothing was used since the user was made or since the validity was given.
     pub first_use_ms: Option<i64>,
@@ -129,8 +130,8 @@ pub enum Cause {
 }
 
 /// Why a user is in a state, with the figures. Instants are UTC milliseconds, rates bytes per second.
-/// `daemon::reason` adds the zone and makes `boxmeter_web::reason::Reason` of it, which makes sentences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The daemon makes the API's reason of it, with offsets and the zone; that one makes the sentences.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     Active,
     /// Active, because the policy does not exist.
@@ -166,6 +167,7 @@ pub enum Reason {
     SharingThrottle {
         since_ms: i64,
         addresses: u32,
+        window_s: u32,
         rate: u64,
     },
     Expired {
@@ -179,10 +181,12 @@ pub enum Reason {
     },
     Disabled {
         since_ms: i64,
+        who: String,
     },
     Suspended {
         since_ms: i64,
         addresses: u32,
+        window_s: u32,
         until_ms: Option<i64>,
     },
 }
@@ -297,7 +301,7 @@ impl<'a> Judge<'a> {
     /// The first rule that applies.
     fn cause(&self, outcome: Outcome) -> (State, Cause) {
         let Standing { terms, admin, used, now_ms, .. } = *self.standing;
-        match admin {
+        match *admin {
             Admin::Disabled { .. } => return (State::Disabled, Cause::Admin),
             Admin::Suspended { until_ms, .. } if until_ms.is_none_or(|until| now_ms < until) => {
                 return (State::Suspended, Cause::Sharing);
@@ -340,11 +344,13 @@ impl<'a> Judge<'a> {
         let quota = terms.quota_bytes.unwrap_or(u64::MAX);
         let (used_of_quota, paid, back_ms) = (self.running.base, self.running.paid, self.period_end_ms);
         match (cause, admin, outcome) {
-            (Cause::Admin, Admin::Disabled { since_ms }, _) => Reason::Disabled { since_ms },
-            (Cause::Sharing, Admin::Suspended { since_ms, until_ms, addresses }, _)
+            (Cause::Admin, Admin::Disabled { since_ms, who }, _) => {
+                Reason::Disabled { since_ms: *since_ms, who: who.clone() }
+            }
+            (Cause::Sharing, &Admin::Suspended { since_ms, until_ms, addresses, window_s }, _)
                 if state == State::Suspended =>
             {
-                Reason::Suspended { since_ms, addresses, until_ms }
+                Reason::Suspended { since_ms, addresses, window_s, until_ms }
             }
             (Cause::Expiry, ..) => self.expired(),
             (Cause::TotalQuota, ..) => {
@@ -365,7 +371,8 @@ impl<'a> Judge<'a> {
     fn at_full_quota(&self) -> Reason {
         let Standing { terms, sharing, policy_known, .. } = *self.standing;
         if let (Some(now), Some(rate)) = (sharing, self.sharing_rate()) {
-            return Reason::SharingThrottle { since_ms: now.since_ms, addresses: now.addresses, rate };
+            let SharingNow { since_ms, addresses } = now;
+            return Reason::SharingThrottle { since_ms, addresses, window_s: terms.sharing.window_s, rate };
         }
         match terms.valid_days.filter(|_| self.waits()) {
             Some(valid_days) => Reason::FirstUse { valid_days },
@@ -421,7 +428,7 @@ impl<'a> Judge<'a> {
             return Some(now_ms);
         }
         let suspended_until = match admin {
-            Admin::Suspended { until_ms, .. } => until_ms,
+            Admin::Suspended { until_ms, .. } => *until_ms,
             _ => None,
         };
         let expiry = self.expiry.map(|expiry| expiry.at_ms);

@@ -55,7 +55,7 @@ impl Case {
         Standing {
             terms: &self.terms,
             policy_known: self.policy_known,
-            admin: self.admin,
+            admin: &self.admin,
             created_ms: self.account.start_ms,
             first_use_ms: self.first_use_ms,
             expires_ms: self.expires_ms,
@@ -129,23 +129,26 @@ fn the_quota_is_cut_at_the_byte_and_comes_back_at_the_turn() {
 fn what_people_decided_comes_first_and_no_turn_lifts_it() {
     let mut case = case(quota(100, &[]));
     case.used = Used { period: 100, total: 100 };
-    case.admin = Admin::Disabled { since_ms: 7 };
+    case.admin = Admin::Disabled { since_ms: 7, who: "root".into() };
     let decision = case.decide();
-    assert_eq!((decision.state, decision.reason), (State::Disabled, Reason::Disabled { since_ms: 7 }));
+    assert_eq!(
+        (decision.state, decision.reason),
+        (State::Disabled, Reason::Disabled { since_ms: 7, who: "root".into() })
+    );
     assert_eq!((decision.allowance, decision.cut_in), (Some(0), Some(0)));
     case.account.start_ms = ms("2026-12-01T00:00[Asia/Shanghai]");
     case.now_ms = case.account.start_ms;
     case.used.period = 0;
     assert_eq!(case.decide().state, State::Disabled);
     let until = case.now_ms + 1000;
-    case.admin = Admin::Suspended { since_ms: 9, until_ms: Some(until), addresses: 5 };
+    case.admin = Admin::Suspended { since_ms: 9, until_ms: Some(until), addresses: 5, window_s: 300 };
     let decision = case.decide();
-    let reason = Reason::Suspended { since_ms: 9, addresses: 5, until_ms: Some(until) };
+    let reason = Reason::Suspended { since_ms: 9, addresses: 5, window_s: 300, until_ms: Some(until) };
     assert_eq!((decision.state, decision.reason), (State::Suspended, reason));
     assert_eq!(decision.look_again_ms, Some(until));
     case.now_ms = until;
     assert_eq!(case.decide().state, State::Active);
-    case.admin = Admin::Suspended { since_ms: 9, until_ms: None, addresses: 5 };
+    case.admin = Admin::Suspended { since_ms: 9, until_ms: None, addresses: 5, window_s: 300 };
     assert_eq!(case.decide().state, State::Suspended);
 }
 
@@ -166,7 +169,7 @@ fn the_ladder_and_packages_are_as_the_table_says() {
             (129, State::Active, None),
             (130, State::Throttled, Some(1000)),
             (149, State::Throttled, Some(1000)),
-            (150, State::Limited, Some(1000)),
+            (150, State::Limited, None),
         ],
     );
     let decision = case.at(0);
@@ -285,7 +288,10 @@ fn sharing_slows_only_where_it_is_asked_to() {
     case.terms.sharing.action = SharingAction::Throttle(7);
     let decision = case.decide();
     assert_eq!((decision.state, decision.rates), (State::Throttled, [Some(7); 2]));
-    assert_eq!(decision.reason, Reason::SharingThrottle { since_ms: 3, addresses: 5, rate: 7 });
+    assert_eq!(
+        decision.reason,
+        Reason::SharingThrottle { since_ms: 3, addresses: 5, window_s: 300, rate: 7 }
+    );
     assert_eq!(decision.allowance, None);
 }
 
@@ -337,7 +343,8 @@ proptest! {
         terms in terms(), packages in proptest::collection::vec(0_u64..60, 0..3), settled in 0_u64..200,
         from in 0_u64..200,
     ) {
-        let mut case = case(terms);
+        let mut case = case(Terms { period: PeriodKind::Never, ..terms });
+        case.zone = TimeZone::UTC;
         let settled = settled.min(from);
         if settled % 2 == 1 {
             case.add(99, What::Settled { base: settled, account: case.account });
