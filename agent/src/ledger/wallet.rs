@@ -62,28 +62,66 @@ pub(super) fn by_user(connection: &Connection) -> rusqlite::Result<HashMap<UserI
     Ok(wallets)
 }
 
-/// Adds a package or an adjustment.
+/// Adds a package or an adjustment. Before that, what the account took of packages so far is booked:
+/// what is new pays for bytes that are still to come.
 pub(super) fn add(
     transaction: &Transaction<'_>,
     user: UserId,
     entry: &NewEntry,
-    asked: &Asked,
-    rev: i64,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
 ) -> Result<WalletEntry, CommitError> {
     idempotency::claim(transaction, asked)?;
-    settings::living(transaction, user)?;
+    let account = settings::living(transaction, user)?.account;
     let kind = match entry.kind {
         EntryKind::Package => "package_added",
         EntryKind::Adjustment => "quota_adjusted",
-        EntryKind::Rollover | EntryKind::Spent => {
-            return Err(CommitError::Refused("only the end of an account books this".to_owned()));
+        EntryKind::Rollover | EntryKind::Spent | EntryKind::Settled => {
+            return Err(CommitError::Refused("only an account that is settled books this".to_owned()));
         }
     };
+    book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
     let written = insert(transaction, user, entry, asked, rev)?;
     let data =
         json!({ "entry": written.id.to_string(), "bytes": entry.bytes, "expires_ms": entry.expires_ms });
     asked.event(transaction, kind, Some(user), data, rev)?;
     Ok(written)
+}
+
+/// What follows from a rule is the agent's doing, whoever set it off.
+fn by_rule(asked: &Asked) -> Asked {
+    Asked::new("agent", asked.at_ms)
+}
+
+/// Books what the account in force took of packages, of a user who ever had any.
+pub(super) fn settle_if_used(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(), CommitError> {
+    let account = settings::living(transaction, user)?.account;
+    if !of_user(transaction, user)?.is_empty() {
+        book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
+    }
+    Ok(())
+}
+
+/// Books for accounts that go on: a package expires. A user who is gone is left alone.
+pub(super) fn settle_all(
+    transaction: &Transaction<'_>,
+    users: &[UserId],
+    settle: &mut Settle,
+    at_ms: i64,
+    rev: i64,
+) -> Result<(), CommitError> {
+    for user in users {
+        match settle_if_used(transaction, *user, settle, (&Asked::new("agent", at_ms), rev)) {
+            Ok(()) | Err(CommitError::Refusal(Refusal::NoSuchUser)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn insert(
@@ -135,9 +173,11 @@ fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Resul
         && entry.bytes.unsigned_abs() <= COUNTER_MAX.unsigned_abs()
         && match entry.kind {
             EntryKind::Package => entry.bytes > 0 && entry.package.is_none() && entry.account.is_none(),
-            EntryKind::Rollover => entry.bytes > 0 && entry.package.is_none() && entry.account.is_some(),
+            EntryKind::Rollover | EntryKind::Settled => {
+                entry.bytes > 0 && entry.package.is_none() && entry.account.is_some()
+            }
             EntryKind::Adjustment => {
-                entry.package.is_none() && entry.account.is_some() && entry.expires_ms.is_none()
+                entry.package.is_none() && entry.account.is_none() && entry.expires_ms.is_none()
             }
             EntryKind::Spent => entry.bytes < 0 && entry.package.is_some() && entry.account.is_some(),
         };
@@ -156,7 +196,7 @@ fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Resul
     let left: i64 = transaction
         .prepare_cached(
             "SELECT coalesce(sum(bytes), 0) FROM wallet_entries
-             WHERE user_id = ?1 AND ((id = ?2 AND kind IN ('package', 'rollover')) OR package_id = ?2)",
+             WHERE user_id = ?1 AND ((id = ?2 AND kind IN ('package', 'rollover', 'adjustment')) OR package_id = ?2)",
         )?
         .query_row(params![id_bytes(user), package.into_bytes()], |row| row.get(0))?;
     if left + entry.bytes < 0 {
@@ -206,6 +246,38 @@ pub(super) fn reset(
     Ok(to)
 }
 
+/// Asks what is to be booked, and books it.
+fn book(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    (account, next): (AccountPeriod, Option<AccountPeriod>),
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(Used, Vec<WalletEntry>), CommitError> {
+    let record = settings::known(transaction, user)?;
+    let used = standing::account_usage(transaction, user, account)?;
+    let closing = Closing {
+        user,
+        name: record.name,
+        created_ms: record.created_ms,
+        account,
+        next,
+        policy: record.settings.policy,
+        terms: policies::known(transaction, record.settings.policy)?.terms,
+        overrides: record.settings.overrides,
+        used,
+        wallet: of_user(transaction, user)?,
+    };
+    let mut booked = Vec::new();
+    for entry in settle(&closing) {
+        if matches!(entry.kind, EntryKind::Package | EntryKind::Adjustment) {
+            return Err(CommitError::Refused("settling an account gives nothing away".to_owned()));
+        }
+        booked.push(insert(transaction, user, &entry, asked, rev)?);
+    }
+    Ok((used, booked))
+}
+
 fn close(
     transaction: &Transaction<'_>,
     turn: Turn,
@@ -213,34 +285,16 @@ fn close(
     kind: &str,
     (asked, rev): (&Asked, i64),
 ) -> Result<(), CommitError> {
-    let user = settings::known(transaction, turn.user)?;
-    let used = standing::account_usage(transaction, turn.user, turn.from)?;
-    let closing = Closing {
-        user: user.id,
-        name: user.name,
-        created_ms: user.created_ms,
-        from: turn.from,
-        to: turn.to,
-        policy: user.settings.policy,
-        terms: policies::known(transaction, user.settings.policy)?.terms,
-        overrides: user.settings.overrides,
-        used,
-        wallet: of_user(transaction, turn.user)?,
-    };
-    let mut booked = Vec::new();
-    for entry in settle(&closing) {
-        if matches!(entry.kind, EntryKind::Package | EntryKind::Adjustment) {
-            return Err(CommitError::Refused("the end of an account gives nothing away".to_owned()));
-        }
-        let written = insert(transaction, turn.user, &entry, asked, rev)?;
-        booked.push(json!({ "kind": written.kind.word(), "bytes": written.bytes }));
-    }
+    let accounts = (turn.from, Some(turn.to));
+    let (used, booked) = book(transaction, turn.user, accounts, settle, (&by_rule(asked), rev))?;
     transaction
         .prepare_cached(
             "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
              WHERE id = ?1",
         )?
         .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
+    let booked: Vec<_> =
+        booked.iter().map(|entry| json!({ "kind": entry.kind.word(), "bytes": entry.bytes })).collect();
     let Used { counted, reported } = used;
     let data = json!({
         "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
@@ -249,7 +303,7 @@ fn close(
     Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
 }
 
-/// Words of columns as JSON, for tests of conservation.
+/// Bytes by kind, for tests of conservation.
 #[cfg(test)]
 pub(super) fn sums(connection: &Connection) -> Vec<(String, i64)> {
     let mut statement = connection
