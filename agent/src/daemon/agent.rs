@@ -20,6 +20,8 @@ use tokio::{
 
 use super::{
     commits::Commits,
+    gate::Gate,
+    hands::Hands,
     meter::Meter,
     people,
     proxy::{Changes, News, Proxy, Synced},
@@ -47,6 +49,8 @@ type Flushed = oneshot::Sender<Result<(), String>>;
 
 pub struct Agent {
     pub meter: Meter,
+    pub gate: Gate,
+    pub hands: Hands,
     pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxy: Proxy,
@@ -77,6 +81,10 @@ impl Agent {
         if let Some(synced) = self.proxy.first_synced().await {
             self.applied(synced);
         }
+        // Before anything else happens everybody is held to what the ledger says.
+        self.gate.ask_everybody();
+        let news = self.gate.next().await;
+        self.gate_news(news)?;
         self.on_tick()?;
         Ok(())
     }
@@ -128,14 +136,16 @@ impl Agent {
                     self.kernel_news()
                 }
                 news = self.proxy.next() => self.proxy_news(news),
+                news = self.gate.next() => self.gate_news(news),
+                news = self.hands.next() => {
+                    self.hands_news(news);
+                    Ok(())
+                }
                 done = self.commits.done() => {
                     self.committed(done);
                     Ok(())
                 }
-                Some(question) = questions.recv() => {
-                    self.question(question);
-                    Ok(())
-                }
+                Some(question) = questions.recv() => self.question(question),
                 _ = ticks.tick() => self.on_tick(),
                 _ = looks.tick() => {
                     let changes = self.proxy.look();
@@ -144,7 +154,7 @@ impl Agent {
                 }
                 () = &mut end => return Ok(()),
             };
-            if let Err(error) = done {
+            if let Err(error) = done.and_then(|()| self.steer()) {
                 self.refused(error)?;
             }
         }
@@ -174,13 +184,11 @@ impl Agent {
 
     fn kernel_news(&mut self) -> Result<(), KernelError> {
         for event in self.meter.kernel_events(self.news.get_mut())? {
-            let (kind, slot) = match event {
-                KernelEvent::Warned { user, .. } => ("quota_warned", user),
-                KernelEvent::Cut { user, .. } => ("quota_cut", user),
-                KernelEvent::Opened(_) | KernelEvent::Closed { .. } => continue,
-            };
-            let user = self.meter.accounts.user_in(UserSlot(slot.0));
-            self.event(kind, user, serde_json::json!({}));
+            if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
+                && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
+            {
+                self.gate.touch(user);
+            }
         }
         Ok(())
     }
@@ -218,7 +226,7 @@ impl Agent {
         self.meter.source_event(event);
     }
 
-    fn question(&mut self, question: Question) {
+    fn question(&mut self, question: Question) -> Result<(), KernelError> {
         match question {
             Question::Flush(answer) => {
                 self.flush_waiting.push(answer);
@@ -233,7 +241,20 @@ impl Agent {
             Question::Kernel(answer) => {
                 let _ = answer.send(self.kernel_status());
             }
+            Question::UserChanged(now, done) => {
+                self.user_changed(*now)?;
+                let _ = done.send(());
+            }
+            Question::Everybody(policies, standings, done) => {
+                self.everybody_changed(policies, standings)?;
+                let _ = done.send(());
+            }
+            Question::Tighten(user, tighter, done) => {
+                self.tighten(user, &tighter);
+                let _ = done.send(());
+            }
         }
+        Ok(())
     }
 
     fn kernel_status(&self) -> KernelStatus {
@@ -257,6 +278,7 @@ impl Agent {
         self.kernel_news()?;
         let tick = self.meter.tick()?;
         self.refusals = 0;
+        self.gate.seen(&tick.rows, clock::now());
         self.commits.take(tick);
         self.start_commit();
         self.publish();
@@ -326,7 +348,12 @@ impl Agent {
         }
         self.meter.publisher.set_counter("events_dropped", self.totals.events_dropped);
         let snapshot = self.meter.publisher.publish(&self.meter.attributor, &self.meter.accounts, now);
+        for (name, value) in self.gate.limits.counters().named() {
+            self.meter.publisher.set_counter(name, value);
+        }
         self.directory.source = self.proxy.kind();
+        self.directory.gate = self.gate.rows();
+        self.directory.enforcement = self.hands.status();
         let picture = self.totals.picture(snapshot, &self.directory, &self.meter.accounts);
         self.pictures.send_replace(Arc::new(picture));
     }
@@ -374,6 +401,8 @@ impl Agent {
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
                 self.meter.publisher.restore("configuration");
+                self.hands.look(self.proxy.target());
+                self.gate.ask_everybody();
             }
             Err(error) => self.not_applied(&error),
         }

@@ -6,14 +6,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use boxmeter_web::api::types::{InboundStatus, KernelStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
-use super::meter::ListedFlow;
+use super::{gate::GateRow, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
         event::{Counters, InboundIndex, UserId},
         snapshot::Snapshot,
     },
     kernel::Audit,
-    ledger::{InboundRecord, UserRecord},
+    ledger::{InboundRecord, PolicyRecord, SettingsChange, Standing, UserRecord},
 };
 
 /// Questions that wait for the agent's task. More are answered with "busy".
@@ -29,6 +29,27 @@ pub enum Question {
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
+    /// The ledger has a user changed: answered when the kernel holds what follows.
+    UserChanged(Box<UserNow>, oneshot::Sender<()>),
+    /// As `UserChanged`, of everybody: after a change of policies.
+    Everybody(Vec<PolicyRecord>, Vec<Standing>, oneshot::Sender<()>),
+    /// A change is about to be made that may lower a limit: the kernel holds it from the answer on.
+    Tighten(UserId, Box<Tighter>, oneshot::Sender<()>),
+}
+
+/// A user as the ledger has it after a change.
+pub struct UserNow {
+    pub record: UserRecord,
+    /// `None`: it is gone.
+    pub standing: Option<Standing>,
+}
+
+/// What is about to become of a user.
+#[derive(Clone, Debug)]
+pub enum Tighter {
+    Settings(SettingsChange),
+    /// Disabled or deleted.
+    Out,
 }
 
 /// Everything that readers need and that changes slowly; replaced as a whole.
@@ -42,6 +63,9 @@ pub struct Directory {
     pub singbox: SingboxStatus,
     pub source: Option<SourceKind>,
     pub source_connected: bool,
+    /// What was decided about each user.
+    pub gate: Arc<BTreeMap<UserId, GateRow>>,
+    pub enforcement: HandsStatus,
     pub committed_ms: Option<i64>,
     pub rev: i64,
 }

@@ -40,19 +40,17 @@ macro_rules! words {
 
 words!(AdminState { Enabled = "enabled", Disabled = "disabled", Suspended = "suspended" });
 words!(FileState { Adding = "adding", Settled = "settled", Removing = "removing" });
-words!(EntryKind {
-    Package = "package",
-    Rollover = "rollover",
-    Adjustment = "adjustment",
-    Spent = "spent",
-    Settled = "settled",
-});
+words!(EntryKind { Package = "package", Rollover = "rollover", Adjustment = "adjustment", Spent = "spent", Settled = "settled" });
 words!(ParkedStage { Leaving = "leaving", Out = "out", Returning = "returning", Back = "back" });
 
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
     let text = row.get_ref(index)?.as_str()?;
     serde_json::from_str(text)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error)))
+}
+
+pub(super) fn json_or_null<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<T>> {
+    if row.get_ref(index)? == ValueRef::Null { Ok(None) } else { json(row, index).map(Some) }
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> Result<String, CommitError> {

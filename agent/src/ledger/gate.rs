@@ -12,8 +12,9 @@ use super::{
     model::{AccountPeriod, UserRecord},
     parking, people, policies,
     records::{
-        AdminState, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedStage, PolicyRecord,
-        Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn, WalletEntry,
+        AdminChange, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
+        PolicyRecord, Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn,
+        WalletEntry,
     },
     reported::{self, ImportedBytes},
     settings, standing, wallet,
@@ -55,17 +56,19 @@ impl Ledger {
     }
 
     /// Changes settings; with `if_rev` only if nobody else did since that `settings_rev`
-    /// ([`Refusal::UserChanged`] has what is there now).
+    /// ([`Refusal::UserChanged`] has what is there now). Where the quota may change, what packages paid
+    /// so far is booked before.
     pub fn change_user(
         &self,
         user: UserId,
         change: SettingsChange,
         if_rev: Option<i64>,
+        mut settle: Settle,
         asked: Asked,
     ) -> Reply<UserRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                settings::change(transaction, user, &change, if_rev, (&asked, rev))
+                settings::change(transaction, user, &change, (if_rev, &mut settle), (&asked, rev))
             })
         })
     }
@@ -74,14 +77,13 @@ impl Ledger {
     pub fn set_admin_state(
         &self,
         user: UserId,
-        to: AdminState,
-        why: Option<String>,
+        change: AdminChange,
         if_rev: Option<i64>,
         asked: Asked,
     ) -> Reply<UserRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                settings::set_admin(transaction, user, (to, why.as_deref()), if_rev, (&asked, rev))
+                settings::set_admin(transaction, user, &change, if_rev, (&asked, rev))
             })
         })
     }
@@ -190,7 +192,7 @@ impl Ledger {
         })
     }
 
-    /// Adds a package or an adjustment, after `settle` has booked what the running account spent.
+    /// Adds a package or an adjustment, after what the account took of packages so far was booked.
     pub fn add_entry(
         &self,
         user: UserId,
@@ -205,12 +207,11 @@ impl Ledger {
         })
     }
 
-    /// Books what the running account spent of packages; it goes on. Before its quota changes, and when
-    /// a package expires.
-    pub fn settle_account(&self, user: UserId, mut settle: Settle, at_ms: i64) -> Reply<()> {
+    /// Books what running accounts took of packages: one of theirs expires.
+    pub fn settle(&self, users: Vec<UserId>, mut settle: Settle, at_ms: i64) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                wallet::settle(transaction, user, &mut settle, at_ms, rev)
+                wallet::settle_all(transaction, &users, &mut settle, at_ms, rev)
             })
         })
     }
@@ -260,19 +261,21 @@ impl Ledger {
         })
     }
 
-    /// A new name, new terms, or both; the id and its users stay.
+    /// A new name, new terms, or both; the id and its users stay. Under the old terms, what packages of
+    /// its users paid so far is booked before.
     pub fn change_policy(
         &self,
         policy: PolicyId,
         name: Option<String>,
         terms: Option<Terms>,
         if_rev: Option<i64>,
+        mut settle: Settle,
         asked: Asked,
     ) -> Reply<PolicyRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
                 let (name, terms) = (name.as_deref(), terms.as_ref());
-                policies::change(transaction, policy, name, terms, if_rev, (&asked, rev))
+                policies::change(transaction, policy, name, terms, (if_rev, &mut settle), (&asked, rev))
             })
         })
     }
@@ -309,7 +312,7 @@ impl Ledger {
 
     /// Notes how far an edit of the file is: `Out` after it was written without the entries,
     /// `Returning` before it is written with them.
-    pub fn set_parked(&self, entries: Vec<(UserId, Arc<str>)>, stage: ParkedStage) -> Reply<()> {
+    pub fn set_parked(&self, entries: Vec<ParkedKey>, stage: ParkedStage) -> Reply<()> {
         self.send(move |writer| {
             writer
                 .change(Stale::Revision, |transaction, rev| parking::stage(transaction, &entries, stage, rev))
@@ -317,10 +320,10 @@ impl Ledger {
     }
 
     /// Forgets entries that are in the file again.
-    pub fn unpark(&self, entries: Vec<(UserId, Arc<str>)>) -> Reply<()> {
+    pub fn unpark(&self, entries: Vec<ParkedKey>) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, _| {
-                entries.iter().try_for_each(|(user, tag)| Ok(parking::remove(transaction, *user, tag)?))
+                entries.iter().try_for_each(|key| Ok(parking::remove(transaction, key)?))
             })
         })
     }

@@ -50,9 +50,9 @@ pub use model::{
 pub use open::Check;
 pub use reader::Reader;
 pub use records::{
-    AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry, NewUser, ParkedEntry,
-    ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings, SettingsChange, Settle, Standing,
-    StateChange, StoredAnswer, Turn, Used, WalletEntry,
+    AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,
+    NewUser, ParkedEntry, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings, SettingsChange, Settle,
+    Standing, StateChange, StoredAnswer, Turn, Used, WalletEntry,
 };
 pub use reported::ImportedBytes;
 pub use retention::Retention;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use super::records::{AdminState, FileState, Settings};
+use super::records::{AdminRecord, FileState, Settings, StateRecord};
 use crate::core::event::{Counters, Now, UserId};
 pub use crate::core::period::AccountPeriod;
 
@@ -170,15 +170,10 @@ pub struct UserRecord {
     /// The policy's name.
     pub policy: String,
     pub settings: Settings,
-    pub admin: AdminState,
-    pub admin_since_ms: i64,
-    pub admin_actor: String,
-    pub admin_why: Option<String>,
+    pub admin: AdminRecord,
     pub account: AccountPeriod,
     pub first_use_ms: Option<i64>,
-    /// As last decided.
-    pub state: String,
-    pub state_since_ms: i64,
+    pub state: StateRecord,
     /// In the order of their numbers; those where the entry is parked included.
     pub inbounds: Vec<InboundNo>,
     /// Of the last change by people: what `if_rev` is compared with.

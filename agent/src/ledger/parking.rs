@@ -11,7 +11,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::{
     commit::{id_bytes, user_id},
     error::CommitError,
-    records::{ParkedEntry, ParkedRecord, ParkedStage, Refusal},
+    records::{ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, Refusal},
 };
 use crate::core::event::UserId;
 
@@ -33,10 +33,10 @@ pub(super) fn put(
         }
         transaction
             .prepare_cached(
-                "INSERT INTO parked VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET
+                "INSERT INTO parked VALUES (?1, ?2, ?7, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET
                      stage = ?3, entry = ?4, at_ms = ?5, rev = ?6",
             )?
-            .execute(params![id_bytes(user), &*entry.inbound, stage, entry.entry, at_ms, rev])?;
+            .execute(params![id_bytes(user), &*entry.inbound, stage, entry.entry, at_ms, rev, entry.nth])?;
     }
     let count: i64 = transaction
         .prepare_cached("SELECT count(*) FROM parked WHERE user_id = ?1")?
@@ -50,13 +50,14 @@ pub(super) fn put(
 /// Moves records to a stage; one that is not there is a refusal.
 pub(super) fn stage(
     transaction: &Transaction<'_>,
-    entries: &[(UserId, Arc<str>)],
+    entries: &[ParkedKey],
     stage: ParkedStage,
     rev: i64,
 ) -> Result<(), CommitError> {
-    for (user, tag) in entries {
-        if set_stage(transaction, *user, tag, stage, rev)? == 0 {
-            return Err(Refusal::Invalid(format!("there is no parked entry of this user in {tag:?}")).into());
+    for key in entries {
+        if set_stage(transaction, key, stage, rev)? == 0 {
+            let text = format!("there is no parked entry of this user in {:?}", key.inbound);
+            return Err(Refusal::Invalid(text).into());
         }
     }
     Ok(())
@@ -64,20 +65,21 @@ pub(super) fn stage(
 
 pub(super) fn set_stage(
     transaction: &Transaction<'_>,
-    user: UserId,
-    tag: &str,
+    key: &ParkedKey,
     stage: ParkedStage,
     rev: i64,
 ) -> rusqlite::Result<usize> {
     transaction
-        .prepare_cached("UPDATE parked SET stage = ?3, rev = ?4 WHERE user_id = ?1 AND inbound_tag = ?2")?
-        .execute(params![id_bytes(user), tag, stage, rev])
+        .prepare_cached(
+            "UPDATE parked SET stage = ?4, rev = ?5 WHERE user_id = ?1 AND inbound_tag = ?2 AND nth = ?3",
+        )?
+        .execute(params![id_bytes(key.user), &*key.inbound, key.nth, stage, rev])
 }
 
-pub(super) fn remove(transaction: &Transaction<'_>, user: UserId, tag: &str) -> rusqlite::Result<()> {
+pub(super) fn remove(transaction: &Transaction<'_>, key: &ParkedKey) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("DELETE FROM parked WHERE user_id = ?1 AND inbound_tag = ?2")?
-        .execute(params![id_bytes(user), tag])?;
+        .prepare_cached("DELETE FROM parked WHERE user_id = ?1 AND inbound_tag = ?2 AND nth = ?3")?
+        .execute(params![id_bytes(key.user), &*key.inbound, key.nth])?;
     Ok(())
 }
 
@@ -86,15 +88,17 @@ pub(super) fn remove_all(transaction: &Transaction<'_>, user: UserId) -> rusqlit
     Ok(())
 }
 
-/// By user, the tags and stages.
+/// By user, names and stages.
 pub(super) fn stages(
     connection: &Connection,
-) -> rusqlite::Result<HashMap<UserId, Vec<(String, ParkedStage)>>> {
-    let mut stages: HashMap<UserId, Vec<(String, ParkedStage)>> = HashMap::new();
-    let mut statement = connection.prepare("SELECT user_id, inbound_tag, stage FROM parked")?;
+) -> rusqlite::Result<HashMap<UserId, Vec<(ParkedKey, ParkedStage)>>> {
+    let mut stages: HashMap<UserId, Vec<(ParkedKey, ParkedStage)>> = HashMap::new();
+    let mut statement = connection.prepare("SELECT user_id, inbound_tag, nth, stage FROM parked")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        stages.entry(user_id(row.get(0)?)).or_default().push((row.get(1)?, row.get(2)?));
+        let user = user_id(row.get(0)?);
+        let key = ParkedKey { user, inbound: Arc::from(row.get::<_, String>(1)?), nth: row.get(2)? };
+        stages.entry(user).or_default().push((key, row.get(3)?));
     }
     Ok(stages)
 }
@@ -102,13 +106,17 @@ pub(super) fn stages(
 /// All records, by user and tag.
 pub(super) fn all(connection: &Connection, user: Option<UserId>) -> rusqlite::Result<Vec<ParkedRecord>> {
     let mut statement = connection.prepare_cached(
-        "SELECT user_id, inbound_tag, stage, entry, at_ms FROM parked WHERE ?1 IS NULL OR user_id = ?1
-         ORDER BY user_id, inbound_tag",
+        "SELECT user_id, inbound_tag, stage, entry, at_ms, nth FROM parked WHERE ?1 IS NULL OR user_id = ?1
+         ORDER BY user_id, inbound_tag, nth",
     )?;
     let rows = statement.query_map([user.map(id_bytes)], |row| {
         Ok(ParkedRecord {
             user: user_id(row.get(0)?),
-            entry: ParkedEntry { inbound: Arc::from(row.get::<_, String>(1)?), entry: row.get(3)? },
+            entry: ParkedEntry {
+                inbound: Arc::from(row.get::<_, String>(1)?),
+                nth: row.get(5)?,
+                entry: row.get(3)?,
+            },
             stage: row.get(2)?,
             at_ms: row.get(4)?,
         })

@@ -20,7 +20,7 @@ use super::{
     error::CommitError,
     model::{AccountPeriod, FoundInbound, FoundUser, InboundNo, InboundRecord, NewEvent, UserRecord},
     parking, policies,
-    records::{FileState, ParkedStage, Settings},
+    records::{AdminRecord, FileState, ParkedKey, ParkedStage, Settings, StateRecord},
     schema_gate::FALLBACK,
 };
 use crate::core::event::{PolicyId, UserId};
@@ -113,7 +113,7 @@ struct Sync<'a> {
     transaction: &'a Transaction<'a>,
     rev: i64,
     now_ms: i64,
-    parked: HashMap<UserId, Vec<(String, ParkedStage)>>,
+    parked: HashMap<UserId, Vec<(ParkedKey, ParkedStage)>>,
     /// Of adopted users, looked up for the first one.
     policy: Option<PolicyId>,
 }
@@ -129,8 +129,8 @@ impl Sync<'_> {
             .prepare_cached(
                 "INSERT INTO users (id, name, created_ms, file_state, policy_id, overrides, admin_state,
                                     admin_since_ms, admin_actor, account_start_ms, account_generation, warned,
-                                    state, state_since_ms, settings_rev, rev)
-                 VALUES (?1, ?2, ?3, 'settled', ?4, '{}', 'enabled', ?3, 'agent', ?3, 0, '[]', 'active', ?3, ?5, ?5)",
+                                    state, state_cause, state_since_ms, settings_rev, rev)
+                 VALUES (?1, ?2, ?3, 'settled', ?4, '{}', 'enabled', ?3, 'agent', ?3, 0, '[]', 'active', 'none', ?3, ?5, ?5)",
             )?
             .execute(params![id_bytes(id), name, self.now_ms, policy.0.into_bytes(), self.rev])?;
         self.event("user_adopted", id, json!({ "name": name }))?;
@@ -170,30 +170,34 @@ impl Sync<'_> {
     }
 
     fn parked_tags(&self, id: UserId) -> impl Iterator<Item = &str> {
-        self.parked.get(&id).into_iter().flatten().map(|(tag, _)| tag.as_str())
+        self.parked.get(&id).into_iter().flatten().map(|(key, _)| &*key.inbound)
     }
 
     /// What was seen in the file says how far each edit is, also one whose end was never confirmed.
     fn compare_parked(&mut self, id: UserId, in_file: &HashSet<&str>) -> rusqlite::Result<()> {
         let Some(mut entries) = self.parked.remove(&id) else { return Ok(()) };
         let mut left = Vec::with_capacity(entries.len());
-        for (tag, stage) in entries.drain(..) {
-            let next = match (stage, in_file.contains(tag.as_str())) {
+        for (key, stage) in entries.drain(..) {
+            let next = match (stage, in_file.contains(&*key.inbound)) {
                 (ParkedStage::Leaving | ParkedStage::Back, false) => ParkedStage::Out,
                 (ParkedStage::Out, true) => ParkedStage::Back,
                 (ParkedStage::Returning, true) => {
-                    parking::remove(self.transaction, id, &tag)?;
+                    parking::remove(self.transaction, &key)?;
                     continue;
                 }
                 (stage, _) => stage,
             };
             if next != stage {
-                parking::set_stage(self.transaction, id, &tag, next, self.rev)?;
+                parking::set_stage(self.transaction, &key, next, self.rev)?;
             }
             if stage == ParkedStage::Out && next == ParkedStage::Back {
-                self.event("user_put_back_by_hand", id, json!({ "inbound": &tag, "severity": "warning" }))?;
+                self.event(
+                    "user_put_back_by_hand",
+                    id,
+                    json!({ "inbound": &*key.inbound, "severity": "warning" }),
+                )?;
             }
-            left.push((tag, next));
+            left.push((key, next));
         }
         if !left.is_empty() {
             self.parked.insert(id, left);
@@ -291,7 +295,7 @@ pub(super) fn members(connection: &Connection) -> rusqlite::Result<HashMap<UserI
 const USER: &str = "SELECT u.id, u.name, u.created_ms, u.tombstoned_ms, u.purged_ms, u.file_state, p.name,
         u.policy_id, u.overrides, u.expires_ms, u.email, u.note, u.admin_state, u.admin_since_ms, u.admin_actor,
         u.admin_why, u.account_start_ms, u.account_generation, u.first_use_ms, u.state, u.state_since_ms,
-        u.settings_rev, u.rev
+        u.settings_rev, u.rev, u.admin_until_ms, u.admin_evidence, u.state_cause
     FROM users u JOIN policies p ON p.id = u.policy_id";
 
 fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
@@ -310,14 +314,17 @@ fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
             email: row.get(10)?,
             note: row.get(11)?,
         },
-        admin: row.get(12)?,
-        admin_since_ms: row.get(13)?,
-        admin_actor: row.get(14)?,
-        admin_why: row.get(15)?,
+        admin: AdminRecord {
+            state: row.get(12)?,
+            since_ms: row.get(13)?,
+            actor: row.get(14)?,
+            why: row.get(15)?,
+            until_ms: row.get(23)?,
+            evidence: columns::json_or_null(row, 24)?,
+        },
         account: AccountPeriod { start_ms: row.get(16)?, generation: row.get(17)? },
         first_use_ms: row.get(18)?,
-        state: row.get(19)?,
-        state_since_ms: row.get(20)?,
+        state: StateRecord { state: row.get(19)?, cause: row.get(25)?, since_ms: row.get(20)? },
         inbounds: Vec::new(),
         settings_rev: row.get(21)?,
         rev: row.get(22)?,

@@ -8,12 +8,17 @@ use uuid::Uuid;
 
 use super::{
     columns,
+    commit::user_id,
     error::CommitError,
     idempotency,
-    records::{Asked, PolicyRecord, Refusal},
+    records::{Asked, PolicyRecord, Refusal, Settle},
     schema_gate::FALLBACK,
+    wallet,
 };
-use crate::core::{event::PolicyId, terms::Terms};
+use crate::core::{
+    event::{PolicyId, UserId},
+    terms::Terms,
+};
 
 /// Policies that a ledger may have.
 const POLICIES_MAX: i64 = 1000;
@@ -87,7 +92,7 @@ pub(super) fn change(
     id: PolicyId,
     name: Option<&str>,
     terms: Option<&Terms>,
-    if_rev: Option<i64>,
+    (if_rev, settle): (Option<i64>, &mut Settle),
     (asked, rev): (&Asked, i64),
 ) -> Result<PolicyRecord, CommitError> {
     idempotency::claim(transaction, asked)?;
@@ -107,6 +112,11 @@ pub(super) fn change(
     }
     if renamed.is_none() && changed.is_none() {
         return Ok(before);
+    }
+    if changed.is_some() {
+        for user in bearers_with_wallets(transaction, id)? {
+            wallet::settle_if_used(transaction, user, settle, (asked, rev))?;
+        }
     }
     transaction.execute(
         "UPDATE policies SET name = ?2, terms = ?3, rev = ?4 WHERE id = ?1",
@@ -150,6 +160,15 @@ pub(super) fn delete(
         params![id.0.into_bytes(), asked.at_ms, rev],
     )?;
     Ok(asked.event(transaction, "policy_deleted", None, json!({ "policy": &*before.name }), rev)?)
+}
+
+fn bearers_with_wallets(connection: &Connection, id: PolicyId) -> rusqlite::Result<Vec<UserId>> {
+    let mut statement = connection.prepare(
+        "SELECT id FROM users WHERE policy_id = ?1 AND tombstoned_ms IS NULL
+             AND EXISTS (SELECT 1 FROM wallet_entries WHERE user_id = users.id)",
+    )?;
+    let rows = statement.query_map([id.0.into_bytes()], |row| Ok(user_id(row.get(0)?)))?;
+    rows.collect()
 }
 
 pub(super) fn known(connection: &Connection, id: PolicyId) -> Result<PolicyRecord, CommitError> {

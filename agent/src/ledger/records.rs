@@ -65,6 +65,42 @@ pub enum AdminState {
     Suspended,
 }
 
+/// As it stands, with since when and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminRecord {
+    pub state: AdminState,
+    pub since_ms: i64,
+    pub actor: String,
+    pub why: Option<String>,
+    /// Of a suspension: when it ends by itself, and what was seen.
+    pub until_ms: Option<i64>,
+    pub evidence: Option<serde_json::Value>,
+}
+
+/// What to make of a user's admin state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminChange {
+    pub to: AdminState,
+    /// For people.
+    pub why: Option<String>,
+    pub until_ms: Option<i64>,
+    pub evidence: Option<serde_json::Value>,
+}
+
+impl AdminChange {
+    pub fn to(to: AdminState) -> Self {
+        AdminChange { to, why: None, until_ms: None, evidence: None }
+    }
+}
+
+/// As last decided: stable words, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRecord {
+    pub state: String,
+    pub cause: String,
+    pub since_ms: i64,
+}
+
 /// An edit of the proxy's configuration that was decided and is not seen in the file yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileState {
@@ -105,6 +141,8 @@ pub struct SettingsChange {
     pub expires_ms: Option<Option<i64>>,
     pub email: Option<Option<String>>,
     pub note: Option<Option<String>>,
+    /// A validity from the first use on begins anew.
+    pub forget_first_use: bool,
 }
 
 /// What was bought, given, adjusted or spent. Never changed, never deleted.
@@ -114,13 +152,14 @@ pub struct WalletEntry {
     pub user: UserId,
     pub at_ms: i64,
     pub kind: EntryKind,
-    /// What the entry adds to the user's rights; negative for what was spent.
+    /// What the entry adds to the user's rights; negative for what was spent. Of `Settled` it is no
+    /// money but the base.
     pub bytes: i64,
     /// UTC milliseconds, of packages and rollovers.
     pub expires_ms: Option<i64>,
-    /// Of `Spent`: from which package or rollover.
+    /// Of `Spent`: from which package, rollover or adjustment.
     pub package: Option<Uuid>,
-    /// Of everything but packages and adjustments: the account that it belongs to.
+    /// Of `Spent`, `Settled` and `Rollover`: the account that it is about.
     pub account: Option<AccountPeriod>,
     pub actor: String,
     pub note: Option<String>,
@@ -132,11 +171,11 @@ pub enum EntryKind {
     Package,
     /// What was left of an account's quota, to be used in the next ones.
     Rollover,
-    /// A correction: more is a package without expiry, less is taken from what is left of packages.
+    /// An admin's correction: more is a package that never expires, less is taken from what is there.
     Adjustment,
-    /// What an account used of a package, rollover or adjustment.
+    /// What an account used of a package, booked when that became final.
     Spent,
-    /// The bytes of an account that no package pays for any more (see `core::wallet`).
+    /// No package pays for bytes of the account below this base.
     Settled,
 }
 
@@ -151,26 +190,26 @@ pub struct NewEntry {
     pub note: Option<String>,
 }
 
-/// What an account comes to when it ends (or, with `to` the same as `from`, is settled and goes on),
-/// read in the transaction that books it.
+/// What an account comes to when something makes its spending final: it ends, a package is added or
+/// expires, its quota changes. Read in the transaction that books it, before the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closing {
     pub user: UserId,
     pub name: Arc<str>,
     pub created_ms: i64,
-    /// The account that ends, and the one that begins.
-    pub from: AccountPeriod,
-    pub to: AccountPeriod,
+    pub account: AccountPeriod,
+    /// The account that begins; `None` if this one goes on.
+    pub next: Option<AccountPeriod>,
     pub policy: PolicyId,
     pub terms: Terms,
     pub overrides: Overrides,
-    /// All that was counted in the account that ends.
+    /// All that was committed of the account.
     pub used: Used,
     /// All entries of the user, oldest first.
     pub wallet: Vec<WalletEntry>,
 }
 
-/// Says what the end of an account books: pure.
+/// Says what is to be booked: pure.
 pub type Settle = Box<dyn FnMut(&Closing) -> Vec<NewEntry> + Send>;
 
 /// One account that ends. It is left alone if `from` is not in force any more.
@@ -193,13 +232,18 @@ pub struct Used {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ParkedEntry {
     pub inbound: Arc<str>,
+    /// From 0, where one name stands several times in one inbound.
+    pub nth: u32,
     /// The enforcer's own record as JSON, with credentials.
     pub entry: String,
 }
 
 impl std::fmt::Debug for ParkedEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ParkedEntry").field("inbound", &self.inbound).finish_non_exhaustive()
+        f.debug_struct("ParkedEntry")
+            .field("inbound", &self.inbound)
+            .field("nth", &self.nth)
+            .finish_non_exhaustive()
     }
 }
 
@@ -209,6 +253,14 @@ pub struct ParkedRecord {
     pub entry: ParkedEntry,
     pub stage: ParkedStage,
     pub at_ms: i64,
+}
+
+/// Names a parked entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ParkedKey {
+    pub user: UserId,
+    pub inbound: Arc<str>,
+    pub nth: u32,
 }
 
 /// How far the edit of the file is.
@@ -227,8 +279,9 @@ pub enum ParkedStage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateChange {
     pub user: UserId,
-    /// A stable word, as `limited`.
+    /// Stable words, as `limited` and `period_quota`.
     pub state: String,
+    pub cause: String,
     pub since_ms: i64,
     /// Why, for the event `state_changed`.
     pub data: serde_json::Value,
@@ -243,15 +296,12 @@ pub struct Standing {
     pub tombstoned_ms: Option<i64>,
     pub file_state: FileState,
     pub settings: Settings,
-    pub admin: AdminState,
-    pub admin_since_ms: i64,
-    pub admin_why: Option<String>,
+    pub admin: AdminRecord,
     pub account: AccountPeriod,
     /// Percentages at which a warning was given in this account.
     pub warned: Vec<u16>,
     pub first_use_ms: Option<i64>,
-    pub state: String,
-    pub state_since_ms: i64,
+    pub state: StateRecord,
     /// In the account in force, and over all time.
     pub used: Used,
     pub total: Used,

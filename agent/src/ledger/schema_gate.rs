@@ -19,8 +19,8 @@ const MOVE_USERS: &str = "
     SELECT u.id, u.name, u.created_ms, u.tombstoned_ms, NULL, 'settled',
            coalesce((SELECT id FROM policies WHERE name = u.policy),
                     (SELECT id FROM policies WHERE name = 'unlimited')),
-           '{}', 'enabled', u.created_ms, 'agent', NULL, u.account_start_ms, u.account_generation, '[]',
-           NULL, u.expires_ms, u.email, u.note, 'active', u.created_ms, ?1, ?1
+           '{}', 'enabled', u.created_ms, 'agent', NULL, NULL, NULL, u.account_start_ms, u.account_generation, '[]',
+           NULL, u.expires_ms, u.email, u.note, 'active', 'none', u.created_ms, ?1, ?1
     FROM users u";
 
 const SWAP_TABLES: &str = "

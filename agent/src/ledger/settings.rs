@@ -13,8 +13,10 @@ use super::{
     model::{AccountPeriod, UserRecord},
     parking, people, policies,
     records::{
-        AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange, StateChange,
+        AdminChange, AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange,
+        Settle, StateChange,
     },
+    wallet,
 };
 use crate::core::event::UserId;
 
@@ -47,8 +49,8 @@ pub(super) fn create(
     transaction.execute(
         "INSERT INTO users (id, name, created_ms, file_state, policy_id, overrides, admin_state, admin_since_ms,
                             admin_actor, account_start_ms, account_generation, warned, expires_ms, email, note,
-                            state, state_since_ms, settings_rev, rev)
-         VALUES (?1, ?2, ?3, 'adding', ?4, ?5, ?6, ?3, ?7, ?8, 0, '[]', ?9, ?10, ?11, 'active', ?3, ?12, ?12)",
+                            state, state_cause, state_since_ms, settings_rev, rev)
+         VALUES (?1, ?2, ?3, 'adding', ?4, ?5, ?6, ?3, ?7, ?8, 0, '[]', ?9, ?10, ?11, 'active', 'none', ?3, ?12, ?12)",
         params![
             id_bytes(id),
             new.name,
@@ -105,7 +107,7 @@ pub(super) fn change(
     transaction: &Transaction<'_>,
     id: UserId,
     change: &SettingsChange,
-    if_rev: Option<i64>,
+    (if_rev, settle): (Option<i64>, &mut Settle),
     (asked, rev): (&Asked, i64),
 ) -> Result<UserRecord, CommitError> {
     idempotency::claim(transaction, asked)?;
@@ -119,13 +121,18 @@ pub(super) fn change(
         email: change.email.clone().unwrap_or_else(|| old.email.clone()),
         note: change.note.clone().unwrap_or_else(|| old.note.clone()),
     };
-    if new == *old {
+    let forget = change.forget_first_use && before.first_use_ms.is_some();
+    if new == *old && !forget {
         return Ok(before);
     }
     check_settings(transaction, &new)?;
+    if new.policy != old.policy || new.overrides != old.overrides {
+        // Under the old quota, what packages paid is final.
+        wallet::settle_if_used(transaction, id, settle, (asked, rev))?;
+    }
     transaction.execute(
         "UPDATE users SET policy_id = ?2, overrides = ?3, expires_ms = ?4, email = ?5, note = ?6,
-             settings_rev = ?7, rev = ?7 WHERE id = ?1",
+             first_use_ms = iif(?8, NULL, first_use_ms), settings_rev = ?7, rev = ?7 WHERE id = ?1",
         params![
             id_bytes(id),
             new.policy.0.into_bytes(),
@@ -133,7 +140,8 @@ pub(super) fn change(
             new.expires_ms,
             new.email,
             new.note,
-            rev
+            rev,
+            forget
         ],
     )?;
     let after = known(transaction, id)?;
@@ -153,6 +161,9 @@ fn difference(before: &UserRecord, after: &UserRecord) -> Value {
     if before.settings.expires_ms != after.settings.expires_ms {
         data["expires_ms"] = json!([before.settings.expires_ms, after.settings.expires_ms]);
     }
+    if before.first_use_ms != after.first_use_ms {
+        data["first_use"] = json!("forgotten");
+    }
     if before.settings.email != after.settings.email {
         data["email"] = json!("changed");
     }
@@ -162,32 +173,45 @@ fn difference(before: &UserRecord, after: &UserRecord) -> Value {
     data
 }
 
-/// Enables, disables or suspends; `why` is for people.
+/// Enables, disables or suspends.
 pub(super) fn set_admin(
     transaction: &Transaction<'_>,
     id: UserId,
-    (to, why): (AdminState, Option<&str>),
+    change: &AdminChange,
     if_rev: Option<i64>,
     (asked, rev): (&Asked, i64),
 ) -> Result<UserRecord, CommitError> {
     idempotency::claim(transaction, asked)?;
     let before = living(transaction, id)?;
     check_rev(&before, if_rev)?;
-    check_text("a reason", why)?;
-    if before.admin == to {
+    check_text("a reason", change.why.as_deref())?;
+    if before.admin.state == change.to && before.admin.until_ms == change.until_ms {
         return Ok(before);
     }
+    let evidence = change.evidence.as_ref().map(columns::to_json).transpose()?;
     transaction.execute(
         "UPDATE users SET admin_state = ?2, admin_since_ms = ?3, admin_actor = ?4, admin_why = ?5,
-             settings_rev = ?6, rev = ?6 WHERE id = ?1",
-        params![id_bytes(id), to, asked.at_ms, asked.actor, why, rev],
+             admin_until_ms = ?6, admin_evidence = ?7, settings_rev = ?8, rev = ?8 WHERE id = ?1",
+        params![
+            id_bytes(id),
+            change.to,
+            asked.at_ms,
+            asked.actor,
+            change.why,
+            change.until_ms,
+            evidence,
+            rev
+        ],
     )?;
-    let kind = match to {
+    let kind = match change.to {
         AdminState::Enabled => "user_enabled",
         AdminState::Disabled => "user_disabled",
         AdminState::Suspended => "user_suspended",
     };
-    let data = json!({ "was": before.admin.word(), "why": why });
+    let data = json!({
+        "was": before.admin.state.word(), "why": change.why, "until_ms": change.until_ms,
+        "evidence": change.evidence,
+    });
     asked.event(transaction, kind, Some(id), data, rev)?;
     known(transaction, id)
 }
@@ -244,7 +268,7 @@ pub(super) fn purge(
     let bytes = id_bytes(id);
     transaction.execute(
         "UPDATE users SET name = ?2, purged_ms = ?3, overrides = '{}', email = NULL, note = NULL,
-             admin_why = NULL, rev = ?4 WHERE id = ?1",
+             admin_why = NULL, admin_evidence = NULL, rev = ?4 WHERE id = ?1",
         params![bytes, format!("(purged {id})"), asked.at_ms, rev],
     )?;
     transaction.execute(
@@ -322,12 +346,14 @@ pub(super) fn set_states(
     for change in changes {
         let changed = transaction
             .prepare_cached(
-                "UPDATE users SET state = ?2, state_since_ms = ?3, rev = ?4 WHERE id = ?1 AND state <> ?2",
+                "UPDATE users SET state = ?2, state_since_ms = ?3, rev = ?4, state_cause = ?5
+                 WHERE id = ?1 AND (state, state_cause) <> (?2, ?5)",
             )?
-            .execute(params![id_bytes(change.user), change.state, change.since_ms, rev])?;
+            .execute(params![id_bytes(change.user), change.state, change.since_ms, rev, change.cause])?;
         if changed > 0 {
             let mut data = change.data.clone();
             data["state"] = json!(change.state);
+            data["cause"] = json!(change.cause);
             let asked = Asked::new("agent", change.since_ms);
             asked.event(transaction, "state_changed", Some(change.user), data, rev)?;
         }

@@ -62,8 +62,8 @@ pub(super) fn by_user(connection: &Connection) -> rusqlite::Result<HashMap<UserI
     Ok(wallets)
 }
 
-/// Adds a package or an adjustment. What the running account owes to the packages that are there is
-/// booked before, so that a new one pays for bytes that are still to come.
+/// Adds a package or an adjustment. Before that, what the account took of packages so far is booked:
+/// what is new pays for bytes that are still to come.
 pub(super) fn add(
     transaction: &Transaction<'_>,
     user: UserId,
@@ -72,19 +72,56 @@ pub(super) fn add(
     (asked, rev): (&Asked, i64),
 ) -> Result<WalletEntry, CommitError> {
     idempotency::claim(transaction, asked)?;
-    book_running(transaction, user, settle, (asked, rev))?;
+    let account = settings::living(transaction, user)?.account;
     let kind = match entry.kind {
         EntryKind::Package => "package_added",
         EntryKind::Adjustment => "quota_adjusted",
         EntryKind::Rollover | EntryKind::Spent | EntryKind::Settled => {
-            return Err(CommitError::Refused("only the end of an account books this".to_owned()));
+            return Err(CommitError::Refused("only an account that is settled books this".to_owned()));
         }
     };
+    book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
     let written = insert(transaction, user, entry, asked, rev)?;
     let data =
         json!({ "entry": written.id.to_string(), "bytes": entry.bytes, "expires_ms": entry.expires_ms });
     asked.event(transaction, kind, Some(user), data, rev)?;
     Ok(written)
+}
+
+/// What follows from a rule is the agent's doing, whoever set it off.
+fn by_rule(asked: &Asked) -> Asked {
+    Asked::new("agent", asked.at_ms)
+}
+
+/// Books what the account in force took of packages, of a user who ever had any.
+pub(super) fn settle_if_used(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(), CommitError> {
+    let account = settings::living(transaction, user)?.account;
+    if !of_user(transaction, user)?.is_empty() {
+        book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
+    }
+    Ok(())
+}
+
+/// Books for accounts that go on: a package expires. A user who is gone is left alone.
+pub(super) fn settle_all(
+    transaction: &Transaction<'_>,
+    users: &[UserId],
+    settle: &mut Settle,
+    at_ms: i64,
+    rev: i64,
+) -> Result<(), CommitError> {
+    for user in users {
+        match settle_if_used(transaction, *user, settle, (&Asked::new("agent", at_ms), rev)) {
+            Ok(()) | Err(CommitError::Refusal(Refusal::NoSuchUser)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn insert(
@@ -136,11 +173,12 @@ fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Resul
         && entry.bytes.unsigned_abs() <= COUNTER_MAX.unsigned_abs()
         && match entry.kind {
             EntryKind::Package => entry.bytes > 0 && entry.package.is_none() && entry.account.is_none(),
-            EntryKind::Rollover => entry.bytes > 0 && entry.package.is_none() && entry.account.is_some(),
+            EntryKind::Rollover | EntryKind::Settled => {
+                entry.bytes > 0 && entry.package.is_none() && entry.account.is_some()
+            }
             EntryKind::Adjustment => {
                 entry.package.is_none() && entry.account.is_none() && entry.expires_ms.is_none()
             }
-            EntryKind::Settled => entry.bytes > 0 && entry.package.is_none() && entry.account.is_some(),
             EntryKind::Spent => entry.bytes < 0 && entry.package.is_some() && entry.account.is_some(),
         };
     if !sound {
@@ -208,26 +246,36 @@ pub(super) fn reset(
     Ok(to)
 }
 
-/// Books what the running account spent of packages so far; it goes on.
-pub(super) fn settle(
+/// Asks what is to be booked, and books it.
+fn book(
     transaction: &Transaction<'_>,
     user: UserId,
+    (account, next): (AccountPeriod, Option<AccountPeriod>),
     settle: &mut Settle,
-    at_ms: i64,
-    rev: i64,
-) -> Result<(), CommitError> {
-    book_running(transaction, user, settle, (&Asked::new("agent", at_ms), rev))
-}
-
-fn book_running(
-    transaction: &Transaction<'_>,
-    user: UserId,
-    settle: &mut Settle,
-    by: (&Asked, i64),
-) -> Result<(), CommitError> {
-    let account = settings::living(transaction, user)?.account;
-    book(transaction, Turn { user, from: account, to: account }, settle, by)?;
-    Ok(())
+    (asked, rev): (&Asked, i64),
+) -> Result<(Used, Vec<WalletEntry>), CommitError> {
+    let record = settings::known(transaction, user)?;
+    let used = standing::account_usage(transaction, user, account)?;
+    let closing = Closing {
+        user,
+        name: record.name,
+        created_ms: record.created_ms,
+        account,
+        next,
+        policy: record.settings.policy,
+        terms: policies::known(transaction, record.settings.policy)?.terms,
+        overrides: record.settings.overrides,
+        used,
+        wallet: of_user(transaction, user)?,
+    };
+    let mut booked = Vec::new();
+    for entry in settle(&closing) {
+        if matches!(entry.kind, EntryKind::Package | EntryKind::Adjustment) {
+            return Err(CommitError::Refused("settling an account gives nothing away".to_owned()));
+        }
+        booked.push(insert(transaction, user, &entry, asked, rev)?);
+    }
+    Ok((used, booked))
 }
 
 fn close(
@@ -237,13 +285,16 @@ fn close(
     kind: &str,
     (asked, rev): (&Asked, i64),
 ) -> Result<(), CommitError> {
-    let (used, booked) = book(transaction, turn, settle, (asked, rev))?;
+    let accounts = (turn.from, Some(turn.to));
+    let (used, booked) = book(transaction, turn.user, accounts, settle, (&by_rule(asked), rev))?;
     transaction
         .prepare_cached(
             "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
              WHERE id = ?1",
         )?
         .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
+    let booked: Vec<_> =
+        booked.iter().map(|entry| json!({ "kind": entry.kind.word(), "bytes": entry.bytes })).collect();
     let Used { counted, reported } = used;
     let data = json!({
         "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
@@ -252,39 +303,7 @@ fn close(
     Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
 }
 
-/// Writes what an account books, from all that was counted in it.
-fn book(
-    transaction: &Transaction<'_>,
-    turn: Turn,
-    settle: &mut Settle,
-    (asked, rev): (&Asked, i64),
-) -> Result<(Used, Vec<serde_json::Value>), CommitError> {
-    let user = settings::known(transaction, turn.user)?;
-    let used = standing::account_usage(transaction, turn.user, turn.from)?;
-    let closing = Closing {
-        user: user.id,
-        name: user.name,
-        created_ms: user.created_ms,
-        from: turn.from,
-        to: turn.to,
-        policy: user.settings.policy,
-        terms: policies::known(transaction, user.settings.policy)?.terms,
-        overrides: user.settings.overrides,
-        used,
-        wallet: of_user(transaction, turn.user)?,
-    };
-    let mut booked = Vec::new();
-    for entry in settle(&closing) {
-        if matches!(entry.kind, EntryKind::Package | EntryKind::Adjustment) {
-            return Err(CommitError::Refused("the end of an account gives nothing away".to_owned()));
-        }
-        let written = insert(transaction, turn.user, &entry, asked, rev)?;
-        booked.push(json!({ "kind": written.kind.word(), "bytes": written.bytes }));
-    }
-    Ok((used, booked))
-}
-
-/// Words of columns as JSON, for tests of conservation.
+/// Bytes by kind, for tests of conservation.
 #[cfg(test)]
 pub(super) fn sums(connection: &Connection) -> Vec<(String, i64)> {
     let mut statement = connection

@@ -31,6 +31,7 @@ use super::{meter::Meter, shared::Tighter};
 use crate::{
     clock,
     core::{
+        account::Row,
         event::{Counters, FlowSeen, Now, PolicyId, UserId},
         policy::SharingNow,
     },
@@ -249,8 +250,8 @@ impl Gate {
     }
 
     /// Bytes were counted for these users: those who were never seen before are now.
-    pub fn seen(&mut self, users: impl Iterator<Item = UserId>, now: Now) {
-        for user in users {
+    pub fn seen(&mut self, rows: &[Row], now: Now) {
+        for user in rows.iter().filter(|row| row.counters.payload != [0, 0]).filter_map(|row| row.owner.user) {
             let Some(member) = self.members.get_mut(&user) else { continue };
             if member.standing.first_use_ms.is_none() {
                 member.standing.first_use_ms = Some(now.wall_ms);

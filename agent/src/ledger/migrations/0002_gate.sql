@@ -31,6 +31,9 @@ CREATE TABLE users_2 (
     admin_since_ms      INTEGER NOT NULL,
     admin_actor         TEXT    NOT NULL,
     admin_why           TEXT,
+    -- Of a suspension: when it ends by itself, and what was seen.
+    admin_until_ms      INTEGER,
+    admin_evidence      TEXT    CHECK (admin_evidence IS NULL OR json_valid(admin_evidence)),
     -- The account in force: usage is tagged with it when it is counted.
     account_start_ms    INTEGER NOT NULL,
     account_generation  INTEGER NOT NULL,
@@ -42,6 +45,7 @@ CREATE TABLE users_2 (
     note                TEXT,
     -- As last decided, so that "limited since" outlives the agent.
     state               TEXT    NOT NULL,
+    state_cause         TEXT    NOT NULL,
     state_since_ms      INTEGER NOT NULL,
     -- The revision of the last change by people: what `if_rev` is compared with.
     settings_rev        INTEGER NOT NULL,
@@ -55,13 +59,13 @@ CREATE TABLE wallet_entries (
     user_id             BLOB    NOT NULL REFERENCES users (id),
     at_ms               INTEGER NOT NULL,
     kind                TEXT    NOT NULL CHECK (kind IN ('package', 'rollover', 'adjustment', 'spent', 'settled')),
-    -- What the entry adds to the user's rights; negative for what is spent. Of `settled`: the bytes of
-    -- the account that no package pays for any more.
+    -- What the entry adds to the user's rights; negative for what is spent. Of `settled` it is no money:
+    -- the byte of the account up to which packages are not asked any more.
     bytes               INTEGER NOT NULL,
     expires_ms          INTEGER,
-    -- Of `spent`: from which package or rollover.
+    -- Of `spent`: from which package, rollover or adjustment.
     package_id          BLOB    REFERENCES wallet_entries (id),
-    -- Of `spent`, `rollover` and `settled`: the account that it belongs to.
+    -- Of `spent`, `settled` and `rollover`: the account that it is about.
     account_start_ms    INTEGER,
     account_generation  INTEGER,
     actor               TEXT    NOT NULL,
@@ -70,11 +74,13 @@ CREATE TABLE wallet_entries (
     CHECK ((kind = 'spent') = (package_id IS NOT NULL)),
     CHECK (kind NOT IN ('package', 'rollover', 'settled') OR bytes > 0),
     CHECK (kind <> 'spent' OR bytes < 0),
-    CHECK ((kind IN ('package', 'adjustment')) = (account_start_ms IS NULL)),
+    CHECK ((kind IN ('spent', 'settled', 'rollover')) = (account_start_ms IS NOT NULL)),
     CHECK ((account_start_ms IS NULL) = (account_generation IS NULL))
 ) STRICT;
 
 CREATE INDEX wallet_entries_by_user ON wallet_entries (user_id, no);
+
+CREATE INDEX wallet_entries_by_package ON wallet_entries (package_id) WHERE package_id IS NOT NULL;
 
 -- What an account leaves to the next one is booked once.
 CREATE UNIQUE INDEX wallet_rolled_over_once ON wallet_entries
@@ -98,12 +104,14 @@ END;
 CREATE TABLE parked (
     user_id             BLOB    NOT NULL REFERENCES users (id),
     inbound_tag         TEXT    NOT NULL,
+    -- From 0, where one name stands several times in one inbound.
+    nth                 INTEGER NOT NULL,
     stage               TEXT    NOT NULL CHECK (stage IN ('leaving', 'out', 'returning', 'back')),
     -- The enforcer's own record, with the entry's exact text: it has credentials.
     entry               TEXT    NOT NULL CHECK (json_valid(entry)),
     at_ms               INTEGER NOT NULL,
     rev                 INTEGER NOT NULL,
-    PRIMARY KEY (user_id, inbound_tag)
+    PRIMARY KEY (user_id, inbound_tag, nth)
 ) STRICT, WITHOUT ROWID;
 
 -- Changes that were asked for with a key: asked again, they are answered and not done again.
