@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use boxmeter_web::api::{
     query::UsageQuery,
-    types::{Meter, Usage},
+    types::{ImportUser, Meter, Usage},
 };
+use jiff::Zoned;
 
-use super::{detach::DetachArgs, doctor::DoctorArgs};
+use super::{detach::DetachArgs, doctor::DoctorArgs, users::Format};
 use crate::{
     clock,
     config::{self, Config, ConfigError},
-    daemon, doctor as checks,
+    daemon, doctor as checks, import,
     ledger::Reader,
 };
 
@@ -91,4 +92,38 @@ pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
     let query = daemon::ledger_query(query, &zone, now_ms)?;
     let answer = reader.usage(&query).map_err(daemon::query_error)?;
     Ok(daemon::usage_answer(answer, meter, &zone, now_ms))
+}
+
+/// Users of another program's file, and what of it was not understood. Times without a zone are of
+/// this machine's.
+///
+/// # Errors
+/// When the file cannot be read, or is not what it should be.
+pub fn read_import(file: &Path, format: Option<Format>) -> Result<(Vec<ImportUser>, Vec<String>)> {
+    let shown = file.display();
+    let size = std::fs::metadata(file).with_context(|| format!("cannot read {shown}"))?.len();
+    anyhow::ensure!(
+        size <= import::FILE_BYTES_MAX,
+        "{shown} is larger than {} bytes",
+        import::FILE_BYTES_MAX
+    );
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+    let now = Zoned::now();
+    let imported = match format.unwrap_or_else(|| format_of(file, &bytes)) {
+        Format::Csv => import::read_csv(&bytes, &now),
+        Format::Json => import::read_json(&bytes, &now),
+    };
+    let imported = imported.with_context(|| format!("{shown}"))?;
+    let users = imported.users.into_iter().map(|user| import::to_request(user, now.time_zone()));
+    Ok((users.collect(), imported.not_understood))
+}
+
+/// By the name's end, else by the first sign.
+fn format_of(file: &Path, bytes: &[u8]) -> Format {
+    let ending = file.extension().and_then(|it| it.to_str()).map(str::to_lowercase);
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match (ending.as_deref(), first) {
+        (Some("json"), _) | (None, Some(b'[' | b'{')) => Format::Json,
+        _ => Format::Csv,
+    }
 }
