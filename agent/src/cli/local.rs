@@ -1,7 +1,11 @@
 //! The verbs that work without the agent's socket: the one place where the command line calls into
 //! the rest of the agent.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use boxmeter_web::api::{
@@ -15,7 +19,7 @@ use crate::{
     clock,
     config::{self, Config, ConfigError},
     daemon, doctor as checks, import,
-    ledger::Reader,
+    ledger::{Reader, import as import_sqlite},
 };
 
 /// The socket's path by the configuration; the default where the file may not be read, since
@@ -100,30 +104,53 @@ pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
 /// # Errors
 /// When the file cannot be read, or is not what it should be.
 pub fn read_import(file: &Path, format: Option<Format>) -> Result<(Vec<ImportUser>, Vec<String>)> {
-    let shown = file.display();
-    let size = std::fs::metadata(file).with_context(|| format!("cannot read {shown}"))?.len();
-    anyhow::ensure!(
-        size <= import::FILE_BYTES_MAX,
-        "{shown} is larger than {} bytes",
-        import::FILE_BYTES_MAX
-    );
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {shown}"))?;
     let now = Zoned::now();
-    let imported = match format.unwrap_or_else(|| format_of(file, &bytes)) {
-        Format::Csv => import::read_csv(&bytes, &now),
-        Format::Json => import::read_json(&bytes, &now),
+    let format = match format {
+        Some(format) => format,
+        None => format_of(file).with_context(|| format!("cannot read {}", file.display()))?,
     };
-    let imported = imported.with_context(|| format!("{shown}"))?;
+    let imported = match format {
+        Format::Sqlite => import_sqlite::read_sqlite(file)?,
+        Format::Csv => {
+            import::read_csv(&text_of(file)?, &now).with_context(|| format!("{}", file.display()))?
+        }
+        Format::Json => {
+            import::read_json(&text_of(file)?, &now).with_context(|| format!("{}", file.display()))?
+        }
+    };
     let users = imported.users.into_iter().map(|user| import::to_request(user, now.time_zone()));
     Ok((users.collect(), imported.not_understood))
 }
 
-/// By the name's end, else by the first sign.
-fn format_of(file: &Path, bytes: &[u8]) -> Format {
-    let ending = file.extension().and_then(|it| it.to_str()).map(str::to_lowercase);
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    match (ending.as_deref(), first) {
-        (Some("json"), _) | (None, Some(b'[' | b'{')) => Format::Json,
-        _ => Format::Csv,
+fn text_of(file: &Path) -> Result<Vec<u8>> {
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    let open = File::open(file).with_context(|| format!("cannot read {shown}"))?;
+    open.take(import::FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {shown}"))?;
+    let max = import::FILE_BYTES_MAX;
+    anyhow::ensure!(bytes.len() as u64 <= max, "{shown} is larger than {max} bytes: import it in parts");
+    Ok(bytes)
+}
+
+/// By how the file begins, else by its name's end.
+fn format_of(file: &Path) -> io::Result<Format> {
+    let mut head = [0; 16];
+    let mut read = File::open(file)?.take(head.len() as u64);
+    let mut filled = 0;
+    loop {
+        match read.read(&mut head[filled..])? {
+            0 => break,
+            more => filled += more,
+        }
     }
+    let first = head[..filled].iter().find(|byte| !byte.is_ascii_whitespace());
+    let json = file.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    Ok(match first {
+        _ if head == *b"SQLite format 3\0" => Format::Sqlite,
+        _ if json => Format::Json,
+        Some(b'[' | b'{') => Format::Json,
+        _ => Format::Csv,
+    })
 }

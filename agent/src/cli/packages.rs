@@ -1,9 +1,7 @@
 //! `boxmeter packages`: extra traffic that was bought, with its history.
 
 use boxmeter_web::{
-    api::{
-        types::{NewPackage, Package, PackageAdded, PackageOrigin},
-    },
+    api::types::{NewPackage, Package, PackageAdded, PackageOrigin},
     backend::Backend,
 };
 use clap::{Args, Subcommand};

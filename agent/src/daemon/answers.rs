@@ -166,10 +166,10 @@ pub fn user(
         reason: None,
         cause: None,
         policy: Some(record.policy.clone()),
-        email: record.email.clone(),
-        note: None,
+        email: record.settings.email.clone(),
+        note: record.settings.note.clone(),
         created_at: Time::from_ms(record.created_ms, zone),
-        expires_at: record.expires_ms.map(|ms| Time::from_ms(ms, zone)),
+        expires_at: record.settings.expires_ms.map(|ms| Time::from_ms(ms, zone)),
         period: Period {
             start: Some(Time::from_ms(record.account.start_ms, zone)),
             end: None,

@@ -24,13 +24,14 @@ const LINES_SHOWN_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The file: CSV with a line of column names, or JSON.
+    /// The file: CSV with a line of column names, JSON, or the SQLite database of the
+    /// tutorial's script.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What the file is; by default by its name or its beginning.
+    /// What the file is; by default by how it begins, and its name.
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
     /// The policy of users that the file gives none.
@@ -45,6 +46,7 @@ pub struct ImportArgs {
 pub enum Format {
     Csv,
     Json,
+    Sqlite,
 }
 
 /// The answer, and what of the file was not understood.

@@ -21,7 +21,9 @@ use clap::{Args, Subcommand};
 pub use self::import::Format;
 #[cfg(test)]
 pub use self::{
-    add::render as render_added, import::render as render_imported, list::render as render_list,
+    add::render as render_added,
+    import::render as render_imported,
+    list::render as render_list,
     show::render as render_one,
     switch::{Switch, render as render_switched},
 };
