@@ -3,7 +3,32 @@
 //! Every reader of a foreign format (SQLite, CSV, JSON) gives these values. They are wishes, not
 //! facts: names, credentials and figures are checked again when the users are added.
 
+mod csv;
+mod fields;
+mod json;
+mod request;
+
 use std::fmt;
+
+pub use self::{csv::read_csv, json::read_json, request::to_request};
+
+/// The largest file that is read: a million users fit.
+pub const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Why a file could not be read at all. What is wrong with single users is told beside them.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("the file is not text in UTF-8: save it as UTF-8")]
+    NotText,
+    #[error("line {line} is not CSV: {what}")]
+    Csv { line: u64, what: String },
+    #[error("the first line has no column `name` or `username`: it has {found}")]
+    NoName { found: String },
+    #[error("the file is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the JSON is neither a list of users nor an object with a list `users`")]
+    NoUsers,
+}
 
 /// What a file said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

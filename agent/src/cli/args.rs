@@ -43,6 +43,10 @@ pub enum Command {
     Doctor(super::doctor::DoctorArgs),
     /// The accounts.
     Users(super::users::UsersArgs),
+    /// The plans.
+    Policies(super::policies::PoliciesArgs),
+    /// Extra traffic, with its purchase history.
+    Packages(super::packages::PackagesArgs),
     /// Who used how much.
     Usage(super::usage::UsageArgs),
     /// Live client connections, and how their owner is known.
@@ -108,11 +112,19 @@ pub fn localized(lang: Lang) -> clap::Command {
         .map(|verb| verb.get_name().to_owned())
         .collect();
     for verb in verbs {
-        let key = format!("about.{verb}");
-        let about = lang.text(&key).to_owned();
-        command = command.mut_subcommand(verb, |it| it.about(about));
+        command = command.mut_subcommand(&verb, |it| in_language(it, lang, &format!("about.{verb}")));
     }
     command
+}
+
+/// What a verb does, and what its own verbs do.
+fn in_language(command: clap::Command, lang: Lang, key: &str) -> clap::Command {
+    let inner: Vec<String> = command.get_subcommands().map(|it| it.get_name().to_owned()).collect();
+    let command = command.about(lang.text(key).to_owned());
+    inner.into_iter().fold(command, |command, verb| {
+        let key = format!("{key}.{verb}");
+        command.mut_subcommand(&verb, |it| it.about(lang.text(&key).to_owned()))
+    })
 }
 
 /// [`localized`] without the words that are kept for later: what completions and manual show.
@@ -148,7 +160,8 @@ mod tests {
     fn what_every_verb_does_is_in_the_catalogue() {
         for lang in Lang::ALL {
             let command = localized(lang);
-            for verb in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+            let verbs = command.get_subcommands().filter(|it| !it.is_hide_set());
+            for verb in verbs.flat_map(|verb| verb.get_subcommands().chain([verb])) {
                 let about = verb.get_about().unwrap().to_string();
                 assert!(!about.starts_with("about."), "{about}");
             }

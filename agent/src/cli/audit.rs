@@ -47,12 +47,12 @@ pub fn render(context: &Context, audit: &Audit) -> String {
         let range = context.fill("range", &range);
         out.push_str(&format!("{}\n\n", context.paint(Tone::Dim, &range)));
     }
-    let mut table = Table::default()
+    let mut table = Table::new(context)
         .words("", 0)
-        .numbers(context.text("audit.users"), 0)
-        .numbers(context.text("usage.unattributed"), 0)
-        .numbers(context.text("audit.sum"), 1)
-        .numbers(context.text("audit.watched"), 0);
+        .numbers("audit.users", 0)
+        .numbers("usage.unattributed", 0)
+        .numbers("audit.sum", 1)
+        .numbers("audit.watched", 0);
     let sum = audit.users.plus(&audit.unattributed);
     for (key, figure) in FIGURES {
         let figures = [&audit.users, &audit.unattributed, &sum, &audit.watched];
@@ -60,7 +60,7 @@ pub fn render(context: &Context, audit: &Audit) -> String {
         cells.extend(figures.map(|traffic| Cell::new(exact(figure(traffic)))));
         table.row(cells);
     }
-    out.push_str(&table.render(context));
+    out.push_str(&table.render());
     out.push('\n');
     let difference = exact(audit.difference_bytes);
     out.push_str(&match audit.difference_bytes {

@@ -6,7 +6,11 @@ use std::{
 };
 
 use boxmeter_web::{
-    api::{client::Client, time::parse_time},
+    api::{
+        client::Client,
+        order::{Actor, Envelope, Origin},
+        time::{Time, parse_future, parse_time},
+    },
     backend::{ApiError, Backend},
     locale::Lang,
 };
@@ -118,11 +122,39 @@ impl Context {
         if options.iter().flat_map(|(_, text)| text).all(|text| text.parse::<Timestamp>().is_ok()) {
             return Ok(here);
         }
-        let zone = client.status().await?.time_zone;
-        let zone = zone.and_then(|name| TimeZone::get(&name).ok());
-        let now = client.now();
-        Ok(read_times(&options, &zone.map_or(now.clone(), |zone| now.with_time_zone(zone)))?)
+        Ok(read_times(&options, &agents_now(client).await?)?)
     }
+
+    /// Reads a time to come, in the agent's zone. Its form is checked before the agent is asked.
+    ///
+    /// # Errors
+    /// `BadRequest` with the option's name.
+    pub async fn future(&self, client: &Client, option: &str, text: &str) -> Result<Time, Failure> {
+        let read = |now: &Zoned| {
+            let time = parse_future(text, now);
+            let time = time.map_err(|error| ApiError::bad_request(format!("{option}: {error}")))?;
+            Ok::<_, Failure>(Time::new(time, now.time_zone()))
+        };
+        let here = read(&client.now())?;
+        if text.parse::<Timestamp>().is_ok() {
+            return Ok(here);
+        }
+        read(&agents_now(client).await?)
+    }
+
+    /// What a change comes with. The agent takes who asks from the socket.
+    pub fn envelope(&self, if_rev: Option<u64>) -> Envelope {
+        let actor = Actor::uid(nix::unistd::Uid::current().as_raw(), Origin::Cli);
+        Envelope { if_rev, ..Envelope::of(actor) }
+    }
+}
+
+/// Now, in the zone of billing.
+async fn agents_now(client: &Client) -> Result<Zoned, Failure> {
+    let zone = client.status().await?.time_zone;
+    let zone = zone.and_then(|name| TimeZone::get(&name).ok());
+    let now = client.now();
+    Ok(zone.map_or(now.clone(), |zone| now.with_time_zone(zone)))
 }
 
 /// Reads time options relative to `now`.

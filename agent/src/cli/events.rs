@@ -1,8 +1,11 @@
 //! `boxmeter events`: what happened, and why.
 
-use boxmeter_web::api::{
-    query::{EventQuery, Page},
-    types::{Event, Severity},
+use boxmeter_web::{
+    api::{
+        query::{EventQuery, Page},
+        types::{Event, Reason, Severity},
+    },
+    locale::Lang,
 };
 use clap::Args;
 
@@ -54,7 +57,24 @@ pub fn render(context: &Context, events: &[Event], since: &str) -> String {
             Some(user) => format!("{}  ", context.paint(Tone::Bold, &safe_cut(user, 40))),
             None => String::new(),
         };
-        out.push_str(&format!("{at}  {kind}  {user}{}\n", safe(&event.message)));
+        let who = match event.who.as_deref() {
+            None | Some("agent") => String::new(),
+            Some(who) => context.paint(Tone::Dim, &format!("  ({})", safe_cut(who, 40))),
+        };
+        out.push_str(&format!("{at}  {kind}  {user}{}{who}\n", safe(&explanation(context, event))));
     }
     out
+}
+
+/// Why it happened: in the reader's language where the reason is known by its kind, else as the
+/// agent said it.
+fn explanation(context: &Context, event: &Event) -> String {
+    let data = event.data.as_ref();
+    let cause = data.and_then(|data| serde_json::from_value::<Reason>(data.get("cause")?.clone()).ok());
+    let zone = data.and_then(|data| data.get("time_zone")?.as_str());
+    match cause {
+        // The agent's own sentence is English already, and may say more than the reason.
+        Some(cause) if context.lang != Lang::En => cause.sentence(context.lang, zone),
+        _ => event.message.clone(),
+    }
 }

@@ -57,7 +57,11 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::NotFound
         | ErrorKind::BadRequest
         | ErrorKind::NotPermitted
+        | ErrorKind::Invalid
         | ErrorKind::Conflict
+        | ErrorKind::Stale
+        | ErrorKind::TooLarge
+        | ErrorKind::Unsupported
         | ErrorKind::Unavailable
         | ErrorKind::Reserved
         | ErrorKind::Failed
@@ -67,13 +71,17 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
 
 pub fn code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::BadRequest | ErrorKind::Reserved => exit::WRONG_USE,
+        ErrorKind::BadRequest | ErrorKind::Invalid | ErrorKind::Reserved => exit::WRONG_USE,
         ErrorKind::NotRunning => exit::NOT_RUNNING,
         ErrorKind::NotPermitted => exit::NOT_PERMITTED,
         ErrorKind::NotFound => exit::NOT_FOUND,
-        ErrorKind::Conflict | ErrorKind::Unavailable | ErrorKind::Failed | ErrorKind::Internal => {
-            exit::FAILED
-        }
+        ErrorKind::Conflict
+        | ErrorKind::Stale
+        | ErrorKind::TooLarge
+        | ErrorKind::Unsupported
+        | ErrorKind::Unavailable
+        | ErrorKind::Failed
+        | ErrorKind::Internal => exit::FAILED,
     }
 }
 

@@ -38,16 +38,16 @@ pub fn render(context: &Context, flows: &[Flow], now: Timestamp) -> String {
     if flows.is_empty() {
         return context.text("flows.none").to_owned();
     }
-    let mut table = Table::default()
-        .words(context.text("col.user"), 0)
-        .words(context.text("col.via"), 2)
-        .words(context.text("col.inbound"), 1)
-        .words(context.text("col.network"), 3)
-        .words(context.text("col.peer"), 0)
-        .numbers(context.text("col.age"), 1)
-        .numbers(context.text("col.upload"), 0)
-        .numbers(context.text("col.download"), 0)
-        .numbers(context.text("col.rate"), 4);
+    let mut table = Table::new(context)
+        .words("col.user", 0)
+        .words("col.via", 2)
+        .words("col.inbound", 1)
+        .words("col.network", 3)
+        .words("col.peer", 0)
+        .numbers("col.age", 1)
+        .numbers("col.upload", 0)
+        .numbers("col.download", 0)
+        .numbers("col.rate", 4);
     for flow in flows {
         let per_second = flow.upload_rate.saturating_add(flow.download_rate);
         table.row(vec![
@@ -62,7 +62,7 @@ pub fn render(context: &Context, flows: &[Flow], now: Timestamp) -> String {
             Cell::new(rate(per_second)).tone_if(per_second == 0, Tone::Dim),
         ]);
     }
-    table.render(context)
+    table.render()
 }
 
 fn owner(context: &Context, flow: &Flow) -> Cell {

@@ -132,6 +132,24 @@ pub fn share(part: u64, whole: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
+/// Cells of a terminal that [`bar`] fills.
+const BAR_CELLS: u64 = 20;
+
+/// How much of the whole is used, as a bar and a share. Only what is whole is filled, so that a
+/// full bar means that all is used.
+pub fn bar(colour: bool, used: u64, whole: u64) -> String {
+    let tenths = u128::from(used) * 10 / u128::from(whole.max(1));
+    let cells = u128::from(used) * u128::from(BAR_CELLS) / u128::from(whole.max(1));
+    let filled = usize::try_from(cells.min(u128::from(BAR_CELLS))).unwrap_or(0);
+    let tone = match tenths {
+        0..8 => Tone::Good,
+        8..10 => Tone::Warn,
+        _ => Tone::Bad,
+    };
+    let empty = "░".repeat(BAR_CELLS as usize - filled);
+    format!("{}{empty} {}", paint(colour, tone, &"█".repeat(filled)), share(used, whole))
+}
+
 /// A moment to the minute, in the offset that it came with.
 pub fn minute(time: &Time) -> String {
     time.zoned().strftime("%Y-%m-%d %H:%M").to_string()
@@ -185,5 +203,15 @@ mod tests {
         assert_eq!(share(1, 1_000_000), "< 0.1 %");
         assert_eq!(share(0, 9), "0.0 %");
         assert_eq!(share(u64::MAX, u64::MAX), "100.0 %");
+    }
+
+    #[test]
+    fn a_bar_is_full_when_all_is_used_and_never_longer() {
+        assert_eq!(bar(false, 0, 100), "░░░░░░░░░░░░░░░░░░░░ 0.0 %");
+        assert_eq!(bar(false, 52, 100), "██████████░░░░░░░░░░ 52.0 %");
+        assert_eq!(bar(false, 999, 1_000), "███████████████████░ 99.9 %");
+        assert_eq!(bar(false, 225, 100), "████████████████████ 225.0 %");
+        assert_eq!(bar(false, u64::MAX, 1).chars().filter(|c| *c == '█').count(), 20);
+        assert!(bar(true, 9, 10).starts_with("\x1b[33m"));
     }
 }

@@ -1,20 +1,25 @@
 //! The verbs that work without the agent's socket: the one place where the command line calls into
 //! the rest of the agent.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use boxmeter_web::api::{
     query::UsageQuery,
-    types::{Meter, Usage},
+    types::{ImportUser, Meter, Usage},
 };
+use jiff::Zoned;
 
-use super::{detach::DetachArgs, doctor::DoctorArgs};
+use super::{detach::DetachArgs, doctor::DoctorArgs, users::Format};
 use crate::{
     clock,
     config::{self, Config, ConfigError},
-    daemon, doctor as checks,
-    ledger::Reader,
+    daemon, doctor as checks, import,
+    ledger::{Reader, import as import_sqlite},
 };
 
 /// The socket's path by the configuration; the default where the file may not be read, since
@@ -91,4 +96,61 @@ pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
     let query = daemon::ledger_query(query, &zone, now_ms)?;
     let answer = reader.usage(&query).map_err(daemon::query_error)?;
     Ok(daemon::usage_answer(answer, meter, &zone, now_ms))
+}
+
+/// Users of another program's file, and what of it was not understood. Times without a zone are of
+/// this machine's.
+///
+/// # Errors
+/// When the file cannot be read, or is not what it should be.
+pub fn read_import(file: &Path, format: Option<Format>) -> Result<(Vec<ImportUser>, Vec<String>)> {
+    let now = Zoned::now();
+    let format = match format {
+        Some(format) => format,
+        None => format_of(file).with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let imported = match format {
+        Format::Sqlite => import_sqlite::read_sqlite(file)?,
+        Format::Csv => {
+            import::read_csv(&text_of(file)?, &now).with_context(|| format!("{}", file.display()))?
+        }
+        Format::Json => {
+            import::read_json(&text_of(file)?, &now).with_context(|| format!("{}", file.display()))?
+        }
+    };
+    let users = imported.users.into_iter().map(|user| import::to_request(user, now.time_zone()));
+    Ok((users.collect(), imported.not_understood))
+}
+
+fn text_of(file: &Path) -> Result<Vec<u8>> {
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    let open = File::open(file).with_context(|| format!("cannot read {shown}"))?;
+    open.take(import::FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {shown}"))?;
+    let max = import::FILE_BYTES_MAX;
+    anyhow::ensure!(bytes.len() as u64 <= max, "{shown} is larger than {max} bytes: import it in parts");
+    Ok(bytes)
+}
+
+/// By how the file begins, else by its name's end.
+fn format_of(file: &Path) -> io::Result<Format> {
+    let mut head = [0; 16];
+    let mut read = File::open(file)?.take(head.len() as u64);
+    let mut filled = 0;
+    loop {
+        match read.read(&mut head[filled..])? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    let first = head[..filled].iter().find(|byte| !byte.is_ascii_whitespace());
+    let json = file.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    Ok(match first {
+        _ if head == *b"SQLite format 3\0" => Format::Sqlite,
+        _ if json => Format::Json,
+        Some(b'[' | b'{') => Format::Json,
+        _ => Format::Csv,
+    })
 }

@@ -2,6 +2,7 @@
 //! decides nothing; verbs that work without the agent go through [`local`].
 
 mod args;
+mod ask;
 mod audit;
 mod completions;
 mod context;
@@ -13,9 +14,12 @@ mod flows;
 mod format;
 mod local;
 mod man;
+mod packages;
+mod policies;
 mod run;
 mod status;
 mod table;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod top;
@@ -57,6 +61,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Status => on_runtime(status::run(context)),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Users(args) => on_runtime(users::run(context, args)),
+        Command::Policies(args) => on_runtime(policies::run(context, args)),
+        Command::Packages(args) => on_runtime(packages::run(context, args)),
         Command::Usage(args) => on_runtime(usage::run(context, args)),
         Command::Flows(args) => on_runtime(flows::run(context, args)),
         Command::Top(args) => on_runtime(top::run(context, args)),

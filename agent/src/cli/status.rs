@@ -1,7 +1,7 @@
 //! `boxmeter status`: is all well, and if not, what to do.
 
 use boxmeter_web::{
-    api::types::{InboundStatus, KernelStatus, Network, Status},
+    api::types::{EnforcementStatus, InboundStatus, KernelStatus, Network, Status},
     backend::Backend,
 };
 use jiff::Timestamp;
@@ -95,7 +95,7 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
         ("pid", &status.agent.pid.to_string()),
         ("time", &minute(&status.agent.started_at)),
     ];
-    vec![
+    let mut parts = vec![
         (context.text("part.agent"), context.fill("status.agent", &agent)),
         (context.text("part.singbox"), singbox),
         (context.text("part.source"), source),
@@ -104,7 +104,33 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
             context.text("part.ledger"),
             context.fill("status.ledger", &[("path", &safe(&status.ledger.path)), ("committed", &committed)]),
         ),
-    ]
+    ];
+    if let Some(it) = &status.enforcement {
+        parts.push((context.text("part.enforcement"), enforcement(context, it)));
+    }
+    parts
+}
+
+fn enforcement(context: &Context, it: &EnforcementStatus) -> String {
+    let values = [
+        ("cut", &*it.cut_users.to_string()),
+        ("out", &it.taken_out_users.to_string()),
+        ("edits", &it.edits.to_string()),
+        ("reloads", &it.reloads.to_string()),
+    ];
+    let mut text = context.fill("status.enforcement", &values);
+    if let Some(pending) = &it.pending {
+        let users = pending.users.to_string();
+        text.push_str(&match &pending.at_latest {
+            Some(at) => context.fill("status.reload_until", &[("users", &users), ("time", &minute(at))]),
+            None => context.fill("status.reload_by_hand", &[("users", &users)]),
+        });
+    }
+    if let Some(error) = &it.last_error {
+        let values = [("time", &*minute(&error.at)), ("message", &safe(&error.message))];
+        text.push_str(&context.paint(Tone::Bad, &context.fill("status.enforcement_error", &values)));
+    }
+    text
 }
 
 fn kernel(context: &Context, kernel: &KernelStatus) -> String {

@@ -49,22 +49,29 @@ struct Column {
     weight: u8,
 }
 
-#[derive(Default)]
-pub struct Table {
+pub struct Table<'a> {
+    context: &'a Context,
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
 }
 
-impl Table {
-    /// A column of words.
-    pub fn words(mut self, title: &str, weight: u8) -> Self {
-        self.columns.push(Column { title: title.to_owned(), right: false, weight });
-        self
+impl<'a> Table<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        Table { context, columns: Vec::new(), rows: Vec::new() }
+    }
+
+    /// A column of words; its title is the text of a key.
+    pub fn words(self, key: &str, weight: u8) -> Self {
+        self.column(key, weight, false)
     }
 
     /// A column of numbers, to the right.
-    pub fn numbers(mut self, title: &str, weight: u8) -> Self {
-        self.columns.push(Column { title: title.to_owned(), right: true, weight });
+    pub fn numbers(self, key: &str, weight: u8) -> Self {
+        self.column(key, weight, true)
+    }
+
+    fn column(mut self, key: &str, weight: u8, right: bool) -> Self {
+        self.columns.push(Column { title: self.context.text(key).to_owned(), right, weight });
         self
     }
 
@@ -113,15 +120,15 @@ impl Table {
     }
 
     /// The text, ending with a line break.
-    pub fn render(mut self, context: &Context) -> String {
-        if let Some(width) = context.width {
+    pub fn render(mut self) -> String {
+        if let Some(width) = self.context.width {
             self.fit(width);
         }
         let mut table = ComfyTable::new();
         table.load_style(comfy_table::presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
         table.force_no_tty();
-        if context.colour {
+        if self.context.colour {
             table.enforce_styling();
         }
         table.set_header(self.columns.iter().map(|it| Comfy::new(&it.title).add_attribute(Attribute::Bold)));

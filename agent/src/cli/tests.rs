@@ -341,7 +341,7 @@ async fn keys_sort_search_move_and_quit() {
 fn texts_of_the_command_line_are_in_the_catalogue() {
     let mut sources = String::new();
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
-    for dir in [dir.clone(), dir.join("top")] {
+    for dir in [dir.clone(), dir.join("top"), dir.join("users")] {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("tests.rs") {
@@ -349,7 +349,8 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
             }
         }
     }
-    let prefixes = ["about.", "state.", "owner_by.", "error."];
+    let prefixes =
+        ["about.", "state.", "owner_by.", "error.", "import.", "weekday.", "reason.", "month.", "date."];
     for key in Lang::En.keys() {
         let computed = prefixes.iter().any(|prefix| key.starts_with(prefix));
         assert!(computed || sources.contains(&format!("\"{key}\"")), "{key} is not used");

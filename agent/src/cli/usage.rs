@@ -99,7 +99,7 @@ pub fn render(context: &Context, usage: &Usage, by: Option<By>, one_user: bool) 
         let name = Cell::new(context.text("usage.total")).tone(Tone::Bold);
         add(&mut table, name, None, &everything, String::new());
     }
-    out.push_str(&table.render(context));
+    out.push_str(&table.render());
     if usage.rows.is_empty() {
         out.push_str(&format!("\n{}\n", context.text("usage.no_owner")));
     }
@@ -123,21 +123,18 @@ fn heading(context: &Context, usage: &Usage) -> String {
     format!("{}\n\n", context.paint(Tone::Dim, &text))
 }
 
-fn columns(context: &Context, meter: Meter, by: bool, reported: bool) -> Table {
+fn columns(context: &Context, meter: Meter, by: bool, reported: bool) -> Table<'_> {
     let other = match meter {
         Meter::Payload => "col.wire",
         Meter::Wire => "col.payload",
     };
-    let mut table = Table::default().words(context.text("col.user"), 0);
+    let mut table = Table::new(context).words("col.user", 0);
     if by {
-        table = table.words(context.text("col.start"), 0);
+        table = table.words("col.start", 0);
     }
-    table = table
-        .numbers(context.text("col.upload"), 0)
-        .numbers(context.text("col.download"), 0)
-        .numbers(context.text("col.total"), 0)
-        .numbers(context.text(other), 2);
-    if reported { table.numbers(context.text("col.reported"), 1) } else { table }
+    table =
+        table.numbers("col.upload", 0).numbers("col.download", 0).numbers("col.total", 0).numbers(other, 2);
+    if reported { table.numbers("col.reported", 1) } else { table }
 }
 
 fn figures(traffic: &Traffic, meter: Meter) -> [Cell; 4] {

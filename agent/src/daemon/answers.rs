@@ -8,9 +8,9 @@ use boxmeter_web::{
         live::{LiveSnapshot, LiveTotals, LiveUser},
         query::{self, Page},
         types::{
-            Audit, Degradation, Event, Flow as ApiFlow, FlowList, Live, Meter, Network as ApiNetwork,
-            OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity, Speed, Stats, Time, Total, Traffic,
-            Usage, UsageRow, User, UserState,
+            Audit, Degradation, Enforcement, Event, Flow as ApiFlow, FlowList, Live, Meter,
+            Network as ApiNetwork, Overrides, OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity,
+            Speed, Stats, Time, Total, Traffic, Usage, UsageRow, User, UserState,
         },
     },
     backend::ApiError,
@@ -164,8 +164,10 @@ pub fn user(
         id: Some(record.id.to_string()),
         state: UserState::Active,
         reason: None,
+        cause: None,
         policy: Some(record.policy.clone()),
         email: record.settings.email.clone(),
+        note: record.settings.note.clone(),
         created_at: Time::from_ms(record.created_ms, zone),
         expires_at: record.settings.expires_ms.map(|ms| Time::from_ms(ms, zone)),
         period: Period {
@@ -189,6 +191,11 @@ pub fn user(
         last_seen_at: live.activity.last_seen_ms.map(|ms| Time::from_ms(ms, zone)),
         inbounds: inbounds.collect(),
         traffic,
+        overrides: Overrides::default(),
+        terms: None,
+        time_zone: None,
+        first_used_at: None,
+        enforcement: Enforcement::default(),
         rev: unsigned(record.rev),
     }
 }

@@ -144,6 +144,7 @@ impl Backend for Answerer {
             singbox: picture.directory.singbox.clone(),
             time_zone: self.zone.iana_name().map(str::to_owned),
             inbounds: picture.directory.listeners.to_vec(),
+            enforcement: None,
         })
     }
 

@@ -29,13 +29,13 @@ use super::{
     policies::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
     },
-    query::{AuditQuery, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter},
+    query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
     sse::{Message, Parser},
-    types::{Audit, Event, EventList, Flow, FlowList, Stats, Status, Usage, User, UserList, UserShow},
+    types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
 use crate::backend::{Backend, LiveStream};
 
-/// The largest answer that is read: [`LIMIT_MAX`] users with long names are about 10 MB.
+/// The largest answer that is read: [`super::query::LIMIT_MAX`] users with long names are about 10 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A little more than the server's own limit, whose error says more.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(35);
@@ -157,83 +157,6 @@ impl Client {
             _ => ApiError::unavailable(format!("cannot connect to {socket}: {error}")),
         }
     }
-
-    /// All users, page by page.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn users_all(&self, filter: UserFilter) -> Result<UserList, ApiError> {
-        let mut page = Page { after: None, limit: LIMIT_MAX };
-        let mut all: Vec<User> = Vec::new();
-        loop {
-            let answer = self.users(filter.clone(), page.clone()).await?;
-            all.extend(answer.users);
-            match next(&page, answer.next) {
-                Some(after) => page.after = Some(after),
-                None => return Ok(UserList { users: all, next: None, ..answer_rev(answer.rev) }),
-            }
-        }
-    }
-
-    /// All rows of usage, page by page. Everything but the rows is of the last page, the newest.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn usage_all(&self, mut query: UsageQuery) -> Result<Usage, ApiError> {
-        query.page = Page { after: None, limit: LIMIT_MAX };
-        let mut rows = Vec::new();
-        loop {
-            let mut answer = self.usage(query.clone()).await?;
-            rows.append(&mut answer.rows);
-            match next(&query.page, answer.next.take()) {
-                Some(after) => query.page.after = Some(after),
-                None => return Ok(Usage { rows, ..answer }),
-            }
-        }
-    }
-
-    /// All live flows, page by page.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn flows_all(&self, mut filter: FlowFilter) -> Result<FlowList, ApiError> {
-        filter.page = Page { after: None, limit: LIMIT_MAX };
-        let mut flows: Vec<Flow> = Vec::new();
-        loop {
-            let mut answer = self.flows(filter.clone()).await?;
-            flows.append(&mut answer.flows);
-            match next(&filter.page, answer.next.take()) {
-                Some(after) => filter.page.after = Some(after),
-                None => return Ok(FlowList { flows, ..answer }),
-            }
-        }
-    }
-
-    /// All events since `query.since`, page by page.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn events_all(&self, mut query: EventQuery) -> Result<EventList, ApiError> {
-        query.page = Page { after: None, limit: LIMIT_MAX };
-        let mut events: Vec<Event> = Vec::new();
-        loop {
-            let mut answer = self.events(query.clone()).await?;
-            events.append(&mut answer.events);
-            match next(&query.page, answer.next.take()) {
-                Some(after) => query.page.after = Some(after),
-                None => return Ok(EventList { events, ..answer }),
-            }
-        }
-    }
-}
-
-/// The cursor of the next page; a cursor that does not move would never end.
-fn next(page: &Page, cursor: Option<String>) -> Option<String> {
-    cursor.filter(|cursor| page.after.as_ref() != Some(cursor))
-}
-
-fn answer_rev(rev: u64) -> UserList {
-    UserList { schema: Default::default(), users: Vec::new(), rev, next: None }
 }
 
 #[async_trait]

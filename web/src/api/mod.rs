@@ -13,6 +13,7 @@ pub mod live;
 pub mod names;
 pub mod openapi;
 pub mod order;
+pub mod pages;
 pub mod params;
 pub mod policies;
 pub mod query;

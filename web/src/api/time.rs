@@ -94,6 +94,36 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<Timestamp, BadTime> {
     relative_or_absolute(text.trim(), now).ok_or_else(|| BadTime { text: text.to_owned() })
 }
 
+/// The forms that [`parse_future`] takes, for messages.
+pub const FUTURE_FORMS: &str = "a date (2026-12-31), a date and time (2026-12-31 08:00), an RFC 3339 \
+                                time, or a span from now such as 30d or 12h";
+
+/// Why a time to come was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFuture {
+    #[error("{0:?} is not a time to come: give {FUTURE_FORMS}")]
+    Form(String),
+    #[error("{0} lies in the past: give {FUTURE_FORMS}")]
+    Past(Time),
+}
+
+/// Reads a time to come as people type it: spans count from `now`, days mean their beginning in
+/// its zone.
+pub fn parse_future(text: &str, now: &Zoned) -> Result<Timestamp, BadFuture> {
+    let trimmed = text.trim();
+    let span = parse_age(trimmed.strip_prefix('+').unwrap_or(trimmed));
+    let time = match span {
+        Some(span) => now.checked_add(span).ok().map(|it| it.timestamp()),
+        None if trimmed.starts_with('-') => None,
+        None => relative_or_absolute(trimmed, now),
+    };
+    match time {
+        None => Err(BadFuture::Form(text.to_owned())),
+        Some(time) if time <= now.timestamp() => Err(BadFuture::Past(Time::new(time, now.time_zone()))),
+        Some(time) => Ok(time),
+    }
+}
+
 fn relative_or_absolute(text: &str, now: &Zoned) -> Option<Timestamp> {
     let zone = now.time_zone();
     let day = |date: Date| start_of(date, zone);
@@ -203,6 +233,28 @@ mod tests {
             assert!(error.contains("2026-11-01"), "{text:?}: {error}");
         }
         assert!(parse_time("-99999999999999999999d", &now()).is_err());
+    }
+
+    #[test]
+    fn times_to_come_are_dates_or_spans() {
+        let at = |text: &str| {
+            let zone = now().time_zone().clone();
+            Time::new(parse_future(text, &now()).unwrap(), &zone).to_string()
+        };
+        assert_eq!(at("2026-12-31"), "2026-12-31T00:00:00+08:00");
+        assert_eq!(at("2026-12-31 08:00"), "2026-12-31T08:00:00+08:00");
+        assert_eq!(at("2026-12-31T00:00:00Z"), "2026-12-31T08:00:00+08:00");
+        assert_eq!(at("30d"), "2026-12-24T15:30:00+08:00");
+        assert_eq!(at("+12h"), "2026-11-25T03:30:00+08:00");
+        assert_eq!(at("1mo"), "2026-12-24T15:30:00+08:00");
+        for text in ["2020-01-01", "today", "now", "0d"] {
+            assert!(matches!(parse_future(text, &now()), Err(BadFuture::Past(_))), "{text}");
+        }
+        for text in ["", "-7d", "soon", "30", "2026-02-30", "99999999999999999999d", "+"] {
+            let error = parse_future(text, &now()).unwrap_err();
+            assert!(matches!(&error, BadFuture::Form(_)), "{text}");
+            assert!(error.to_string().contains("30d"), "{error}");
+        }
     }
 
     #[test]

@@ -39,14 +39,14 @@ pub fn plain(context: &Context, snapshot: &LiveSnapshot, sort: Sort) -> String {
         out.push_str(context.text("users.none"));
         return out;
     }
-    let mut table = Table::default()
-        .words(context.text("col.user"), 0)
-        .words(context.text("col.state"), 2)
-        .numbers(context.text("col.up_rate"), 0)
-        .numbers(context.text("col.down_rate"), 0)
-        .numbers(context.text("col.flows"), 1)
-        .numbers(context.text("col.period"), 0)
-        .numbers(context.text("col.total"), 3);
+    let mut table = Table::new(context)
+        .words("col.user", 0)
+        .words("col.state", 2)
+        .numbers("col.up_rate", 0)
+        .numbers("col.down_rate", 0)
+        .numbers("col.flows", 1)
+        .numbers("col.period", 0)
+        .numbers("col.total", 3);
     let mut users: Vec<&LiveUser> = snapshot.users.iter().collect();
     order(&mut users, sort);
     for user in users {
@@ -60,7 +60,7 @@ pub fn plain(context: &Context, snapshot: &LiveSnapshot, sort: Sort) -> String {
             Cell::new(bytes(user.total_bytes)),
         ]);
     }
-    out.push_str(&table.render(context));
+    out.push_str(&table.render());
     out
 }
 

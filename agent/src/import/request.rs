@@ -1,0 +1,49 @@
+//! What a file said, as the API takes it.
+
+use boxmeter_web::api::{
+    terms::Overrides,
+    time::Time,
+    types::{ImportUsage, ImportUser},
+};
+use jiff::tz::TimeZone;
+
+use super::{ImportedStatus, ImportedUser};
+
+/// One user of a request; times are shown in `zone`.
+pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
+    let ImportedUser {
+        name, credentials, policy, email, note, status, used, package_bytes, inbounds, ..
+    } = user;
+    let time = |ms: i64| Time::from_ms(ms, zone);
+    ImportUser {
+        name,
+        policy,
+        terms: Overrides {
+            quota_bytes: user.quota_bytes,
+            total_quota_bytes: user.total_quota_bytes,
+            reset_day: user.reset_day,
+            ..Overrides::default()
+        },
+        email,
+        note,
+        expires_at: user.expires_ms.map(time),
+        inbounds: (!inbounds.is_empty()).then_some(inbounds),
+        enabled: match status {
+            ImportedStatus::Disabled => Some(false),
+            // The quota that comes over decides about those who were over theirs.
+            ImportedStatus::Active | ImportedStatus::OverQuota => None,
+        },
+        password: credentials.password,
+        uuid: credentials.uuid,
+        created_at: user.created_ms.map(time),
+        used: used
+            .into_iter()
+            .map(|it| ImportUsage {
+                month: it.month.map(|(year, month)| format!("{year:04}-{month:02}")),
+                upload_bytes: it.upload_bytes,
+                download_bytes: it.download_bytes,
+            })
+            .collect(),
+        package_bytes,
+    }
+}
