@@ -52,6 +52,12 @@ impl Agent {
             self.flush();
             self.gate.turn(looked.turns, waits);
         }
+        if !looked.expired.is_empty() {
+            let (committed, waits) = oneshot::channel();
+            self.flush_waiting.push(committed);
+            self.flush();
+            self.gate.settle(looked.expired, waits);
+        }
         if looked.membership {
             self.hands.want(self.gate.kept_out());
         }
@@ -103,6 +109,10 @@ impl Agent {
             })
             .collect();
         let severity = if action == SharingAction::Note { "info" } else { "warning" };
+        let message = format!(
+            "used from {} addresses at the same time, {} are usual (score {})",
+            evidence.peak, evidence.allowed, evidence.score
+        );
         let data = json!({
             "score": evidence.score,
             "addresses": addresses,
@@ -112,20 +122,17 @@ impl Agent {
             "window_s": evidence.window_s,
             "networks": evidence.networks,
             "action": action,
-            "message": format!(
-                "used from {} addresses at the same time, {} are usual (score {})",
-                evidence.peak, evidence.allowed, evidence.score
-            ),
+            "message": message,
             "severity": severity,
         });
-        self.event("sharing_suspected", Some(user), data);
+        self.event("sharing_suspected", Some(user), data.clone());
         let sharing = SharingNow { since_ms: now.wall_ms, addresses: evidence.peak };
         match action {
             SharingAction::Note | SharingAction::Warn => {}
             SharingAction::Throttle(_) => self.gate.set_sharing(user, Some(sharing)),
             SharingAction::Suspend => {
                 self.gate.set_sharing(user, Some(sharing));
-                self.gate.suspend(user, evidence.peak, evidence.window_s);
+                self.gate.suspend(user, message, data);
             }
         }
     }

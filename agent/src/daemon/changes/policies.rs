@@ -75,7 +75,7 @@ impl Answerer {
             return self.policy_answer(&envelope, &record, false).await;
         }
         let if_rev = envelope.if_rev.map(signed);
-        let changed = self.ledger.change_policy(record.id, None, Some(terms), if_rev, asked(&envelope));
+        let changed = self.ledger.change_policy(record.id, None, Some(terms), if_rev, self.settle(), asked(&envelope));
         let record = changed.await.map_err(refused)?;
         self.policy_answer(&envelope, &record, true).await
     }

@@ -29,7 +29,7 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
-    ledger::{AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord, WalletEntry},
+    ledger::{AdminChange, AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord, WalletEntry},
 };
 
 fn credential(one: Credentials) -> Credential {
@@ -147,7 +147,7 @@ impl Answerer {
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
             self.tighten(record.id, Tighter::Settings(settings.clone())).await?;
-            let changed = self.ledger.change_user(record.id, settings, if_rev, asked(&envelope)).await;
+            let changed = self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             match changed {
                 Ok(record) => self.take_over(record).await?,
                 Err(error) => {
@@ -175,14 +175,10 @@ impl Answerer {
         };
         let own = to_api(&record.settings.overrides).changed(&change.terms, &change.inherit)?;
         let overrides = to_core(&own)?;
-        let terms = match &policy {
-            Some(policy) => policy.terms.with(&overrides),
-            None => {
-                let policies = self.ledger.policies().await.map_err(refused)?;
-                let of = policies.iter().find(|policy| policy.id == record.settings.policy);
-                policy::in_force(of.map(|policy| &policy.terms), &overrides)
-            }
-        };
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        let of = policies.iter().find(|policy| policy.id == record.settings.policy);
+        let before = policy::in_force(of.map(|policy| &policy.terms), &record.settings.overrides);
+        let terms = policy::in_force(policy.as_ref().or(of).map(|policy| &policy.terms), &overrides);
         super::terms_to_api(&terms).check()?;
         Ok(SettingsChange {
             policy: policy.map(|policy| policy.id),
@@ -190,6 +186,8 @@ impl Answerer {
             expires_ms: change.expires_at.map(|time| time.map(|time| time.instant.as_millisecond())),
             email: change.email.clone(),
             note: change.note.clone(),
+            // A new validity begins with the next use.
+            forget_first_use: terms.valid_days != before.valid_days && terms.valid_days.is_some(),
         })
     }
 
@@ -245,7 +243,7 @@ impl Answerer {
         self.changed(&envelope, record.id, true).await
     }
 
-    fn settle(&self) -> Settle {
+    pub(super) fn settle(&self) -> Settle {
         crate::daemon::gate::settle(self.zone.clone(), of_meter(self.billed), clock::wall_ms())
     }
 
@@ -260,14 +258,14 @@ impl Answerer {
         }
         let record = self.unchanged(&envelope, name).await?;
         let to = if enabled { AdminState::Enabled } else { AdminState::Disabled };
-        if record.admin == to {
+        if record.admin.state == to {
             return self.changed(&envelope, record.id, false).await;
         }
         if !enabled {
             self.tighten(record.id, Tighter::Out).await?;
         }
         let if_rev = envelope.if_rev.map(signed);
-        let done = self.ledger.set_admin_state(record.id, to, None, if_rev, asked(&envelope)).await;
+        let done = self.ledger.set_admin_state(record.id, AdminChange::to(to), if_rev, asked(&envelope)).await;
         match done {
             Ok(record) => self.take_over(record).await?,
             Err(error) => {

@@ -8,7 +8,7 @@ use super::{Gate, reasons};
 use crate::{
     clock,
     core::{event::UserId, period::AccountPeriod},
-    ledger::{AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn},
+    ledger::{AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn},
 };
 
 /// How long a job waits after the ledger could not do its part, before it asks again.
@@ -120,13 +120,35 @@ impl Gate {
         }));
     }
 
+    /// Books what packages paid up to an expiry of one of them, when all that was counted is committed.
+    pub fn settle(&mut self, expired: Vec<(UserId, i64)>, committed: oneshot::Receiver<Result<(), String>>) {
+        let (ledger, epoch) = (self.ledger.clone(), self.epoch);
+        let (zone, of_meter) = (self.zone.clone(), self.of_meter);
+        self.jobs.push(Box::pin(async move {
+            // Booked later is booked as well: with what is committed now, or at the account's end.
+            let _ = committed.await;
+            let users: Vec<UserId> = expired.iter().map(|(user, _)| *user).collect();
+            for (user, at_ms) in expired {
+                let settle = reasons::settle(zone.clone(), of_meter, at_ms.saturating_sub(1));
+                if let Err(error) = ledger.settle(vec![user], settle, clock::wall_ms()).await {
+                    tracing::error!("booking what packages paid: {error}");
+                }
+            }
+            News::Some(standings(&ledger, &users, epoch).await)
+        }));
+    }
+
     /// Suspends a user for sharing its account.
-    pub fn suspend(&mut self, user: UserId, addresses: u32, window_s: u32) {
+    pub fn suspend(&mut self, user: UserId, why: String, evidence: serde_json::Value) {
         let (ledger, epoch) = (self.ledger.clone(), self.epoch);
         self.jobs.push(Box::pin(async move {
-            let why = format!("used from {addresses} addresses within {window_s} s");
             let asked = Asked::new("agent", clock::wall_ms());
-            let done = ledger.set_admin_state(user, AdminState::Suspended, Some(why), None, asked).await;
+            let change = AdminChange {
+                why: Some(why),
+                evidence: Some(evidence),
+                ..AdminChange::to(AdminState::Suspended)
+            };
+            let done = ledger.set_admin_state(user, change, None, asked).await;
             if let Err(error) = done {
                 // It is suspected again while it lasts.
                 tracing::error!("suspending a user: {error}");

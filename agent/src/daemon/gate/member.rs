@@ -2,16 +2,17 @@
 
 use boxmeter_common::user::UNLIMITED;
 use jiff::tz::TimeZone;
+use serde::Serialize;
 
 use crate::{
     core::{
         event::Counters,
         period::{self, Rule},
-        policy::{self, Admin, Before, Decision, SharingNow, State, Used},
+        policy::{self, Admin, Before, Decision, SharingNow, Used},
         terms::Terms,
         wallet::{Usage, Wallet},
     },
-    ledger::{self, AdminState, PolicyRecord, Standing, WalletEntry},
+    ledger::{self, AdminRecord, AdminState, PolicyRecord, Standing, StateRecord, WalletEntry},
 };
 
 /// What the kernel is to hold for a user.
@@ -43,7 +44,10 @@ pub struct Member {
     pub billed_offset: Option<i128>,
     /// A stricter limit is on its way to the ledger: what the kernel holds is not loosened.
     pub tightened: bool,
+    /// When it was looked at last, in Unix milliseconds.
+    looked_ms: Option<i64>,
     policy_known: bool,
+    admin: Admin,
     before: Option<Before>,
     /// Used = base + what the kernel counted in its epoch. The base stays while counts move from the
     /// kernel to the ledger, so that it does not matter when it was read.
@@ -78,7 +82,9 @@ impl Member {
             held: old.as_ref().and_then(|old| old.held),
             billed_offset: old.as_ref().and_then(|old| old.billed_offset),
             tightened: false,
-            before: old.and_then(|old| old.before),
+            looked_ms: old.as_ref().and_then(|old| old.looked_ms),
+            before: old.and_then(|old| old.before).or_else(|| remembered(&standing.state)),
+            admin: admin(&standing.admin),
             decision: None,
             terms,
             standing,
@@ -112,34 +118,29 @@ impl Member {
         period::turn(self.standing.account, self.rule(), now_ms, &self.zone)
     }
 
+    /// The instant at which a package has expired since the last look, of which something was left.
+    pub fn expired(&mut self, now_ms: i64) -> Option<i64> {
+        let looked_ms = self.looked_ms.replace(now_ms)?;
+        let expiries = self.wallet.lots().iter().filter(|lot| lot.left() > 0).filter_map(|lot| lot.expires_ms);
+        expiries.filter(|&at| looked_ms < at && at <= now_ms).min()
+    }
+
     /// Decides anew. True if the state is another one than the ledger has.
     pub fn decide(&mut self, counted: u64, now_ms: i64) -> bool {
-        let mut decision = policy::decide(&self.standing_for(counted, now_ms));
-        if self.before.is_none() && word(decision.state) == self.standing.state {
-            // The first decision since the start of the agent: what was so before is not new.
-            self.before = Some(Before { since_ms: self.standing.state_since_ms, ..decision.before });
-            decision = policy::decide(&self.standing_for(counted, now_ms));
-        }
+        let decision = policy::decide(&self.standing_for(counted, now_ms));
         self.before = Some(decision.before);
-        let changed = word(decision.state) != self.standing.state;
+        let known = &self.standing.state;
+        let changed =
+            (word(&decision.state), word(&decision.before.cause)) != (known.state.clone(), known.cause.clone());
         self.decision = Some(decision);
         changed
     }
 
     fn standing_for(&self, counted: u64, now_ms: i64) -> policy::Standing<'_> {
-        let since_ms = self.standing.admin_since_ms;
         policy::Standing {
             terms: &self.terms,
             policy_known: self.policy_known,
-            admin: match self.standing.admin {
-                AdminState::Enabled => Admin::Enabled,
-                AdminState::Disabled => Admin::Disabled { since_ms },
-                AdminState::Suspended => Admin::Suspended {
-                    since_ms,
-                    until_ms: None,
-                    addresses: self.sharing.map_or(0, |sharing| sharing.addresses),
-                },
-            },
+            admin: &self.admin,
             created_ms: self.standing.created_ms,
             first_use_ms: self.standing.first_use_ms,
             expires_ms: self.standing.settings.expires_ms,
@@ -193,15 +194,38 @@ impl Member {
     }
 }
 
-/// As the ledger keeps it.
-pub fn word(state: State) -> &'static str {
-    match state {
-        State::Active => "active",
-        State::Limited => "limited",
-        State::Throttled => "throttled",
-        State::Expired => "expired",
-        State::Disabled => "disabled",
-        State::Suspended => "suspended",
-        State::Pending => "pending",
+/// A word of the core as the ledger keeps it: that of its JSON.
+pub fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// What was decided before the agent started: what goes on is not new.
+fn remembered(state: &StateRecord) -> Option<Before> {
+    let json = |word: &str| serde_json::Value::String(word.to_owned());
+    Some(Before {
+        state: serde_json::from_value(json(&state.state)).ok()?,
+        cause: serde_json::from_value(json(&state.cause)).ok()?,
+        since_ms: state.since_ms,
+    })
+}
+
+fn admin(record: &AdminRecord) -> Admin {
+    let since_ms = record.since_ms;
+    let seen = |key: &str| {
+        let number = record.evidence.as_ref().and_then(|evidence| evidence.get(key)?.as_u64());
+        number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+    };
+    match record.state {
+        AdminState::Enabled => Admin::Enabled,
+        AdminState::Disabled => Admin::Disabled { since_ms, who: record.actor.clone() },
+        AdminState::Suspended => Admin::Suspended {
+            since_ms,
+            until_ms: record.until_ms,
+            addresses: seen("peak"),
+            window_s: seen("window_s"),
+        },
     }
 }

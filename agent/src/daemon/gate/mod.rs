@@ -36,7 +36,7 @@ use crate::{
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
-    ledger::{AdminState, Ledger, PolicyRecord, Standing},
+    ledger::{AdminState, Ledger, PolicyRecord, Standing, StateRecord},
 };
 use jobs::{Job, Writes};
 use member::{Member, OfMeter};
@@ -76,6 +76,9 @@ pub struct Gate {
 pub struct Looked {
     /// Users whose period is over: their accounts end when everything up to now is committed.
     pub turns: Vec<crate::ledger::Turn>,
+    /// Users of whom a package has expired, with the instant: what packages paid until then is to be
+    /// booked.
+    pub expired: Vec<(UserId, i64)>,
     /// Flows of users who may not connect any more: to be ended so that both sides notice.
     pub ended: Vec<FlowSeen>,
     /// Somebody is to be taken out of sing-box's users, or put back.
@@ -221,11 +224,15 @@ impl Gate {
             let from = member.standing.account;
             looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
         }
+        looked.expired.extend(member.expired(now.wall_ms).map(|at_ms| (user, at_ms)));
         let connected = member.connects();
         if member.decide(counted, now.wall_ms) {
             let change = reasons::state_change(member, now.wall_ms);
-            member.standing.state.clone_from(&change.state);
-            member.standing.state_since_ms = change.since_ms;
+            member.standing.state = StateRecord {
+                state: change.state.clone(),
+                cause: change.cause.clone(),
+                since_ms: change.since_ms,
+            };
             self.writes.states.insert(user, change);
         }
         if !member.tightened {
@@ -338,8 +345,7 @@ impl Gate {
         let mut standing = member.standing.clone();
         match tighter {
             Tighter::Out => {
-                standing.admin = AdminState::Disabled;
-                standing.admin_since_ms = now.wall_ms;
+                standing.admin.state = AdminState::Disabled;
             }
             Tighter::Settings(change) => {
                 let settings = &mut standing.settings;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     core::{
         period::{self, Rule},
-        policy::{self, Reason, State},
+        policy::{self, Before, Cause, Reason, State},
         wallet::{Usage, Wallet, What},
     },
     ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry},
@@ -24,8 +24,7 @@ use crate::{
 pub fn reason(member: &Member) -> Option<ApiReason> {
     let zone = &member.zone;
     let time = |ms: i64| Time::from_ms(ms, zone);
-    let sharing = member.terms.sharing;
-    Some(match member.decision.as_ref()?.reason {
+    Some(match member.decision.as_ref()?.reason.clone() {
         Reason::Active | Reason::NoPolicy => return None,
         Reason::FirstUse { valid_days } => ApiReason::NotUsedYet { valid_days },
         Reason::PeriodQuota { since_ms, used, quota, back_ms, .. } => ApiReason::PeriodQuota {
@@ -47,20 +46,18 @@ pub fn reason(member: &Member) -> Option<ApiReason> {
         Reason::TotalQuota { since_ms, used, quota } => {
             ApiReason::TotalQuota { at: time(since_ms), used_bytes: used, quota_bytes: quota }
         }
-        Reason::SharingThrottle { since_ms, addresses, rate } => ApiReason::Shared {
+        Reason::SharingThrottle { since_ms, addresses, window_s, rate } => ApiReason::Shared {
             at: time(since_ms),
             networks: addresses,
-            window_s: sharing.window_s,
+            window_s,
             rate,
         },
         Reason::Expired { at_ms } | Reason::ExpiredAfterUse { at_ms, .. } => {
             ApiReason::Expired { at: time(at_ms) }
         }
-        Reason::Disabled { since_ms } => {
-            ApiReason::Disabled { at: time(since_ms), who: member.standing.admin_actor.clone() }
-        }
-        Reason::Suspended { since_ms, addresses, .. } => {
-            ApiReason::Suspended { at: time(since_ms), networks: addresses, window_s: sharing.window_s }
+        Reason::Disabled { since_ms, who } => ApiReason::Disabled { at: time(since_ms), who },
+        Reason::Suspended { since_ms, addresses, window_s, .. } => {
+            ApiReason::Suspended { at: time(since_ms), networks: addresses, window_s }
         }
     })
 }
@@ -72,10 +69,9 @@ pub fn zone_name(zone: &TimeZone) -> Option<&str> {
 
 /// The state as decided, with the event that tells it.
 pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
-    let (state, since_ms) = match &member.decision {
-        Some(decision) => (decision.before.state, decision.before.since_ms),
-        None => (State::Active, now_ms),
-    };
+    let before = member.decision.as_ref().map(|decision| decision.before);
+    let Before { state, cause, since_ms } =
+        before.unwrap_or(Before { state: State::Active, cause: Cause::None, since_ms: now_ms });
     let reason = reason(member);
     let message = match &reason {
         Some(reason) => reason.sentence(Lang::En, zone_name(&member.zone)),
@@ -84,11 +80,12 @@ pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
     let severity = if state.connects() { "info" } else { "warning" };
     StateChange {
         user: member.standing.id,
-        state: word(state).to_owned(),
+        state: word(&state),
+        cause: word(&cause),
         since_ms,
         data: json!({
-            "from": member.standing.state,
-            "to": word(state),
+            "from": member.standing.state.state,
+            "to": word(&state),
             "reason": reason,
             "zone": zone_name(&member.zone),
             "message": message,
@@ -128,16 +125,16 @@ pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settl
         let wallet = Wallet::of(&closing.wallet.iter().map(WalletEntry::entry).collect::<Vec<_>>());
         let reported = closing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
         let usage = Usage {
-            account: closing.from,
+            account: closing.account,
             used: of_meter(&closing.used.counted).saturating_add(reported),
             quota: terms.quota_bytes,
         };
-        if closing.from == closing.to {
+        let Some(next) = closing.next else {
             return written(wallet.settle(usage, until_ms));
-        }
+        };
         let mut entries = wallet.spendings(usage, until_ms);
-        let turn = period::turn(closing.from, Rule::of(&terms, closing.created_ms), until_ms, &zone);
-        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == closing.to) {
+        let turn = period::turn(closing.account, Rule::of(&terms, closing.created_ms), until_ms, &zone);
+        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == next) {
             entries.extend(wallet.rollover(usage, &turn, until_ms));
         }
         written(entries)
