@@ -4,6 +4,8 @@
 mod args;
 mod ask;
 mod audit;
+#[cfg(test)]
+mod change_tests;
 mod completions;
 mod context;
 mod detach;

@@ -27,6 +27,12 @@ pub use self::{
     show::render as render_one,
     switch::{Switch, render as render_switched},
 };
+use super::{
+    context::Context,
+    failure::Failure,
+    format::{Tone, minute, safe_cut},
+    terms::TermsArgs,
+};
 
 #[derive(Debug, Args)]
 pub struct UsersArgs {
