@@ -34,6 +34,7 @@ use crate::{
         account::UserSlot,
         event::{SourceEvent, UserId},
     },
+    enforcer::singbox::Singbox,
     kernel::{Events, KernelError, KernelEvent},
     ledger::{CommitError, Committed, NewEvent, Reader, UserRecord},
 };
@@ -51,6 +52,8 @@ pub struct Agent {
     pub meter: Meter,
     pub gate: Gate,
     pub hands: Hands,
+    /// How sing-box's files are edited.
+    pub way: Singbox,
     pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxy: Proxy,
@@ -281,6 +284,7 @@ impl Agent {
         self.gate.seen(&tick.rows, clock::now());
         self.commits.take(tick);
         self.start_commit();
+        self.tell_hands();
         self.publish();
         Ok(())
     }
@@ -401,7 +405,8 @@ impl Agent {
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
                 self.meter.publisher.restore("configuration");
-                self.hands.look(self.proxy.target());
+                let (config, process) = self.proxy.found();
+                self.hands.look(Singbox { config, process, ..self.way.clone() });
                 self.gate.ask_everybody();
             }
             Err(error) => self.not_applied(&error),

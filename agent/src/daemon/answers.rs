@@ -9,19 +9,26 @@ use boxmeter_web::{
         query::{self, Page},
         types::{
             Audit, Degradation, Enforcement, Event, Flow as ApiFlow, FlowList, Live, Meter,
-            Network as ApiNetwork, Overrides, OwnerBy as ApiOwnerBy, Packages, Period, Schema, Severity,
+            Network as ApiNetwork, Overrides, OwnerBy as ApiOwnerBy, Packages, PendingReload, Period, Schema, Severity,
             Speed, Stats, Time, Total, Traffic, Usage, UsageRow, User, UserState,
         },
     },
     backend::ApiError,
+    locale::Lang,
 };
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use super::{meter::ListedFlow, shared::Picture};
+use super::{
+    changes::{terms_to_api, to_api},
+    gate::GateRow,
+    meter::ListedFlow,
+    shared::{Directory, Picture},
+};
 use crate::{
     core::{
         event::{Counters, Network, Now, OwnerBy, UserId},
-        snapshot::Degraded,
+        policy::State,
+        snapshot::{Degraded, UserLive},
     },
     kernel::Audit as AuditReading,
     ledger::{By, EventRecord, QueryError, Reader, UsageAnswer, UsageQuery, UserRecord},
@@ -150,53 +157,113 @@ pub fn user(
 ) -> User {
     let live = picture.snapshot.user(record.id);
     let traffic = total.copied().unwrap_or_default();
-    let used = traffic.total(meter);
-    let inbounds = record.inbounds.iter().filter_map(|no| {
-        picture
-            .directory
-            .inbounds
-            .iter()
-            .find(|inbound| inbound.no == *no)
-            .map(|inbound| inbound.tag.to_string())
-    });
+    let row = picture.directory.gate.get(&record.id);
+    let counted = of_meter(meter, live.activity.totals);
+    let zone = row.map_or(zone, |row| &row.zone);
+    let terms = row.map(|row| terms_to_api(&row.terms)).unwrap_or_default();
+    let period_used = row.map_or_else(|| traffic.total(meter), |row| row.period_used(counted));
+    let packages_left = row.map_or(0, |row| row.packages_left);
+    let zone_name = zone.iana_name();
     User {
         name: record.name.to_string(),
         id: Some(record.id.to_string()),
-        state: UserState::Active,
-        reason: None,
-        cause: None,
-        policy: Some(record.policy.clone()),
+        state: row.map_or(UserState::Active, |row| state(row.state)),
+        reason: row.and_then(|row| Some(row.reason.as_ref()?.sentence(Lang::En, zone_name))),
+        cause: row.and_then(|row| row.reason.clone()),
+        policy: row.and_then(|row| row.policy.clone()).or_else(|| Some(record.policy.clone())),
         email: record.settings.email.clone(),
         note: record.settings.note.clone(),
         created_at: Time::from_ms(record.created_ms, zone),
         expires_at: record.settings.expires_ms.map(|ms| Time::from_ms(ms, zone)),
         period: Period {
             start: Some(Time::from_ms(record.account.start_ms, zone)),
-            end: None,
-            quota_bytes: None,
-            used_bytes: used,
-            remaining_bytes: None,
+            end: row.and_then(|row| row.period_end_ms).map(|ms| Time::from_ms(ms, zone)),
+            quota_bytes: terms.quota_bytes,
+            used_bytes: period_used,
+            remaining_bytes: terms
+                .quota_bytes
+                .map(|quota| quota.saturating_sub(period_used).saturating_add(packages_left)),
         },
-        total: Total { quota_bytes: None, used_bytes: used },
-        packages: Packages::default(),
-        speed: Speed::default(),
-        max_flows: None,
-        max_addresses: None,
-        live: Live {
-            flows: u64::from(live.live.flows),
-            addresses: u64::from(live.live.addresses),
-            upload_rate: live.activity.upload_rate,
-            download_rate: live.activity.download_rate,
+        total: Total {
+            quota_bytes: terms.total_quota_bytes,
+            used_bytes: row.map_or_else(|| traffic.total(meter), |row| row.total_used(counted)),
         },
+        packages: Packages { remaining_bytes: packages_left },
+        speed: Speed { up: terms.speed_up, down: terms.speed_down },
+        max_flows: terms.max_flows.map(u64::from),
+        max_addresses: terms.max_addresses.map(u64::from),
+        live: line(&live),
         last_seen_at: live.activity.last_seen_ms.map(|ms| Time::from_ms(ms, zone)),
-        inbounds: inbounds.collect(),
+        inbounds: tags(record, picture),
         traffic,
-        overrides: Overrides::default(),
-        terms: None,
-        time_zone: None,
-        first_used_at: None,
-        enforcement: Enforcement::default(),
-        rev: unsigned(record.rev),
+        overrides: row.map(|row| to_api(&row.overrides)).unwrap_or_default(),
+        terms: row.map(|_| terms),
+        time_zone: zone_name.map(str::to_owned),
+        first_used_at: record.first_use_ms.map(|ms| Time::from_ms(ms, zone)),
+        enforcement: row.map(|row| enforced(record, row, &picture.directory)).unwrap_or_default(),
+        rev: unsigned(record.settings_rev),
+    }
+}
+
+fn of_meter(meter: Meter, counters: Counters) -> u64 {
+    traffic(counters).total(meter)
+}
+
+pub fn state(state: State) -> UserState {
+    match state {
+        State::Active => UserState::Active,
+        State::Limited => UserState::Limited,
+        State::Throttled => UserState::Throttled,
+        State::Expired => UserState::Expired,
+        State::Disabled => UserState::Disabled,
+        State::Suspended => UserState::Suspended,
+        State::Pending => UserState::Pending,
+    }
+}
+
+fn line(live: &UserLive) -> Live {
+    Live {
+        flows: u64::from(live.live.flows),
+        addresses: u64::from(live.live.addresses),
+        upload_rate: live.activity.upload_rate,
+        download_rate: live.activity.download_rate,
+    }
+}
+
+fn tags(record: &UserRecord, picture: &Picture) -> Vec<String> {
+    let known = &picture.directory.inbounds;
+    let tag = |no| known.iter().find(|inbound| inbound.no == *no).map(|inbound| inbound.tag.to_string());
+    record.inbounds.iter().filter_map(tag).collect()
+}
+
+fn enforced(record: &UserRecord, row: &GateRow, directory: &Directory) -> Enforcement {
+    let [up, down] = row.rates.map(|rate| (rate > 0).then_some(rate));
+    Enforcement {
+        cut: row.cut,
+        taken_out: row.taken_out,
+        reload_pending: directory.enforcement.waiting.contains(&*record.name),
+        speed: Speed { up, down },
+    }
+}
+
+pub fn enforcement(directory: &Directory, zone: &TimeZone) -> EnforcementStatus {
+    let hands = &directory.enforcement;
+    let time = |ms: i64| Time::from_ms(ms, zone);
+    let users = directory.gate.values();
+    EnforcementStatus {
+        cut_users: users.clone().filter(|row| row.cut).count() as u64,
+        taken_out_users: users.filter(|row| row.taken_out).count() as u64,
+        edits: hands.edits,
+        reloads: hands.reloads,
+        last_edit_at: hands.last_edit_ms.map(time),
+        last_reload_at: hands.last_reload_ms.map(time),
+        pending: hands
+            .pending
+            .map(|(since, at)| PendingReload { since: time(since), at_latest: at.map(time) }),
+        last_error: hands
+            .last_error
+            .as_ref()
+            .map(|(at, message)| EnforcementError { at: time(*at), message: message.clone() }),
     }
 }
 
@@ -316,9 +383,12 @@ fn sum(picture: &Picture) -> Traffic {
 
 pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
     let users = picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
-    let (mut total, mut online) = (0, 0);
+    let (mut total, mut online, mut active, mut limited) = (0, 0, 0, 0);
     for user in users {
         total += 1;
+        let state = picture.directory.gate.get(&user.id).map_or(State::Active, |row| row.state);
+        active += u64::from(state.connects());
+        limited += u64::from(state == State::Limited);
         online += u64::from(picture.snapshot.user(user.id).live.flows > 0);
     }
     let traffic_total = sum(picture).total(meter);
@@ -326,11 +396,11 @@ pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
     Stats {
         schema: Schema,
         total_users: total,
-        active_users: total,
+        active_users: active,
         total_traffic_bytes: traffic_total.saturating_sub(unattributed_bytes),
         meter,
         online_users: online,
-        limited_users: 0,
+        limited_users: limited,
         today_bytes: traffic_total.saturating_sub(traffic(picture.before_today).total(meter)),
         month_bytes: traffic_total.saturating_sub(traffic(picture.before_month).total(meter)),
         unattributed_bytes,
@@ -344,22 +414,19 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
     for record in picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none()) {
         let live = picture.snapshot.user(record.id);
         let bytes = picture.totals.get(&record.id).map_or(0, |total| traffic(*total).total(meter));
-        let line = Live {
-            flows: u64::from(live.live.flows),
-            addresses: u64::from(live.live.addresses),
-            upload_rate: live.activity.upload_rate,
-            download_rate: live.activity.download_rate,
-        };
+        let row = picture.directory.gate.get(&record.id);
+        let counted = of_meter(meter, live.activity.totals);
+        let line = line(&live);
         totals.flows += line.flows;
         totals.upload_rate = totals.upload_rate.saturating_add(line.upload_rate);
         totals.download_rate = totals.download_rate.saturating_add(line.download_rate);
         users.push(LiveUser {
             id: record.id.to_string(),
             name: record.name.to_string(),
-            state: UserState::Active,
+            state: row.map_or(UserState::Active, |row| state(row.state)),
             live: line,
-            period_bytes: bytes,
-            quota_bytes: None,
+            period_bytes: row.map_or(bytes, |row| row.period_used(counted)),
+            quota_bytes: row.and_then(|row| row.terms.quota_bytes),
             total_bytes: bytes,
         });
     }

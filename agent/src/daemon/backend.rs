@@ -10,11 +10,17 @@ use std::{
 use async_trait::async_trait;
 use boxmeter_web::{
     api::{
+        change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
         live::LiveSnapshot,
+        order::Envelope,
+        policies::{
+            NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList,
+            PolicyShow,
+        },
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
         types::{
             AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
-            SourceStatus, Stats, Status, Time, Traffic, Usage, UserList, UserShow,
+            SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
         },
     },
     backend::{ApiError, Backend, LiveStream},
@@ -26,18 +32,26 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::{
     answers,
+    hands::Handle,
     shared::{Picture, PictureReceiver, Question},
 };
 use crate::{
     clock,
-    ledger::{QueryError, Reader},
+    ledger::{Ledger, QueryError, Reader, UserRecord},
 };
 
 /// Everything an answer needs.
 pub struct Answerer {
     pub questions: mpsc::Sender<Question>,
     pub pictures: PictureReceiver,
-    pub ledger: PathBuf,
+    pub ledger_path: PathBuf,
+    pub ledger: Ledger,
+    pub hands: Handle,
+    /// The kernel's, whose counters the ledger is asked about.
+    pub epoch: [u8; 16],
+    /// `METER_*`: what quotas are measured on.
+    pub billed: u32,
+    pub default_policy: String,
     pub zone: TimeZone,
     pub meter: Meter,
     pub started_ms: i64,
@@ -48,7 +62,7 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    fn picture(&self) -> Arc<Picture> {
+    pub(super) fn picture(&self) -> Arc<Picture> {
         self.pictures.borrow().clone()
     }
 
@@ -56,7 +70,7 @@ impl Answerer {
         Time::from_ms(ms, &self.zone)
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, ApiError> {
+    pub(super) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, ApiError> {
         let (answer, receiver) = oneshot::channel();
         self.questions
             .try_send(question(answer))
@@ -66,18 +80,18 @@ impl Answerer {
 
     /// Commits what the kernel has. Where the ledger cannot take it the answer is as old as the last
     /// commit, and says so by its `as_of`.
-    async fn flush(&self) -> Result<(), ApiError> {
+    pub(super) async fn flush(&self) -> Result<(), ApiError> {
         if let Err(reason) = self.ask(Question::Flush).await? {
             tracing::warn!("answering from the last commit: {reason}");
         }
         Ok(())
     }
 
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Reader) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let (path, reader) = (self.ledger.clone(), Arc::clone(&self.reader));
+        let (path, reader) = (self.ledger_path.clone(), Arc::clone(&self.reader));
         let task = tokio::task::spawn_blocking(move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
             if reader.is_none() {
@@ -91,6 +105,16 @@ impl Answerer {
             answer.map_err(answers::query_error)
         });
         task.await.map_err(ApiError::internal)?
+    }
+
+    pub(super) fn rev(&self) -> u64 {
+        answers::unsigned(self.picture().directory.rev)
+    }
+
+    /// A user with what it used up to now.
+    pub(super) async fn user_of(&self, record: &UserRecord, picture: &Picture) -> Result<User, ApiError> {
+        let totals = self.totals(Some(record.name.to_string())).await?;
+        Ok(answers::user(record, picture, totals.get(&record.id), self.meter, &self.zone))
     }
 
     async fn totals(
@@ -135,7 +159,7 @@ impl Backend for Answerer {
                 counters,
             },
             ledger: LedgerStatus {
-                path: self.ledger.display().to_string(),
+                path: self.ledger_path.display().to_string(),
                 committed_at: picture.directory.committed_ms.map(|ms| self.time(ms)),
                 rev: answers::unsigned(picture.directory.rev),
                 ledger_id: self.ledger_id.clone(),
@@ -182,9 +206,7 @@ impl Backend for Answerer {
             .values()
             .rfind(|user| *user.name == *name && user.tombstoned_ms.is_none())
             .ok_or_else(|| ApiError::no_such_user(name))?;
-        let totals = self.totals(Some(name.to_owned())).await?;
-        let user = answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone);
-        Ok(UserShow { schema: Schema, user })
+        Ok(UserShow { schema: Schema, user: self.user_of(user, &picture).await? })
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
@@ -266,5 +288,77 @@ impl Backend for Answerer {
             },
         );
         Ok(stream.boxed())
+    }
+
+    async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
+        self.make_user(envelope, new).await
+    }
+
+    async fn change_user(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: UserChange,
+    ) -> Result<UserChanged, ApiError> {
+        self.alter_user(envelope, name, change).await
+    }
+
+    async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
+        self.remove_user(envelope, name, purge).await
+    }
+
+    async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
+        self.restart_period(envelope, name).await
+    }
+
+    async fn set_enabled(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        enabled: bool,
+    ) -> Result<UserChanged, ApiError> {
+        self.switch_user(envelope, name, enabled).await
+    }
+
+    async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
+        self.list_packages(name, page).await
+    }
+
+    async fn add_package(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        new: NewPackage,
+    ) -> Result<PackageAdded, ApiError> {
+        self.buy_package(envelope, name, new).await
+    }
+
+    async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
+        self.list_policies(page).await
+    }
+
+    async fn policy(&self, name: &str) -> Result<PolicyShow, ApiError> {
+        self.show_policy(name).await
+    }
+
+    async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
+        self.make_policy(envelope, new).await
+    }
+
+    async fn change_policy(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        change: PolicyChange,
+    ) -> Result<PolicyChanged, ApiError> {
+        self.alter_policy(envelope, name, change).await
+    }
+
+    async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
+        self.remove_policy(envelope, name).await
+    }
+
+    async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
+        self.take_in(envelope, request).await
     }
 }

@@ -8,7 +8,10 @@
 mod agent;
 mod answers;
 mod backend;
+mod changes;
 mod commits;
+mod gate;
+mod hands;
 mod flow_rates;
 mod listen;
 mod meter;
@@ -16,6 +19,7 @@ mod peers;
 mod people;
 mod proxy;
 mod shared;
+mod steering;
 mod totals;
 
 use std::{
@@ -37,6 +41,7 @@ pub use answers::{ledger_query, query_error, usage as usage_answer};
 use agent::Agent;
 use backend::Answerer;
 use commits::Commits;
+use gate::Gate;
 use meter::Meter;
 use proxy::Proxy;
 use shared::{Directory, Picture, QUESTIONS_MAX};
@@ -45,6 +50,7 @@ use totals::Totals;
 use crate::{
     clock,
     config::{AutoPath, Config, Meter as BilledMeter},
+    enforcer::singbox::{Reload, Singbox},
     kernel::{Kernel, KernelConfig},
     ledger::{Ledger, Options},
 };
@@ -75,6 +81,20 @@ fn kernel_config(config: &Config) -> KernelConfig {
     }
 }
 
+/// How sing-box's files are edited: everything but what is found on the machine.
+fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
+    Ok(Singbox {
+        config: Vec::new(),
+        process: None,
+        binary: match &config.singbox.binary {
+            AutoPath::Auto => None,
+            AutoPath::Path(path) => Some(path.clone()),
+        },
+        reload: Reload::parse(&config.singbox.reload.to_string()).context("[singbox] reload")?,
+        backups: config.ledger.path.parent().map(|folder| folder.join("backups")),
+    })
+}
+
 fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
     config.zone().context("the time zone of [billing] time_zone")
 }
@@ -92,12 +112,20 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         BilledMeter::Wire => METER_WIRE,
     };
     let meter = Meter::new(kernel, billed)?;
+    let epoch = meter.kernel.epoch();
+    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let answerer = Answerer {
         questions,
         pictures: receiver,
-        ledger: config.ledger.path.clone(),
+        ledger_path: config.ledger.path.clone(),
+        ledger: ledger.clone(),
+        hands: handle,
+        epoch,
+        billed,
+        default_policy: config.billing.default_policy.clone(),
         zone: zone.clone(),
         meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
         started_ms: started.wall_ms,
@@ -114,6 +142,9 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     );
     let mut agent = Agent {
         meter,
+        gate,
+        hands,
+        way: edit_way(config)?,
         news,
         commits: Commits::new(ledger),
         proxy,

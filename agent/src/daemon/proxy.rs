@@ -156,6 +156,11 @@ impl Proxy {
         })
     }
 
+    /// The process and the files, for who edits them; how to edit is the configuration's to say.
+    pub fn found(&self) -> (Vec<PathBuf>, Option<process::Process>) {
+        (self.watch.paths().to_vec(), self.process.clone())
+    }
+
     pub fn status(&self) -> SingboxStatus {
         let paths: Vec<String> = self.watch.paths().iter().map(|path| path.display().to_string()).collect();
         SingboxStatus {

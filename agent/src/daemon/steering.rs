@@ -6,7 +6,13 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{agent::Agent, gate, people};
+use super::{
+    agent::Agent,
+    gate,
+    hands::HandsNews,
+    people,
+    shared::{Tighter, UserNow},
+};
 use crate::{
     clock,
     core::{
@@ -15,11 +21,10 @@ use crate::{
         policy::SharingNow,
         terms::SharingAction,
     },
+    enforcer::reloads::Scene,
     kernel::KernelError,
     ledger::{PolicyRecord, Standing},
 };
-
-use super::shared::{Tighter, UserNow};
 
 impl Agent {
     /// Everything that happened since the last turn: flows, limits, thresholds, time.
@@ -62,6 +67,25 @@ impl Agent {
             self.hands.want(self.gate.kept_out());
         }
         Ok(())
+    }
+
+    /// How much would be lost by a reload now.
+    pub(super) fn tell_hands(&self) {
+        let live = self.meter.attributor.all_live();
+        let others = live.filter(|(user, _)| self.gate.connects(*user));
+        let flows = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
+        self.hands.scene(Scene { flows, source_down: !self.directory.source_connected });
+    }
+
+    pub(super) fn hands_news(&mut self, news: HandsNews) {
+        match news {
+            HandsNews::Event { kind, user, data } => self.event(kind, user, data),
+            HandsNews::Trouble(Some(reason)) => {
+                self.meter.publisher.degrade("enforcement", reason, clock::now());
+            }
+            HandsNews::Trouble(None) => self.meter.publisher.restore("enforcement"),
+            HandsNews::Moved(users) => self.gate.ask(users),
+        }
     }
 
     fn limit(&mut self, effect: Effect, now: Now, ended: &mut Vec<FlowSeen>) -> Result<(), KernelError> {

@@ -158,9 +158,30 @@ impl Answerer {
             }
         }
         if let Some(inbounds) = &change.inbounds {
-            self.hands.set_inbounds(name, inbounds).await?;
+            self.put_on(&record, inbounds).await?;
         }
         self.changed(&envelope, record.id, true).await
+    }
+
+    /// Puts the user on more inbounds.
+    async fn put_on(&self, record: &UserRecord, inbounds: &[String]) -> Result<(), ApiError> {
+        let directory = self.picture().directory.clone();
+        let on: Vec<String> = (directory.inbounds.iter())
+            .filter(|inbound| record.inbounds.contains(&inbound.no))
+            .map(|inbound| inbound.tag.to_string())
+            .collect();
+        if let Some(tag) = on.iter().find(|tag| !inbounds.contains(tag)) {
+            return Err(ApiError::unsupported(format!(
+                "a user is not taken out of single inbounds: name {tag:?} too, or take the entry out of \
+                 sing-box's configuration by hand"
+            )));
+        }
+        let more: Vec<String> = inbounds.iter().filter(|tag| !on.contains(tag)).cloned().collect();
+        if !more.is_empty() {
+            let want = Want::New { inbounds: Some(more), brought: Brought::default() };
+            self.hands.change(&record.name, want).await?;
+        }
+        Ok(())
     }
 
     /// What the ledger is to change.

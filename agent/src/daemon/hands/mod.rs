@@ -1,0 +1,176 @@
+//! The hands: sing-box's `users` follow what the gate wants, one edit at a time, beside the agent's loop.
+//!
+//! Level-triggered like the gate: from the files as they are, what was taken out of them and what is
+//! wanted, the enforcer plans; planned again after it was carried out, there is nothing to do. Order of
+//! an edit: what is taken out goes into the ledger, then the files are written, then the ledger notes
+//! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
+//! from edits (`enforcer::reloads`).
+
+mod worker;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use boxmeter_web::{api::types::Time, backend::ApiError};
+use jiff::tz::TimeZone;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    core::event::UserId,
+    enforcer::{
+        reloads::Scene,
+        singbox::Singbox,
+        users_edit::Credentials,
+    },
+    ledger::Ledger,
+};
+
+pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
+use worker::Worker;
+
+/// Orders that wait for the worker, which does one edit at a time.
+const ORDERS_MAX: usize = 64;
+
+/// Pieces of news that wait for the agent.
+const NEWS_MAX: usize = 256;
+
+/// What is asked of the worker.
+enum Order {
+    /// One user's entries; the answer has what a new one was given.
+    Change(String, Want, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
+    CheckNew(String, Option<Vec<String>>, oneshot::Sender<Result<(), ApiError>>),
+    Credentials(String, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
+}
+
+/// What the worker should know of the rest, as of now.
+#[derive(Clone, Debug, Default)]
+struct Around {
+    singbox: Option<Singbox>,
+    kept_out: Option<BTreeSet<UserId>>,
+    scene: Scene,
+    /// The configuration was read anew.
+    looks: u64,
+}
+
+/// What the worker tells.
+pub enum HandsNews {
+    /// For the events.
+    Event { kind: &'static str, user: Option<UserId>, data: serde_json::Value },
+    /// Does it work? `None`: it does.
+    Trouble(Option<String>),
+    /// Entries were parked or put back for these users.
+    Moved(Vec<UserId>),
+}
+
+/// How far sing-box's configuration is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandsStatus {
+    pub edits: u64,
+    pub reloads: u64,
+    pub last_edit_ms: Option<i64>,
+    pub last_reload_ms: Option<i64>,
+    /// Since when edits wait for a reload, and when it comes at the latest (`None`: it is the admin's).
+    pub pending: Option<(i64, Option<i64>)>,
+    /// Names of users whose change waits for a reload.
+    pub waiting: BTreeSet<String>,
+    pub last_error: Option<(i64, String)>,
+}
+
+/// The agent's end.
+pub struct Hands {
+    around: watch::Sender<Around>,
+    news: mpsc::Receiver<HandsNews>,
+    status: watch::Receiver<HandsStatus>,
+    _task: tokio::task::JoinHandle<()>,
+}
+
+/// The end of those who change users.
+#[derive(Clone)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+}
+
+/// Starts the worker.
+pub fn start(ledger: Ledger, reload_within: Duration) -> (Hands, Handle) {
+    let (orders, asked) = mpsc::channel(ORDERS_MAX);
+    let (sender, news) = mpsc::channel(NEWS_MAX);
+    let around = watch::Sender::new(Around::default());
+    let (told, status) = watch::channel(HandsStatus::default());
+    let worker = Worker::new(ledger, reload_within, sender, told);
+    let task = tokio::spawn(worker.run(asked, around.subscribe()));
+    (Hands { around, news, status, _task: task }, Handle { orders })
+}
+
+impl Hands {
+    /// Who may not connect now.
+    pub fn want(&self, kept_out: BTreeSet<UserId>) {
+        self.around.send_if_modified(|around| {
+            let new = around.kept_out.as_ref() != Some(&kept_out);
+            around.kept_out = Some(kept_out);
+            new
+        });
+    }
+
+    /// sing-box as it was found last.
+    pub fn look(&self, singbox: Singbox) {
+        self.around.send_modify(|around| {
+            around.singbox = Some(singbox);
+            around.looks += 1;
+        });
+    }
+
+    pub fn scene(&self, scene: Scene) {
+        self.around.send_if_modified(|around| {
+            let new = around.scene != scene;
+            around.scene = scene;
+            new
+        });
+    }
+
+    /// The next news; never, if the worker is gone.
+    pub async fn next(&mut self) -> HandsNews {
+        match self.news.recv().await {
+            Some(news) => news,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub fn status(&self) -> HandsStatus {
+        self.status.borrow().clone()
+    }
+}
+
+impl HandsStatus {
+    /// `at`: UTC milliseconds to the contract's time.
+    pub fn time(ms: i64, zone: &TimeZone) -> Time {
+        Time::from_ms(ms, zone)
+    }
+}
+
+impl Handle {
+    async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Order,
+    ) -> Result<T, ApiError> {
+        let ending = || ApiError::unavailable("the agent is ending");
+        let (answer, receiver) = oneshot::channel();
+        self.orders.send(order(answer)).await.map_err(|_| ending())?;
+        receiver.await.map_err(|_| ending())?
+    }
+
+    /// Edits one user's entries; the answer comes when the files are written. The reload follows by
+    /// itself.
+    pub async fn change(&self, name: &str, want: Want) -> Result<Vec<Credentials>, ApiError> {
+        self.ask(|answer| Order::Change(name.to_owned(), want, answer)).await
+    }
+
+    /// Can a user of this name be made on these inbounds (`None`: all that have users)?
+    pub async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
+        let inbounds = inbounds.map(<[String]>::to_vec);
+        self.ask(|answer| Order::CheckNew(name.to_owned(), inbounds, answer)).await
+    }
+
+    /// A user's logins, as they are in the files or parked.
+    pub async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
+        self.ask(|answer| Order::Credentials(name.to_owned(), answer)).await
+    }
+}

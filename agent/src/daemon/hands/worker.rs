@@ -1,0 +1,487 @@
+//! The worker behind [`super::Hands`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use boxmeter_web::backend::ApiError;
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use super::{Around, HandsNews, HandsStatus, Order};
+use crate::{
+    clock,
+    core::event::UserId,
+    enforcer::{
+        reconcile::{self, Plan, Want, Wanted},
+        reloads::{BATCH, Decision, Reloads, Settings, Why},
+        singbox::{EditError, Reload, Singbox},
+        users_edit::{self, Change, CheckNew, Credentials, Parked, ParkedKey, UserRefused, What},
+    },
+    ledger::{self, FileState, Ledger, ParkedEntry, ParkedStage, Reader, UserRecord},
+    singbox::files::{self, FileText},
+};
+
+/// After an edit that failed it is planned again after this time; what failed may be over then.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// A plan is looked at again after this time though nobody asked: files change by hand.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub(super) struct Worker {
+    ledger: Ledger,
+    news: mpsc::Sender<HandsNews>,
+    told: watch::Sender<HandsStatus>,
+    status: HandsStatus,
+    reloads: Reloads,
+    within: Duration,
+    around: Around,
+    /// To be planned at this time (ns, monotonic).
+    plan_at_ns: Option<u64>,
+    /// Which sing-box the files were last known to be read by.
+    process: Option<(u32, u64)>,
+    /// Users who were being added when the agent ended are added by the first plan.
+    first: bool,
+    /// Entries put back by hand that were told.
+    returned: BTreeSet<(String, String)>,
+    /// Users that could not be edited, as told.
+    refused: BTreeSet<String>,
+}
+
+/// What planning needs, read at one moment.
+struct Found {
+    files: Vec<FileText>,
+    parked: Vec<Parked>,
+    users: Vec<UserRecord>,
+}
+
+/// Why an edit failed, for people.
+type Failure = String;
+
+impl Worker {
+    pub fn new(
+        ledger: Ledger,
+        within: Duration,
+        news: mpsc::Sender<HandsNews>,
+        told: watch::Sender<HandsStatus>,
+    ) -> Self {
+        Worker {
+            ledger,
+            news,
+            told,
+            status: HandsStatus::default(),
+            reloads: Reloads::new(Settings { batch: BATCH, within }),
+            within,
+            around: Around::default(),
+            plan_at_ns: None,
+            process: None,
+            first: true,
+            returned: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, mut around: watch::Receiver<Around>) {
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.order(order).await,
+                    None => return,
+                },
+                changed = around.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let now = around.borrow_and_update().clone();
+                    self.look_around(now).await;
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.due().await;
+        }
+    }
+
+    /// Until something is due by itself.
+    fn wait(&self) -> Duration {
+        let now_ns = clock::mono_ns();
+        let until = |at: u64| Duration::from_nanos(at.saturating_sub(now_ns));
+        let plan = self.plan_at_ns.map_or(LOOK_EVERY, until);
+        let reload = match self.reloads.decide(now_ns, self.around.scene) {
+            Decision::At(at) => until(at),
+            // What cannot be done now is tried again in a while.
+            Decision::Now(_) => AGAIN,
+            Decision::None => LOOK_EVERY,
+        };
+        plan.min(reload).min(LOOK_EVERY)
+    }
+
+    async fn look_around(&mut self, now: Around) {
+        let process = now.singbox.as_ref().and_then(|singbox| singbox.process.as_ref());
+        let process = process.map(|process| (process.pid, process.start_ticks));
+        if process.is_some() && process != self.process {
+            if self.process.is_some() {
+                // Another process has read the files as they are.
+                self.reloads.restarted();
+            }
+            self.process = process;
+        }
+        let wanted = self.around.kept_out != now.kept_out || self.around.looks != now.looks;
+        self.around = now;
+        if wanted && self.around.kept_out.is_some() {
+            self.plan_at_ns.get_or_insert(clock::mono_ns());
+        }
+    }
+
+    async fn order(&mut self, order: Order) {
+        match order {
+            Order::Change(name, want, answer) => {
+                let _ = answer.send(self.change(name, want).await);
+            }
+            Order::CheckNew(name, inbounds, answer) => {
+                let _ = answer.send(self.check_new(&name, inbounds.as_deref()).await);
+            }
+            Order::Credentials(name, answer) => {
+                let _ = answer.send(self.credentials(&name).await);
+            }
+        }
+    }
+
+    /// What is due: an edit, a reload.
+    async fn due(&mut self) {
+        if self.plan_at_ns.is_some_and(|at| at <= clock::mono_ns()) {
+            self.plan_at_ns = None;
+            let done = self.reconcile(None).await;
+            self.outcome(done.map(|_| ())).await;
+        }
+        if let Decision::Now(why) = self.reloads.decide(clock::mono_ns(), self.around.scene) {
+            self.reload(why).await;
+        }
+        self.tell();
+    }
+
+    async fn outcome(&mut self, done: Result<(), Failure>) {
+        match done {
+            Ok(()) => {
+                if self.status.last_error.take().is_some() {
+                    self.send(HandsNews::Trouble(None)).await;
+                }
+            }
+            Err(failure) => {
+                self.plan_at_ns = Some(clock::mono_ns() + AGAIN.as_nanos() as u64);
+                let new = self.status.last_error.as_ref().is_none_or(|(_, known)| *known != failure);
+                if new {
+                    let data = json!({"message": failure, "severity": "error"});
+                    self.send(HandsNews::Event { kind: "edit_failed", user: None, data }).await;
+                    self.send(HandsNews::Trouble(Some(failure.clone()))).await;
+                    self.status.last_error = Some((clock::wall_ms(), failure));
+                }
+            }
+        }
+    }
+
+    async fn send(&self, news: HandsNews) {
+        // The agent is ending if nobody takes it.
+        let _ = self.news.send(news).await;
+    }
+
+    fn singbox(&self) -> Result<Singbox, Failure> {
+        let found = self.around.singbox.clone();
+        found.ok_or_else(|| "sing-box's configuration could not be read yet; see `boxmeter status`".to_owned())
+    }
+
+    async fn find(&self) -> Result<Found, Failure> {
+        let config = self.singbox()?.config;
+        let users = self.ledger.users().await.map_err(|error| error.to_string())?;
+        let path = self.ledger.path().to_owned();
+        blocking(move || {
+            let files = files::read(&config).map_err(|error| error.to_string())?;
+            let reader = Reader::open(&path).map_err(|error| error.to_string())?;
+            let records = reader.parked().map_err(|error| error.to_string())?;
+            let mut parked = Vec::with_capacity(records.len());
+            for record in records {
+                let entry = serde_json::from_str(&record.entry.entry);
+                parked.push(entry.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))?);
+            }
+            Ok(Found { files, parked, users })
+        })
+        .await
+    }
+
+    async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
+        let found = self.find().await.map_err(ApiError::unavailable)?;
+        match users_edit::check_new(&found.files, &found.parked, name, inbounds) {
+            Ok(_) => Ok(()),
+            Err(CheckNew::User(refused)) => Err(user_error(&refused)),
+            Err(CheckNew::Files(error)) => Err(ApiError::unavailable(error)),
+        }
+    }
+
+    async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
+        let found = self.find().await.map_err(ApiError::unavailable)?;
+        users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)
+    }
+
+    async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
+        let plan = self.reconcile(Some((name.clone(), want))).await;
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(failure) => {
+                self.outcome(Err(failure.clone())).await;
+                return Err(ApiError::unavailable(failure));
+            }
+        };
+        let own = plan.refused.iter().find(|refused| concerns(refused, &name));
+        match own {
+            Some(refused) => Err(user_error(refused)),
+            None => Ok(plan.credentials.into_iter().filter(|one| one.user == name).collect()),
+        }
+    }
+
+    /// What is wanted of everybody, and of one user in particular.
+    fn wanted(&self, found: &Found, own: Option<(String, Want)>) -> Wanted {
+        let mut wanted = Wanted::new();
+        let kept_out = self.around.kept_out.as_ref();
+        let parked: BTreeSet<&str> = found.parked.iter().map(|parked| parked.key.user.as_str()).collect();
+        for user in &found.users {
+            let name = user.name.to_string();
+            let removing = user.file_state == FileState::Removing;
+            let adding = self.first && user.file_state == FileState::Adding && user.tombstoned_ms.is_none();
+            let out = kept_out.is_some_and(|out| out.contains(&user.id));
+            if removing {
+                // A living user may have the name of a deleted one by now.
+                wanted.entry(name).or_insert(Want::Deleted);
+            } else if user.tombstoned_ms.is_some() {
+            } else if adding {
+                wanted.insert(name, Want::New { inbounds: None, brought: Default::default() });
+            } else if out {
+                wanted.insert(name, Want::Out);
+            } else if kept_out.is_some() && parked.contains(name.as_str()) {
+                wanted.insert(name, Want::In);
+            }
+        }
+        wanted.extend(own);
+        wanted
+    }
+
+    /// Plans and carries it out.
+    async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
+        let singbox = self.singbox()?;
+        let found = self.find().await?;
+        let wanted = self.wanted(&found, own);
+        let Found { files, parked, users } = found;
+        let (asked, plan) = blocking(move || {
+            let own = singbox.own_texts().map_err(|error| error.to_string())?;
+            let plan = reconcile::plan(&files, &parked, &wanted, &own).map_err(|error| error.to_string())?;
+            Ok((singbox, plan))
+        })
+        .await?;
+        self.first = false;
+        let ids = living(&users);
+        self.carry_out(asked, &plan, &ids).await?;
+        self.tell_oddities(&plan, &ids).await;
+        Ok(plan)
+    }
+
+    async fn carry_out(
+        &mut self,
+        singbox: Singbox,
+        plan: &Plan,
+        ids: &HashMap<Arc<str>, UserId>,
+    ) -> Result<(), Failure> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: ledger::CommitError| error.to_string();
+        let mut park = Vec::new();
+        for parked in &plan.park {
+            let Some(&id) = ids.get(parked.key.user.as_str()) else { continue };
+            let entry = serde_json::to_string(parked).map_err(|error| error.to_string())?;
+            let inbound = Arc::from(parked.key.inbound.as_str());
+            park.push((id, ParkedEntry { inbound, nth: parked.key.nth, entry }));
+        }
+        if !park.is_empty() {
+            self.ledger.park(park, clock::wall_ms()).await.map_err(failed)?;
+        }
+        if !plan.edits.is_empty() {
+            let edits = plan.edits.clone();
+            let kept: Vec<PathBuf> = blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
+            self.written(plan, &kept).await;
+        }
+        let key = |key: &ParkedKey| {
+            let user = *ids.get(key.user.as_str())?;
+            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
+        };
+        let out: Vec<_> = plan.park.iter().filter_map(|parked| key(&parked.key)).collect();
+        if !out.is_empty() {
+            self.ledger.set_parked(out, ParkedStage::Out).await.map_err(failed)?;
+        }
+        let back: Vec<_> = plan.unpark.iter().filter_map(key).collect();
+        if !back.is_empty() {
+            self.ledger.unpark(back).await.map_err(failed)?;
+        }
+        let moved: BTreeSet<UserId> =
+            plan.changes.iter().filter_map(|change| ids.get(change.user.as_str()).copied()).collect();
+        self.send(HandsNews::Moved(moved.into_iter().collect())).await;
+        Ok(())
+    }
+
+    async fn written(&mut self, plan: &Plan, kept: &[PathBuf]) {
+        let now_ns = clock::mono_ns();
+        for change in &plan.changes {
+            self.reloads.changed(change, now_ns);
+            self.status.waiting.insert(change.user.clone());
+        }
+        self.status.edits += 1;
+        self.status.last_edit_ms = Some(clock::wall_ms());
+        let names = |wanted: &[What]| {
+            let of = plan.changes.iter().filter(|change| wanted.contains(&change.what));
+            of.map(|change| change.user.as_str()).collect::<BTreeSet<&str>>()
+        };
+        let (out, back) = (names(&[What::TakenOut, What::Deleted]), names(&[What::Added, What::PutBack]));
+        let data = json!({
+            "message": format!(
+                "sing-box's users changed: {} taken out, {} put in; the reload follows",
+                out.len(), back.len()
+            ),
+            "taken_out": out,
+            "put_in": back,
+            "kept": kept,
+        });
+        self.send(HandsNews::Event { kind: "users_edited", user: None, data }).await;
+    }
+
+    /// What is told once: entries put back by hand, and users that could not be edited.
+    async fn tell_oddities(&mut self, plan: &Plan, ids: &HashMap<Arc<str>, UserId>) {
+        let now: BTreeSet<(String, String)> =
+            plan.returned.iter().map(|key| (key.user.clone(), key.inbound.clone())).collect();
+        for (user, inbound) in now.difference(&self.returned) {
+            let data = json!({
+                "inbound": inbound,
+                "message": format!("somebody put {user:?} back into {inbound:?}; it is still cut in the kernel"),
+                "severity": "warning",
+            });
+            let user = ids.get(user.as_str()).copied();
+            self.send(HandsNews::Event { kind: "put_back_by_hand", user, data }).await;
+        }
+        self.returned = now;
+        let refused: BTreeSet<String> = plan.refused.iter().map(ToString::to_string).collect();
+        for text in refused.difference(&self.refused) {
+            let data = json!({"message": text, "severity": "warning"});
+            self.send(HandsNews::Event { kind: "edit_refused", user: None, data }).await;
+        }
+        self.refused = refused;
+    }
+
+    async fn reload(&mut self, why: Why) {
+        let Ok(singbox) = self.singbox() else { return };
+        if singbox.reload == Reload::Never {
+            return;
+        }
+        let done = blocking(move || Ok::<_, Failure>(singbox.reload(|| Ok(())))).await;
+        let done: Result<bool, EditError> = match done {
+            Ok(done) => done,
+            Err(failure) => return self.outcome(Err(failure)).await,
+        };
+        match done {
+            Ok(reloaded) => {
+                self.reloads.reloaded();
+                self.status.waiting.clear();
+                self.status.reloads = self.reloads.counts().reloads;
+                self.status.last_reload_ms = Some(clock::wall_ms());
+                let (reason, severity) = (reason(why), "info");
+                let message = match reloaded {
+                    true => format!("sing-box read its users anew ({reason}); open connections were dropped"),
+                    false => "sing-box does not run: it reads its users when it starts".to_owned(),
+                };
+                let data = json!({"why": reason, "message": message, "severity": severity});
+                self.send(HandsNews::Event { kind: "singbox_reloaded", user: None, data }).await;
+                self.outcome(Ok(())).await;
+            }
+            Err(error) => {
+                self.reloads.failed(clock::mono_ns());
+                self.status.waiting.clear();
+                // What is still wanted is written again.
+                self.outcome(Err(error.to_string())).await;
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        let (now_ns, now_ms) = (clock::mono_ns(), clock::wall_ms());
+        let (admits, removes) = self.reloads.waiting();
+        self.status.pending = if admits + removes == 0 {
+            None
+        } else {
+            let never = self.around.singbox.as_ref().is_some_and(|singbox| singbox.reload == Reload::Never);
+            let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
+            let since = self.status.last_edit_ms.unwrap_or(now_ms);
+            let at = match self.reloads.decide(now_ns, self.around.scene) {
+                Decision::At(at) => now_ms + i64::try_from(at.saturating_sub(now_ns) / 1_000_000).unwrap_or(0),
+                _ => since.saturating_add(within),
+            };
+            Some((since, (!never).then_some(at)))
+        };
+        let status = self.status.clone();
+        self.told.send_if_modified(|told| {
+            let new = *told != status;
+            *told = status;
+            new
+        });
+    }
+}
+
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::Admits => "somebody is to be let in",
+        Why::Quiet => "nobody was connected",
+        Why::Waited => "it had waited for as long as [singbox] reload_within allows",
+        Why::SourceDown => "owners of new connections are not known now",
+    }
+}
+
+/// Everybody who may have entries, by name: the living, and the deleted whose entry is still there.
+fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
+    let mut ids: HashMap<Arc<str>, UserId> = HashMap::new();
+    for user in users.iter().filter(|user| user.file_state == FileState::Removing) {
+        ids.insert(Arc::clone(&user.name), user.id);
+    }
+    for user in users.iter().filter(|user| user.tombstoned_ms.is_none()) {
+        ids.insert(Arc::clone(&user.name), user.id);
+    }
+    ids
+}
+
+fn concerns(refused: &UserRefused, name: &str) -> bool {
+    match refused {
+        UserRefused::Name { name: of, .. }
+        | UserRefused::DuplicateName { user: of, .. }
+        | UserRefused::DuplicateCredential { user: of, .. }
+        | UserRefused::WrongKey { user: of, .. } => of == name,
+        UserRefused::UnknownInbound { .. } | UserRefused::Excluded { .. } | UserRefused::NoInbounds => true,
+    }
+}
+
+fn user_error(refused: &UserRefused) -> ApiError {
+    match refused {
+        UserRefused::Name { .. } => ApiError::invalid("name", refused),
+        UserRefused::DuplicateName { .. } | UserRefused::DuplicateCredential { .. } => {
+            ApiError::conflict(refused)
+        }
+        UserRefused::WrongKey { .. } => ApiError::invalid("password", refused),
+        UserRefused::UnknownInbound { .. } | UserRefused::Excluded { .. } => {
+            ApiError::invalid("inbounds", refused)
+        }
+        UserRefused::NoInbounds => ApiError::unavailable(refused),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
