@@ -290,7 +290,7 @@ impl Agent {
     }
 
     /// Begins a commit of everything up to now, unless one is under way: then the next one does it.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         if self.commits.running() {
             return;
         }
@@ -345,7 +345,7 @@ impl Agent {
         }
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let now = clock::now();
         for (name, value) in self.proxy.counters() {
             self.meter.publisher.set_counter(name, value);

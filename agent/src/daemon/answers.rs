@@ -8,9 +8,9 @@ use boxmeter_web::{
         live::{LiveSnapshot, LiveTotals, LiveUser},
         query::{self, Page},
         types::{
-            Audit, Degradation, Enforcement, Event, Flow as ApiFlow, FlowList, Live, Meter,
-            Network as ApiNetwork, Overrides, OwnerBy as ApiOwnerBy, Packages, PendingReload, Period, Schema, Severity,
-            Speed, Stats, Time, Total, Traffic, Usage, UsageRow, User, UserState,
+            Audit, Degradation, Enforcement, EnforcementError, EnforcementStatus, Event, Flow as ApiFlow,
+            FlowList, Live, Meter, Network as ApiNetwork, OwnerBy as ApiOwnerBy, Packages, PendingReload,
+            Period, Schema, Severity, Speed, Stats, Time, Total, Traffic, Usage, UsageRow, User, UserState,
         },
     },
     backend::ApiError,
@@ -31,7 +31,7 @@ use crate::{
         snapshot::{Degraded, UserLive},
     },
     kernel::Audit as AuditReading,
-    ledger::{By, EventRecord, QueryError, Reader, UsageAnswer, UsageQuery, UserRecord},
+    ledger::{By, EventRecord, InboundNo, QueryError, Reader, UsageAnswer, UsageQuery, UserRecord},
 };
 
 /// Nanoseconds of a millisecond.
@@ -232,7 +232,9 @@ fn line(live: &UserLive) -> Live {
 
 fn tags(record: &UserRecord, picture: &Picture) -> Vec<String> {
     let known = &picture.directory.inbounds;
-    let tag = |no| known.iter().find(|inbound| inbound.no == *no).map(|inbound| inbound.tag.to_string());
+    let tag = |no: &InboundNo| {
+        known.iter().find(|inbound| inbound.no == *no).map(|inbound| inbound.tag.to_string())
+    };
     record.inbounds.iter().filter_map(tag).collect()
 }
 
@@ -257,9 +259,11 @@ pub fn enforcement(directory: &Directory, zone: &TimeZone) -> EnforcementStatus 
         reloads: hands.reloads,
         last_edit_at: hands.last_edit_ms.map(time),
         last_reload_at: hands.last_reload_ms.map(time),
-        pending: hands
-            .pending
-            .map(|(since, at)| PendingReload { since: time(since), at_latest: at.map(time) }),
+        pending: hands.pending.map(|(since, at)| PendingReload {
+            since: time(since),
+            at_latest: at.map(time),
+            users: hands.waiting.len() as u64,
+        }),
         last_error: hands
             .last_error
             .as_ref()

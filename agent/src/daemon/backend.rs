@@ -70,7 +70,10 @@ impl Answerer {
         Time::from_ms(ms, &self.zone)
     }
 
-    pub(super) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, ApiError> {
+    pub(super) async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, ApiError> {
         let (answer, receiver) = oneshot::channel();
         self.questions
             .try_send(question(answer))
@@ -168,7 +171,7 @@ impl Backend for Answerer {
             singbox: picture.directory.singbox.clone(),
             time_zone: self.zone.iana_name().map(str::to_owned),
             inbounds: picture.directory.listeners.to_vec(),
-            enforcement: None,
+            enforcement: Some(answers::enforcement(&picture.directory, &self.zone)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The part of the agent that carries out what the gate decides: thresholds and rates are written by
 //! the gate itself; flows are blocked and ended here, accounts turned, users suspended.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use crate::{
     clock,
     core::{
         crowd::{Effect, Evidence, TooMany},
-        event::{FlowSeen, Now, UserId},
+        event::{FlowId, FlowSeen, Now, UserId},
         policy::SharingNow,
         terms::SharingAction,
     },
@@ -44,6 +44,7 @@ impl Agent {
         }
         if let Some(open) = self.meter.take_walk() {
             self.gate.limits.walked(&open, now.mono_ns);
+            self.review_blocks(&open)?;
         }
         for effect in self.gate.limits.tick(now.mono_ns) {
             self.limit(effect, now, &mut ended)?;
@@ -86,6 +87,16 @@ impl Agent {
             HandsNews::Trouble(None) => self.meter.publisher.restore("enforcement"),
             HandsNews::Moved(users) => self.gate.ask(users),
         }
+    }
+
+    /// What the kernel blocks is what the limits say: an agent before this one may have blocked others.
+    fn review_blocks(&mut self, open: &BTreeSet<FlowId>) -> Result<(), KernelError> {
+        for flow in self.meter.kernel.blocked()?.into_keys() {
+            if !self.gate.limits.is_blocked(flow) {
+                self.meter.kernel.unblock(flow)?;
+            }
+        }
+        self.meter.kernel.sweep_blocked(&open.iter().map(|id| id.0).collect())
     }
 
     fn limit(&mut self, effect: Effect, now: Now, ended: &mut Vec<FlowSeen>) -> Result<(), KernelError> {
@@ -216,8 +227,8 @@ impl Agent {
         let gone = record.tombstoned_ms.is_some();
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
         users.insert(user, record);
-        let names: BTreeMap<_, _> = people::living(users.values());
-        self.meter.set_users(names)?;
+        let all: Vec<_> = users.values().cloned().collect();
+        self.meter.set_users(people::names(&all))?;
         self.gate.reload(user, standing.filter(|_| !gone));
         if gone {
             self.cut_for_good(user);

@@ -46,7 +46,8 @@ impl WalletEntry {
 impl NewEntry {
     /// As it is written.
     pub fn of(what: What, note: Option<String>) -> NewEntry {
-        let entry = |kind, bytes| NewEntry { kind, bytes, expires_ms: None, package: None, account: None, note };
+        let entry =
+            |kind, bytes| NewEntry { kind, bytes, expires_ms: None, package: None, account: None, note };
         match what {
             What::Package { bytes, expires_ms } => {
                 NewEntry { expires_ms, ..entry(EntryKind::Package, signed(bytes)) }

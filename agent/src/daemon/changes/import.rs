@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{asked, refused, to_api};
 use crate::{
     clock,
-    core::wallet::What,
+    core::{period::AccountPeriod, wallet::What},
     daemon::{backend::Answerer, hands::Brought},
     ledger::{AdminState, ImportedBytes, NewEntry, UserRecord},
     singbox::config::Secret,
@@ -89,10 +89,8 @@ impl Answerer {
             expires_at: user.expires_at,
             inbounds: user.inbounds.clone(),
         };
-        let brought = Brought {
-            password: user.password.clone().map(Secret),
-            uuid: user.uuid.clone().map(Secret),
-        };
+        let brought =
+            Brought { password: user.password.clone().map(Secret), uuid: user.uuid.clone().map(Secret) };
         let admin = match user.enabled {
             Some(false) => AdminState::Disabled,
             _ => AdminState::Enabled,
@@ -142,7 +140,11 @@ impl Answerer {
             self.switch_user(envelope.clone(), &user.name, enabled).await?;
         }
         let taken = self.take_usage(envelope, user, &record).await?;
-        Ok(if same && enabled.is_none() && !taken { ImportOutcome::Unchanged } else { ImportOutcome::Updated })
+        Ok(if same && enabled.is_none() && !taken {
+            ImportOutcome::Unchanged
+        } else {
+            ImportOutcome::Updated
+        })
     }
 
     /// What was used and bought elsewhere, once: the same figures again change nothing.
@@ -161,7 +163,8 @@ impl Answerer {
                 Some(day) => first_instant(day, &self.zone)?,
                 None => user.created_at.map_or(0, |time| time.instant.as_millisecond()),
             };
-            usage.push(ImportedBytes { at_ms, bytes: [one.upload_bytes, one.download_bytes] });
+            let account = self.account_at(record, at_ms);
+            usage.push(ImportedBytes { at_ms, account, bytes: [one.upload_bytes, one.download_bytes] });
         }
         let new = self.ledger.import_usage(record.id, reporter(user)?, usage, asked(envelope));
         let new = new.await.map_err(refused)?;
@@ -175,6 +178,21 @@ impl Answerer {
     }
 }
 
+impl Answerer {
+    /// What was used in the month in which the running account began counts against its quota; what was
+    /// used before has an account of its own.
+    fn account_at(&self, record: &UserRecord, at_ms: i64) -> AccountPeriod {
+        let month = |ms: i64| {
+            let date = Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(self.zone.clone()).date();
+            (date.year(), date.month())
+        };
+        match month(at_ms) >= month(record.account.start_ms) {
+            true => record.account,
+            false => AccountPeriod { start_ms: at_ms, generation: 0 },
+        }
+    }
+}
+
 fn first_instant(day: Date, zone: &TimeZone) -> Result<i64, ApiError> {
     let start = day.to_zoned(zone.clone()).map_err(ApiError::bad_request)?;
     let now = Timestamp::from_millisecond(clock::wall_ms()).unwrap_or_default();
@@ -183,7 +201,8 @@ fn first_instant(day: Date, zone: &TimeZone) -> Result<i64, ApiError> {
 
 /// Names these figures of this user.
 fn reporter(user: &ImportUser) -> Result<[u8; REPORTER_BYTES], ApiError> {
-    let figures = serde_json::to_vec(&(&user.name, &user.used, user.package_bytes)).map_err(ApiError::internal)?;
+    let figures =
+        serde_json::to_vec(&(&user.name, &user.used, user.package_bytes)).map_err(ApiError::internal)?;
     let hash: [u8; 32] = Sha256::digest(figures).into();
     let mut reporter = [0; REPORTER_BYTES];
     reporter.copy_from_slice(&hash[..REPORTER_BYTES]);

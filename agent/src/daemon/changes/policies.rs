@@ -75,7 +75,8 @@ impl Answerer {
             return self.policy_answer(&envelope, &record, false).await;
         }
         let if_rev = envelope.if_rev.map(signed);
-        let changed = self.ledger.change_policy(record.id, None, Some(terms), if_rev, self.settle(), asked(&envelope));
+        let changed =
+            self.ledger.change_policy(record.id, None, Some(terms), if_rev, self.settle(), asked(&envelope));
         let record = changed.await.map_err(refused)?;
         self.policy_answer(&envelope, &record, true).await
     }
@@ -89,7 +90,8 @@ impl Answerer {
         if changed {
             self.take_over_everybody().await?;
         }
-        let answer = PolicyChanged { schema: Schema, changed, policy: shown(record), rev: unsigned(record.rev) };
+        let answer =
+            PolicyChanged { schema: Schema, changed, policy: shown(record), rev: unsigned(record.rev) };
         self.remember(envelope, &answer).await;
         Ok(answer)
     }

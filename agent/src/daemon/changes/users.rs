@@ -13,7 +13,7 @@ use boxmeter_web::{
     backend::ApiError,
 };
 
-use super::{asked, refused, signed, to_api, to_core, translate, unsigned};
+use super::{asked, refused, signed, to_api, to_core, unsigned};
 use crate::{
     clock,
     core::{
@@ -29,7 +29,10 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
-    ledger::{AdminChange, AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange, Settle, UserRecord, WalletEntry},
+    ledger::{
+        AdminChange, AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange,
+        Settle, UserRecord, WalletEntry,
+    },
 };
 
 fn credential(one: Credentials) -> Credential {
@@ -50,7 +53,8 @@ impl Answerer {
             let credentials = credentials.into_iter().map(credential).collect();
             return Ok(UserAdded { credentials, ..answer });
         }
-        let (record, credentials) = self.create(&envelope, &new, Brought::default(), AdminState::Enabled).await?;
+        let (record, credentials) =
+            self.create(&envelope, &new, Brought::default(), AdminState::Enabled).await?;
         let user = self.shown(record.id).await?;
         let answer = UserAdded { schema: Schema, user, credentials: Vec::new(), rev: self.rev() };
         self.remember(&envelope, &answer).await;
@@ -96,7 +100,8 @@ impl Answerer {
             }
             Err(error) => {
                 let why = error.message.clone();
-                let undone = self.ledger.give_up_adding(record.id, why, asked(&Envelope::of(envelope.actor.clone())));
+                let undone =
+                    self.ledger.give_up_adding(record.id, why, asked(&Envelope::of(envelope.actor.clone())));
                 undone.await.map_err(refused)?;
                 Err(error)
             }
@@ -147,7 +152,8 @@ impl Answerer {
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
             self.tighten(record.id, Tighter::Settings(settings.clone())).await?;
-            let changed = self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
+            let changed =
+                self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             match changed {
                 Ok(record) => self.take_over(record).await?,
                 Err(error) => {
@@ -286,7 +292,8 @@ impl Answerer {
             self.tighten(record.id, Tighter::Out).await?;
         }
         let if_rev = envelope.if_rev.map(signed);
-        let done = self.ledger.set_admin_state(record.id, AdminChange::to(to), if_rev, asked(&envelope)).await;
+        let done =
+            self.ledger.set_admin_state(record.id, AdminChange::to(to), if_rev, asked(&envelope)).await;
         match done {
             Ok(record) => self.take_over(record).await?,
             Err(error) => {
@@ -378,7 +385,8 @@ impl Answerer {
         self.flush().await?;
         let expires_ms = new.expires_at.map(|time| time.instant.as_millisecond());
         let what = What::Package { bytes: new.bytes, expires_ms };
-        let added = self.ledger.add_entry(record.id, NewEntry::of(what, new.note), self.settle(), asked(&envelope));
+        let added =
+            self.ledger.add_entry(record.id, NewEntry::of(what, new.note), self.settle(), asked(&envelope));
         let entry = added.await.map_err(refused)?;
         self.take_over(self.living(name).await?).await?;
         let (packages, remaining_bytes) = self.packages_of(&record).await?;

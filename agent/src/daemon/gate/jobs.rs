@@ -8,7 +8,9 @@ use super::{Gate, reasons};
 use crate::{
     clock,
     core::{event::UserId, period::AccountPeriod},
-    ledger::{AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn},
+    ledger::{
+        AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn,
+    },
 };
 
 /// How long a job waits after the ledger could not do its part, before it asks again.

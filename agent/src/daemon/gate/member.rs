@@ -121,7 +121,8 @@ impl Member {
     /// The instant at which a package has expired since the last look, of which something was left.
     pub fn expired(&mut self, now_ms: i64) -> Option<i64> {
         let looked_ms = self.looked_ms.replace(now_ms)?;
-        let expiries = self.wallet.lots().iter().filter(|lot| lot.left() > 0).filter_map(|lot| lot.expires_ms);
+        let expiries =
+            self.wallet.lots().iter().filter(|lot| lot.left() > 0).filter_map(|lot| lot.expires_ms);
         expiries.filter(|&at| looked_ms < at && at <= now_ms).min()
     }
 
@@ -130,8 +131,8 @@ impl Member {
         let decision = policy::decide(&self.standing_for(counted, now_ms));
         self.before = Some(decision.before);
         let known = &self.standing.state;
-        let changed =
-            (word(&decision.state), word(&decision.before.cause)) != (known.state.clone(), known.cause.clone());
+        let changed = (word(&decision.state), word(&decision.before.cause))
+            != (known.state.clone(), known.cause.clone());
         self.decision = Some(decision);
         changed
     }

@@ -130,10 +130,6 @@ impl Gate {
         self.members.iter().filter(|(_, member)| !member.connects()).map(|(&id, _)| id).collect()
     }
 
-    pub fn member(&self, user: UserId) -> Option<&Member> {
-        self.members.get(&user)
-    }
-
     /// Something happened to a user: it is looked at in the next turn.
     pub fn touch(&mut self, user: UserId) {
         self.dirty.insert(user);
@@ -215,7 +211,8 @@ impl Gate {
         let Some(member) = self.members.get_mut(&user) else { return Ok(()) };
         let slot = meter.kernel.allocate_user(user, self.meter)?;
         let of_meter = self.of_meter;
-        let offset = member.billed_offset.unwrap_or_else(|| measure_offset(meter, slot, self.meter, of_meter));
+        let offset =
+            member.billed_offset.unwrap_or_else(|| measure_offset(meter, slot, self.meter, of_meter));
         member.billed_offset = Some(offset);
         let counted = counted(meter, user, of_meter);
         if let Some(turn) = member.turn(now.wall_ms)
@@ -258,7 +255,8 @@ impl Gate {
 
     /// Bytes were counted for these users: those who were never seen before are now.
     pub fn seen(&mut self, rows: &[Row], now: Now) {
-        for user in rows.iter().filter(|row| row.counters.payload != [0, 0]).filter_map(|row| row.owner.user) {
+        for user in rows.iter().filter(|row| row.counters.payload != [0, 0]).filter_map(|row| row.owner.user)
+        {
             let Some(member) = self.members.get_mut(&user) else { continue };
             if member.standing.first_use_ms.is_none() {
                 member.standing.first_use_ms = Some(now.wall_ms);

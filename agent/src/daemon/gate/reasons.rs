@@ -46,12 +46,9 @@ pub fn reason(member: &Member) -> Option<ApiReason> {
         Reason::TotalQuota { since_ms, used, quota } => {
             ApiReason::TotalQuota { at: time(since_ms), used_bytes: used, quota_bytes: quota }
         }
-        Reason::SharingThrottle { since_ms, addresses, window_s, rate } => ApiReason::Shared {
-            at: time(since_ms),
-            networks: addresses,
-            window_s,
-            rate,
-        },
+        Reason::SharingThrottle { since_ms, addresses, window_s, rate } => {
+            ApiReason::Shared { at: time(since_ms), networks: addresses, window_s, rate }
+        }
         Reason::Expired { at_ms } | Reason::ExpiredAfterUse { at_ms, .. } => {
             ApiReason::Expired { at: time(at_ms) }
         }

@@ -7,7 +7,11 @@ use jiff::tz::TimeZone;
 
 use super::{member::Member, reasons};
 use crate::{
-    core::{event::PolicyId, policy::State, terms::{Overrides, Terms}},
+    core::{
+        event::PolicyId,
+        policy::State,
+        terms::{Overrides, Terms},
+    },
     ledger::{ParkedStage, PolicyRecord},
 };
 
@@ -21,10 +25,7 @@ pub struct GateRow {
     pub overrides: Overrides,
     pub zone: TimeZone,
     /// Unix milliseconds.
-    pub period_start_ms: i64,
     pub period_end_ms: Option<i64>,
-    pub first_use_ms: Option<i64>,
-    pub expires_ms: Option<i64>,
     /// Billed bytes, to which what the kernel counted in its epoch is to be added.
     pub period_base: i128,
     pub total_base: i128,
@@ -36,8 +37,6 @@ pub struct GateRow {
     pub cut: bool,
     /// The entries are not in sing-box's `users`.
     pub taken_out: bool,
-    /// Of the settings.
-    pub rev: i64,
 }
 
 impl GateRow {
@@ -51,7 +50,12 @@ impl GateRow {
     }
 }
 
-pub(super) fn row(member: &Member, policies: &BTreeMap<PolicyId, PolicyRecord>, counted: u64, now_ms: i64) -> GateRow {
+pub(super) fn row(
+    member: &Member,
+    policies: &BTreeMap<PolicyId, PolicyRecord>,
+    counted: u64,
+    now_ms: i64,
+) -> GateRow {
     let standing = &member.standing;
     let (period_base, total_base) = member.bases();
     let decision = member.decision.as_ref();
@@ -62,16 +66,12 @@ pub(super) fn row(member: &Member, policies: &BTreeMap<PolicyId, PolicyRecord>, 
         terms: member.terms.clone(),
         overrides: standing.settings.overrides.clone(),
         zone: member.zone.clone(),
-        period_start_ms: standing.account.start_ms,
         period_end_ms: decision.and_then(|decision| decision.period_end_ms),
-        first_use_ms: standing.first_use_ms,
-        expires_ms: standing.settings.expires_ms,
         period_base,
         total_base,
         packages_left: member.packages_left(counted, now_ms),
         rates: member.held.map_or([0; 2], |held| held.rates),
         cut: !member.connects(),
         taken_out: standing.parked.iter().any(|(stage, _)| *stage == ParkedStage::Out),
-        rev: standing.settings_rev,
     }
 }

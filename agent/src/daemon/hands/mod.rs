@@ -10,17 +10,12 @@ mod worker;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use boxmeter_web::{api::types::Time, backend::ApiError};
-use jiff::tz::TimeZone;
+use boxmeter_web::backend::ApiError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     core::event::UserId,
-    enforcer::{
-        reloads::Scene,
-        singbox::Singbox,
-        users_edit::Credentials,
-    },
+    enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
     ledger::Ledger,
 };
 
@@ -136,13 +131,6 @@ impl Hands {
 
     pub fn status(&self) -> HandsStatus {
         self.status.borrow().clone()
-    }
-}
-
-impl HandsStatus {
-    /// `at`: UTC milliseconds to the contract's time.
-    pub fn time(ms: i64, zone: &TimeZone) -> Time {
-        Time::from_ms(ms, zone)
     }
 }
 

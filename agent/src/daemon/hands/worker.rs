@@ -1,7 +1,7 @@
 //! The worker behind [`super::Hands`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -19,7 +19,7 @@ use crate::{
         reconcile::{self, Plan, Want, Wanted},
         reloads::{BATCH, Decision, Reloads, Settings, Why},
         singbox::{EditError, Reload, Singbox},
-        users_edit::{self, Change, CheckNew, Credentials, Parked, ParkedKey, UserRefused, What},
+        users_edit::{self, CheckNew, Credentials, Parked, ParkedKey, UserRefused, What},
     },
     ledger::{self, FileState, Ledger, ParkedEntry, ParkedStage, Reader, UserRecord},
     singbox::files::{self, FileText},
@@ -191,7 +191,8 @@ impl Worker {
 
     fn singbox(&self) -> Result<Singbox, Failure> {
         let found = self.around.singbox.clone();
-        found.ok_or_else(|| "sing-box's configuration could not be read yet; see `boxmeter status`".to_owned())
+        found
+            .ok_or_else(|| "sing-box's configuration could not be read yet; see `boxmeter status`".to_owned())
     }
 
     async fn find(&self) -> Result<Found, Failure> {
@@ -205,7 +206,8 @@ impl Worker {
             let mut parked = Vec::with_capacity(records.len());
             for record in records {
                 let entry = serde_json::from_str(&record.entry.entry);
-                parked.push(entry.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))?);
+                parked
+                    .push(entry.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))?);
             }
             Ok(Found { files, parked, users })
         })
@@ -309,7 +311,8 @@ impl Worker {
         }
         if !plan.edits.is_empty() {
             let edits = plan.edits.clone();
-            let kept: Vec<PathBuf> = blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
+            let kept: Vec<PathBuf> =
+                blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
             self.written(plan, &kept).await;
         }
         let key = |key: &ParkedKey| {
@@ -421,7 +424,9 @@ impl Worker {
             let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
             let since = self.status.last_edit_ms.unwrap_or(now_ms);
             let at = match self.reloads.decide(now_ns, self.around.scene) {
-                Decision::At(at) => now_ms + i64::try_from(at.saturating_sub(now_ns) / 1_000_000).unwrap_or(0),
+                Decision::At(at) => {
+                    now_ms + i64::try_from(at.saturating_sub(now_ns) / 1_000_000).unwrap_or(0)
+                }
                 _ => since.saturating_add(within),
             };
             Some((since, (!never).then_some(at)))
