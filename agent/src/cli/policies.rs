@@ -132,7 +132,7 @@ pub fn render_list(context: &Context, policies: &[Policy]) -> String {
     let mut table = Table::new(context)
         .words("col.policy", 0)
         .numbers("col.quota", 0)
-        .words("col.period", 2)
+        .words("col.period_length", 2)
         .numbers("col.up_rate", 1)
         .numbers("col.down_rate", 1)
         .numbers("col.addresses", 3)

@@ -442,7 +442,47 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(inherit, Vec::<String>::new());
-        insta::assert_snapshot!(serde_json::to_string_pretty(&own).unwrap(), @"");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&own).unwrap(), @r#"
+        {
+          "quota_bytes": 107374182400,
+          "total_quota_bytes": null,
+          "period": {
+            "days": 30
+          },
+          "reset_day": 31,
+          "time_zone": "Asia/Shanghai",
+          "speed_up": 1000000,
+          "speed_down": null,
+          "max_flows": 7,
+          "max_addresses": null,
+          "wins": "oldest",
+          "over_quota": [
+            {
+              "percent": 100,
+              "then": {
+                "throttle": 1048576
+              }
+            },
+            {
+              "percent": 120,
+              "then": "cut"
+            }
+          ],
+          "warn_percents": [
+            50,
+            90
+          ],
+          "rollover": true,
+          "valid_days": 30,
+          "sharing": {
+            "networks": 5,
+            "window_s": 600,
+            "action": {
+              "throttle": 1048576
+            }
+          }
+        }
+        "#);
     }
 
     #[test]

@@ -104,20 +104,30 @@ async fn users_as_a_table() {
     insta::assert_snapshot!(users::render_one(&plain(Lang::En), &list.users[1], at), @r"
     demo-bob
       state               throttled
+      in force            packets pass; in sing-box's configuration
       policy              basic
-      e-mail              none
-      inbounds            trojan-in
-      created             2026-11-24 15:30
       expires             none
-      last seen           2026-11-24 15:30, 0s ago
       period              2026-11-01 00:00 – 2026-12-01 00:00
-      used in the period  4.50 GiB / 8.00 GiB
+      used in the period  4.50 GiB / 8.00 GiB  ███████████░░░░░░░░░ 56.2 %
       used in total       4.50 GiB
-      traffic             payload ↑ 512 MiB  ↓ 4.00 GiB; wire ↑ 544 MiB  ↓ 4.12 GiB
       packages left       0 B
-      speed limit         ↑ none  ↓ none
+      traffic             payload ↑ 512 MiB  ↓ 4.00 GiB; wire ↑ 544 MiB  ↓ 4.12 GiB
+      quota               8.00 GiB (own)
+      total quota         none
+      period length       a month, from day 1
+      over quota          cut at 100 %
+      warns at            80 %, 95 %, 100 %
+      rollover            no
+      speed limit         ↑ 5.00 MiB/s  ↓ 5.00 MiB/s
       max flows           none
-      max addresses       3
+      max addresses       5
+      too many            the newest stay
+      valid days          none
+      when shared         noted in the events, when more than 3 networks within 5 min
+      inbounds            trojan-in
+      e-mail              none
+      created             2026-11-24 15:30
+      last seen           2026-11-24 15:30, 0s ago
       live                0 flows from 0 addresses, ↑ 0 B/s  ↓ 0 B/s
     ");
 }
@@ -194,6 +204,7 @@ async fn status_names_what_is_not_well_and_what_to_do() {
       source    api, not connected: new connections stay unattributed
       kernel    attached, counting, 120 ns per packet in, 130 ns out, events_lost 1,234
       ledger    /var/lib/boxmeter/ledger.db, committed 0s ago
+      limits    1 cut, 1 taken out; edits 1, reloads 0; reload pending (users: 1), at a quiet moment, at the latest 2026-11-24 15:40
 
     Watched inbounds:
       trojan-in: trojan, tcp port 443, 4 users
@@ -215,6 +226,7 @@ async fn flows_events_and_audit_as_text() {
     insta::assert_snapshot!(events::render(&context, &list.events, "-7d"), @r"
     2026-11-24 15:30:00  user.adopted  demo-alice  found in sing-box's configuration
     2026-11-24 15:30:00  source.disconnected  the API service went away
+    2026-11-24 15:30:00  user.limited  演示-小明  limited at 2026-11-24 15:30:00: 6.75 GiB of 6.00 GiB used; comes back on 1 December 00:00 Asia/Shanghai
     ");
     let mut audit = demo.audit(Default::default()).await.unwrap();
     insta::assert_snapshot!(audit::render(&context, &audit), @r"

@@ -67,19 +67,16 @@ pub fn render(context: &Context, user: &User, now: Timestamp) -> String {
 type Lines = Vec<(&'static str, String)>;
 
 fn standing(context: &Context, user: &User) -> Lines {
-    let state = context.paint(tone(user.state), &state_text(context, user.state));
-    let state = match reason(context, user) {
-        Some(reason) => format!("{state}: {}", safe_cut(&reason, 300)),
-        None => state,
-    };
+    let mut lines = vec![("user.state", context.paint(tone(user.state), &state_text(context, user.state)))];
+    lines.extend(reason(context, user).map(|reason| ("user.reason", safe_cut(&reason, 300))));
     let policy =
         user.policy.as_deref().map_or_else(|| context.text("none").to_owned(), |it| safe_cut(it, 60));
-    vec![
-        ("user.state", state),
+    lines.extend([
         ("user.enforcement", enforcement(context, user)),
         ("user.policy", policy),
         ("user.expires", until(context, user.expires_at.as_ref())),
-    ]
+    ]);
+    lines
 }
 
 fn usage(context: &Context, user: &User) -> Lines {

@@ -53,7 +53,8 @@ pub fn render(context: &Context, switch: Switch, changed: &UserChanged) -> Strin
     let used = of_quota(user.period.used_bytes, user.period.quota_bytes);
     let text = context.fill(key, &[("name", &quoted(&user.name)), ("used", &used)]);
     let done = if changed.changed { context.paint(Tone::Good, &text) } else { text };
-    let state = context.paint(tone(user.state), &state_text(context, user.state));
-    let why = reason(context, user).map(|reason| format!(": {}", safe(&reason))).unwrap_or_default();
-    format!("{done}\n{state}{why}\n{}\n", enforcement(context, user))
+    let state = reason(context, user).map(|reason| safe(&reason));
+    let state = state.unwrap_or_else(|| state_text(context, user.state));
+    let state = context.paint(tone(user.state), &state);
+    format!("{done}\n{state}\n{}\n", enforcement(context, user))
 }
