@@ -21,7 +21,7 @@ use super::{
     },
 };
 use crate::singbox::{
-    files::{self, FileText},
+    files::FileText,
     splice::{self, Splice},
 };
 
@@ -235,38 +235,19 @@ fn compare(before: &[Parked], after: &[Parked], plan: &mut Plan) {
 }
 
 fn edits(files: &[FileText], places: &Places<'_>) -> Result<Vec<Edit>, EditRefused> {
-    let (mut edits, mut after) = (Vec::new(), files.to_vec());
-    for (at, file) in files.iter().enumerate() {
+    let mut edits = Vec::new();
+    for file in files {
         let lists = places.places.iter().filter_map(|place| place.list.as_ref().ok());
-        let splices: Vec<Splice> =
-            lists.filter(|list| list.file.path == file.path).filter_map(List::splice).collect();
+        let lists: Vec<&List<'_>> = lists.filter(|list| list.file.path == file.path).collect();
+        let splices: Vec<Splice> = lists.iter().filter_map(|list| list.splice()).collect();
         if splices.is_empty() {
             continue;
         }
         let content = splice::apply(&file.text, &splices);
-        after[at].text.clone_from(&content);
+        if !users_edit::reads_back(file, &content, &lists) {
+            return Err(EditRefused::ReadBack { file: file.path.as_ref().clone() });
+        }
         edits.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content });
     }
-    if let Some(first) = edits.first() {
-        read_back(&after, places).map_err(|()| EditRefused::ReadBack { file: first.path.clone() })?;
-    }
     Ok(edits)
-}
-
-/// Are exactly those in the new text who should be?
-fn read_back(after: &[FileText], places: &Places<'_>) -> Result<(), ()> {
-    let config = files::parse(after).map_err(drop)?;
-    if config.inbounds.len() != places.places.len() {
-        return Err(());
-    }
-    for (inbound, place) in config.inbounds.iter().zip(&places.places) {
-        let Ok(list) = &place.list else { continue };
-        let names = list.names();
-        let same = inbound.users.iter().map(|user| &*user.name).eq(names.iter().copied());
-        // Nothing that had users may come out without.
-        if *inbound.tag != *place.tag || !same {
-            return Err(());
-        }
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod any_order;
 mod bench;
+mod new_users;
 mod single;
 
 use std::sync::Arc;

@@ -41,6 +41,8 @@ pub enum BadName {
     Reserved,
     #[error("a name must not have a colon on inbounds of type http, mixed, socks and naive, whose logins end the name there; leave it out or name other inbounds")]
     Colon,
+    #[error("a name must not have a slash on a managed inbound, whose API could not delete it; leave it out")]
+    Slash,
 }
 
 /// Characters that are not seen, or that turn the direction of the text around them.
@@ -183,10 +185,8 @@ pub fn credential_in(kind: &str, fields: &[(&'static str, String)]) -> Option<St
 
 /// UUIDs are the same in capitals and with other punctuation.
 fn normal(kind: &str, text: &str) -> String {
-    match Uuid::try_parse(text) {
-        Ok(uuid) if credential_keys(kind) == ["uuid"] => uuid.to_string(),
-        _ => text.to_owned(),
-    }
+    let uuid = (credential_keys(kind) == ["uuid"]).then(|| Uuid::try_parse(text).ok()).flatten();
+    uuid.map_or_else(|| text.to_owned(), |uuid| uuid.to_string())
 }
 
 fn parse(text: &str) -> Option<Node> {

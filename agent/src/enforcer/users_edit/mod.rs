@@ -14,11 +14,11 @@ use std::{collections::HashMap, fmt, path::PathBuf};
 pub use entry::{BadName, Brought, Credentials, NAME_MAX, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
-use entry::Shape;
+pub(super) use entry::Shape;
 pub(super) use list::List;
 
 use crate::singbox::{
-    config::{LOCKED_USER, carries_users},
+    config::{LOCKED_USER, carries_users, name_key},
     files::{ConfigError, FileText},
     tree::{self, Node},
 };
@@ -267,6 +267,21 @@ pub(super) fn locked_entry(list: &List<'_>, shape: &Shape) -> String {
     // Nothing was brought, so that there is no key that could be wrong.
     let fields = shape.fields(LOCKED_USER, "", &Brought::default()).unwrap_or_default();
     entry::compose(&fields, list.items.first().map(|item| &*item.text))
+}
+
+/// Are exactly those in a file's new text who should be?
+pub(super) fn reads_back(file: &FileText, text: &str, lists: &[&List<'_>]) -> bool {
+    let Ok((root, _)) = tree::parse(&file.path, text) else { return false };
+    let inbounds = root.get("inbounds").and_then(Node::array).unwrap_or_default();
+    let edited = inbounds.iter().filter(|node| {
+        excluded(node.get("type").and_then(Node::str).unwrap_or_default(), node).is_none()
+    });
+    let same = |(node, list): (&Node, &&List<'_>)| {
+        let users = node.get("users").and_then(Node::array).unwrap_or_default();
+        let name = |user: &Node| user.get(name_key(&list.kind)).and_then(Node::str).unwrap_or_default().to_owned();
+        users.iter().map(name).eq(list.names().into_iter().map(str::to_owned))
+    };
+    edited.clone().count() == lists.len() && edited.zip(lists).all(same)
 }
 
 /// In hexadecimal.
