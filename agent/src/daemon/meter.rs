@@ -218,7 +218,7 @@ impl Meter {
             }
             Err(error) => return Err(error),
         };
-        self.accounts.adopt(slot, user, flow.inbound);
+        self.accounts.begin(slot, user, flow.inbound);
         if let Some(user_slot) = self.kernel.user_slot(user) {
             self.accounts.adopt_user(UserSlot(user_slot.0), user);
         }
