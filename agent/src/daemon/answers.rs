@@ -165,9 +165,9 @@ pub fn user(
         state: UserState::Active,
         reason: None,
         policy: Some(record.policy.clone()),
-        email: record.email.clone(),
+        email: record.settings.email.clone(),
         created_at: Time::from_ms(record.created_ms, zone),
-        expires_at: record.expires_ms.map(|ms| Time::from_ms(ms, zone)),
+        expires_at: record.settings.expires_ms.map(|ms| Time::from_ms(ms, zone)),
         period: Period {
             start: Some(Time::from_ms(record.account.start_ms, zone)),
             end: None,

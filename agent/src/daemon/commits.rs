@@ -93,7 +93,7 @@ impl Commits {
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
             .collect();
-        let batch = Batch { epoch, at, rows: ledger_rows, watched, events: events.clone() };
+        let batch = Batch { epoch, at, rows: ledger_rows, watched, events: events.clone(), reported: None };
         let reply = self.ledger.commit(batch);
         self.running = Some(Running { reply, rows, events });
     }

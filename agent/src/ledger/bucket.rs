@@ -26,6 +26,14 @@ impl Level {
             Level::Day => "usage_days",
         }
     }
+
+    pub(super) fn watched_table(self) -> &'static str {
+        match self {
+            Level::Minute => "watched_minutes",
+            Level::Hour => "watched_hours",
+            Level::Day => "watched_days",
+        }
+    }
 }
 
 /// An interval, without its end.

@@ -4,13 +4,14 @@
 //! difference to how far they were at the last commit. So a batch may be repeated, come late, or be
 //! lost with a failed transaction, and no byte is lost or counted twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 use uuid::Uuid;
 
 use super::{
     bucket::Buckets,
+    cache::{Cache, Cursor, Staged},
     error::CommitError,
     model::{AccountPeriod, Anomaly, AnomalyKind, Batch, Committed, InboundNo, NewEvent, Row},
     retention::{self, Retention},
@@ -18,13 +19,9 @@ use super::{
 };
 use crate::core::event::{Counters, UserId};
 
-/// Kernel epochs whose cursors are held in memory: the present one, and the one before it while
-/// its last counts come in.
-const EPOCHS_MAX: usize = 2;
-
 /// A reading beyond this (256 PiB of one account in one epoch) is an error, not traffic; without the
 /// bound one such reading would make the sum of a bucket overflow, and every later tick fail.
-const COUNTER_MAX: i64 = 1 << 58;
+pub(super) const COUNTER_MAX: i64 = 1 << 58;
 
 /// Counts as the database has them: never negative, in the order of the columns.
 pub(super) type Sums = [i64; 4];
@@ -53,81 +50,6 @@ fn grown(before: &Sums, after: &Sums) -> Option<Sums> {
     Some(delta)
 }
 
-type SlotKey = (u32, u32);
-/// (kind, slot, generation).
-type Reported = HashSet<(AnomalyKind, u32, u32)>;
-type SubjectKey = (Option<UserId>, InboundNo, AccountPeriod);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cursor {
-    user: Option<UserId>,
-    inbound: InboundNo,
-    total: Sums,
-}
-
-/// One epoch's part of the cache.
-#[derive(Debug)]
-struct Epoch {
-    bytes: [u8; 16],
-    no: i64,
-    cursors: HashMap<SlotKey, Cursor>,
-    watched: HashMap<InboundNo, Sums>,
-}
-
-/// What the database has, as of the last commit. It is changed only after a commit succeeded, and
-/// thrown away whenever anything failed.
-#[derive(Debug)]
-pub(super) struct Cache {
-    rev: i64,
-    epochs: Vec<Epoch>,
-    accounts: HashMap<UserId, AccountPeriod>,
-    inbounds: HashSet<InboundNo>,
-    keys: HashMap<SubjectKey, i64>,
-}
-
-impl Cache {
-    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
-        let rev = connection.query_row("SELECT rev FROM meta", [], |row| row.get(0))?;
-        let mut cache = Cache {
-            rev,
-            epochs: Vec::new(),
-            accounts: HashMap::new(),
-            inbounds: HashSet::new(),
-            keys: HashMap::new(),
-        };
-        let mut users = connection.prepare("SELECT id, account_start_ms, account_generation FROM users")?;
-        let mut rows = users.query([])?;
-        while let Some(row) = rows.next()? {
-            let account = AccountPeriod { start_ms: row.get(1)?, generation: row.get(2)? };
-            cache.accounts.insert(user_id(row.get(0)?), account);
-        }
-        let mut inbounds = connection.prepare("SELECT no FROM inbounds")?;
-        let mut rows = inbounds.query([])?;
-        while let Some(row) = rows.next()? {
-            cache.inbounds.insert(InboundNo(row.get(0)?));
-        }
-        cache.load_present_keys(connection)?;
-        Ok(cache)
-    }
-
-    /// Only the keys of accounts in force: those of past periods are never counted on again.
-    fn load_present_keys(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut keys = connection.prepare(
-            "SELECT k.no, k.user_id, k.inbound_no, k.account_start_ms, k.account_generation
-             FROM usage_keys k LEFT JOIN users u ON u.id = k.user_id
-             WHERE k.user_id IS NULL
-                OR (u.account_start_ms = k.account_start_ms AND u.account_generation = k.account_generation)",
-        )?;
-        let mut rows = keys.query([])?;
-        while let Some(row) = rows.next()? {
-            let user = row.get::<_, Option<[u8; 16]>>(1)?.map(user_id);
-            let account = AccountPeriod { start_ms: row.get(3)?, generation: row.get(4)? };
-            self.keys.insert((user, InboundNo(row.get(2)?), account), row.get(0)?);
-        }
-        Ok(())
-    }
-}
-
 pub(super) fn user_id(bytes: [u8; 16]) -> UserId {
     UserId(Uuid::from_bytes(bytes))
 }
@@ -136,32 +58,54 @@ pub(super) fn id_bytes(user: UserId) -> [u8; 16] {
     user.0.into_bytes()
 }
 
-/// What a transaction is about to change in the cache.
-#[derive(Default)]
-struct Staged {
-    cursors: HashMap<SlotKey, Cursor>,
-    watched: HashMap<InboundNo, Sums>,
-    keys: HashMap<SubjectKey, i64>,
+/// (kind, slot, generation).
+type Told = HashSet<(AnomalyKind, u32, u32)>;
+
+/// What other commands changed since the cache was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stale {
+    No,
+    /// Nothing that a tick needs but the revision.
+    Revision,
+    /// Users, their accounts, or inbounds. Cursors are changed by ticks alone.
+    People,
 }
 
 /// Applies batches. Owned by the writer thread.
 #[derive(Debug)]
 pub(super) struct Committer {
     cache: Option<Cache>,
+    stale: Stale,
     buckets: Buckets,
     retention: Retention,
     /// Anomalies that are in the events already: a broken slot must not write an event every tick.
-    reported: Reported,
+    told: Told,
 }
 
 impl Committer {
     pub(super) fn new(buckets: Buckets, retention: Retention) -> Self {
-        Committer { cache: None, buckets, retention, reported: HashSet::new() }
+        Committer { cache: None, stale: Stale::No, buckets, retention, told: HashSet::new() }
     }
 
-    /// Other commands changed users or inbounds, or something failed.
-    pub(super) fn forget(&mut self) {
-        self.cache = None;
+    /// Another command is about to change the database.
+    pub(super) fn changes(&mut self, what: Stale) {
+        self.stale = self.stale.max(what);
+    }
+
+    /// The starts of the minute, hour and day of an instant.
+    pub(super) fn starts(&mut self, ms: i64) -> Result<[i64; 3], CommitError> {
+        self.buckets.starts(ms).map_err(|error| CommitError::Refused(error.to_string()))
+    }
+
+    /// Taken out, so that any early return leaves nothing that may differ from the database.
+    fn cache(&mut self, connection: &Connection) -> rusqlite::Result<Cache> {
+        let stale = std::mem::replace(&mut self.stale, Stale::No);
+        match (self.cache.take(), stale) {
+            (None, _) => Cache::load(connection),
+            (Some(cache), Stale::No) => Ok(cache),
+            (Some(cache), Stale::Revision) => cache.with_revision(connection),
+            (Some(cache), Stale::People) => cache.with_people(connection),
+        }
     }
 
     pub(super) fn commit(
@@ -169,13 +113,8 @@ impl Committer {
         connection: &mut Connection,
         batch: &Batch,
     ) -> Result<Committed, CommitError> {
-        let starts =
-            self.buckets.starts(batch.at.wall_ms).map_err(|error| CommitError::Refused(error.to_string()))?;
-        // Taken out, so that any early return leaves nothing that may differ from the database.
-        let mut cache = match self.cache.take() {
-            Some(cache) => cache,
-            None => Cache::load(connection)?,
-        };
+        let starts = self.starts(batch.at.wall_ms)?;
+        let mut cache = self.cache(connection)?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let epoch = cache.epoch(&transaction, batch)?;
         let rev = cache.rev + 1;
@@ -188,7 +127,7 @@ impl Committer {
         committed.rev = rev;
         cache.apply(epoch, rev, staged);
         self.cache = Some(cache);
-        self.reported.extend(fresh);
+        self.told.extend(fresh);
         Ok(committed)
     }
 
@@ -200,7 +139,7 @@ impl Committer {
         epoch: usize,
         starts: [i64; 3],
         batch: &Batch,
-    ) -> rusqlite::Result<(Staged, Committed, Reported)> {
+    ) -> rusqlite::Result<(Staged, Committed, Told)> {
         let mut tick = Tick {
             transaction,
             statements: Statements::new(transaction)?,
@@ -218,7 +157,10 @@ impl Committer {
         for (inbound, total) in &batch.watched {
             tick.watched(*inbound, total)?;
         }
-        let fresh = tick.anomaly_events(&self.reported)?;
+        if let Some(reported) = &batch.reported {
+            tick.reported(reported)?;
+        }
+        let fresh = tick.anomaly_events(&self.told)?;
         for event in &batch.events {
             // An event about nobody we know must not keep the usage from being committed.
             let user = event.user.filter(|user| cache.accounts.contains_key(user));
@@ -228,85 +170,20 @@ impl Committer {
     }
 }
 
-impl Cache {
-    /// The index of the batch's epoch, read from the database when it is not at hand. A new epoch
-    /// is inserted; should the transaction fail then, the whole cache is gone with it.
-    fn epoch(&mut self, transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<usize> {
-        if let Some(index) = self.epochs.iter().position(|epoch| epoch.bytes == batch.epoch) {
-            return Ok(index);
-        }
-        let known: Option<i64> = transaction
-            .query_row("SELECT no FROM epochs WHERE epoch = ?1", [batch.epoch], |row| row.get(0))
-            .optional()?;
-        let no = match known {
-            Some(no) => no,
-            None => {
-                transaction.execute(
-                    "INSERT INTO epochs (epoch, first_ms, rev) VALUES (?1, ?2, ?3)",
-                    params![batch.epoch, batch.at.wall_ms, self.rev + 1],
-                )?;
-                transaction.last_insert_rowid()
-            }
-        };
-        let mut epoch = Epoch { bytes: batch.epoch, no, cursors: HashMap::new(), watched: HashMap::new() };
-        epoch.load(transaction)?;
-        if self.epochs.len() >= EPOCHS_MAX {
-            self.epochs.remove(0);
-        }
-        self.epochs.push(epoch);
-        Ok(self.epochs.len() - 1)
-    }
-
-    fn apply(&mut self, epoch: usize, rev: i64, staged: Staged) {
-        self.rev = rev;
-        self.epochs[epoch].cursors.extend(staged.cursors);
-        self.epochs[epoch].watched.extend(staged.watched);
-        self.keys.extend(staged.keys);
-    }
-}
-
-impl Epoch {
-    fn load(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-        let mut cursors = transaction.prepare(
-            "SELECT slot, generation, user_id, inbound_no, upload_payload, download_payload, upload_wire,
-                    download_wire FROM cursors WHERE epoch_no = ?1",
-        )?;
-        let mut rows = cursors.query([self.no])?;
-        while let Some(row) = rows.next()? {
-            let cursor = Cursor {
-                user: row.get::<_, Option<[u8; 16]>>(2)?.map(user_id),
-                inbound: InboundNo(row.get(3)?),
-                total: [row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?],
-            };
-            self.cursors.insert((row.get(0)?, row.get(1)?), cursor);
-        }
-        let mut watched = transaction.prepare(
-            "SELECT inbound_no, upload_payload, download_payload, upload_wire, download_wire
-             FROM watched WHERE epoch_no = ?1",
-        )?;
-        let mut rows = watched.query([self.no])?;
-        while let Some(row) = rows.next()? {
-            let total = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
-            self.watched.insert(InboundNo(row.get(0)?), total);
-        }
-        Ok(())
-    }
-}
-
 const SET_WATCHED: &str = "INSERT INTO watched VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
          upload_payload = ?3, download_payload = ?4, upload_wire = ?5, download_wire = ?6, rev = ?7";
 
 /// One batch within its transaction.
-struct Tick<'a> {
-    transaction: &'a Transaction<'a>,
+pub(super) struct Tick<'a> {
+    pub transaction: &'a Transaction<'a>,
     statements: Statements<'a>,
-    cache: &'a Cache,
-    epoch: usize,
-    starts: [i64; 3],
-    at_ms: i64,
-    rev: i64,
+    pub cache: &'a Cache,
+    pub epoch: usize,
+    pub starts: [i64; 3],
+    pub at_ms: i64,
+    pub rev: i64,
     staged: Staged,
-    committed: Committed,
+    pub committed: Committed,
 }
 
 impl Tick<'_> {
@@ -331,7 +208,7 @@ impl Tick<'_> {
         if delta == [0; 4] {
             return Ok(());
         }
-        match self.key(row)? {
+        match self.key(row.user, row.inbound)? {
             Ok(key) => self.add(row, key, total, delta),
             Err(kind) => {
                 self.committed.anomalies.push(refuse(kind));
@@ -341,29 +218,26 @@ impl Tick<'_> {
     }
 
     /// The number of (user, inbound, account in force), made if there is none.
-    fn key(&mut self, row: &Row) -> rusqlite::Result<Result<i64, AnomalyKind>> {
-        let account = match row.user {
+    pub(super) fn key(
+        &mut self,
+        user: Option<UserId>,
+        inbound: InboundNo,
+    ) -> rusqlite::Result<Result<i64, AnomalyKind>> {
+        let account = match user {
             None => AccountPeriod::default(),
             Some(user) => match self.cache.accounts.get(&user) {
                 Some(account) => *account,
                 None => return Ok(Err(AnomalyKind::UnknownUser)),
             },
         };
-        if !self.cache.inbounds.contains(&row.inbound) {
+        if !self.cache.inbounds.contains(&inbound) {
             return Ok(Err(AnomalyKind::UnknownInbound));
         }
-        let subject = (row.user, row.inbound, account);
+        let subject = (user, inbound, account);
         if let Some(no) = self.cache.keys.get(&subject).or_else(|| self.staged.keys.get(&subject)) {
             return Ok(Ok(*no));
         }
-        let user = row.user.map(id_bytes);
-        self.transaction
-            .prepare_cached(
-                "INSERT INTO usage_keys (user_id, inbound_no, account_start_ms, account_generation, rev)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![user, row.inbound.0, account.start_ms, account.generation, self.rev])?;
-        let no = self.transaction.last_insert_rowid();
+        let no = new_key(self.transaction, user, inbound, account, self.rev)?;
         self.staged.keys.insert(subject, no);
         Ok(Ok(no))
     }
@@ -413,10 +287,13 @@ impl Tick<'_> {
             None => Some(AnomalyKind::Watched),
             Some(_) if !self.cache.inbounds.contains(&inbound) => Some(AnomalyKind::UnknownInbound),
             Some((_, [0, 0, 0, 0])) => None,
-            Some(([a, b, c, d], _)) => {
+            Some(([a, b, c, d], [w, x, y, z])) => {
                 self.transaction
                     .prepare_cached(SET_WATCHED)?
                     .execute((epoch.no, inbound.0, a, b, c, d, self.rev))?;
+                for (bucket, start) in self.statements.watched.iter_mut().zip(self.starts) {
+                    bucket.execute((start, inbound.0, w, x, y, z, self.rev))?;
+                }
                 self.staged.watched.insert(inbound, [a, b, c, d]);
                 None
             }
@@ -426,11 +303,11 @@ impl Tick<'_> {
     }
 
     /// Writes an event for each anomaly not yet in the events; returns those.
-    fn anomaly_events(&self, reported: &Reported) -> rusqlite::Result<Reported> {
+    fn anomaly_events(&self, told: &Told) -> rusqlite::Result<Told> {
         let mut fresh = HashSet::new();
         for anomaly in &self.committed.anomalies {
             let key = (anomaly.kind, anomaly.slot, anomaly.generation);
-            if reported.contains(&key) || !fresh.insert(key) {
+            if told.contains(&key) || !fresh.insert(key) {
                 continue;
             }
             let data = serde_json::json!({
@@ -447,6 +324,22 @@ impl Tick<'_> {
         }
         Ok(fresh)
     }
+}
+
+pub(super) fn new_key(
+    transaction: &Transaction<'_>,
+    user: Option<UserId>,
+    inbound: InboundNo,
+    account: AccountPeriod,
+    rev: i64,
+) -> rusqlite::Result<i64> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO usage_keys (user_id, inbound_no, account_start_ms, account_generation, rev)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![user.map(id_bytes), inbound.0, account.start_ms, account.generation, rev])?;
+    Ok(transaction.last_insert_rowid())
 }
 
 pub(super) fn insert_event(

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use rusqlite::ErrorCode;
 
+use super::records::Refusal;
+
 /// Why the ledger could not be opened. The file is untouched whenever this is returned, except for
 /// migrations that were committed before the error.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +46,15 @@ pub enum LedgerError {
 /// lost: the kernel keeps counting, and a later batch has the newer absolute counts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    #[error("no space is left on the ledger's disk; counting goes on in the kernel, free some space")]
+    #[error(
+        "no space is left on the ledger's disk: nothing was changed, and counting goes on in the kernel; free \
+         some space"
+    )]
     DiskFull,
-    #[error("the ledger is locked by another program; counting goes on in the kernel, close that program")]
+    #[error(
+        "the ledger is locked by another program: nothing was changed, and counting goes on in the kernel; \
+         close that program"
+    )]
     Locked,
     #[error(
         "the ledger is damaged ({0}); counting goes on in the kernel, stop the agent and restore a backup: \
@@ -63,6 +71,8 @@ pub enum CommitError {
     Closed,
     #[error("refused: {0}")]
     Refused(String),
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
     #[error("unexpected error of the ledger: {0}; please report it")]
     Other(String),
 }

@@ -8,19 +8,33 @@
 //! Usage counts for the minute, hour and day of the tick that committed it, whatever the clock did
 //! before: a clock that jumps moves bytes between buckets and never changes their sum.
 
+mod audit;
 mod backup;
 mod bucket;
+mod cache;
+mod columns;
 mod commit;
 mod error;
+mod gate;
+mod idempotency;
+pub mod import;
 mod intervals;
 mod model;
 mod open;
+mod parking;
 mod people;
+mod policies;
 mod query;
 mod reader;
+mod records;
+mod reported;
 mod retention;
 mod schema;
+mod schema_gate;
+mod settings;
+mod standing;
 mod statements;
+mod wallet;
 mod writer;
 
 #[cfg(test)]
@@ -28,11 +42,17 @@ mod tests;
 
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
-    AccountPeriod, Anomaly, AnomalyKind, AuditSums, Batch, By, Committed, EventRecord, FoundInbound,
-    FoundUser, InboundNo, InboundRecord, LedgerInfo, NewEvent, Row, UsageAnswer, UsageQuery, UsageRow,
-    UserRecord,
+    AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
+    FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, NewEvent, Reported, ReportedConnection,
+    ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use open::Check;
 pub use reader::Reader;
+pub use records::{
+    AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,
+    NewUser, ParkedEntry, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings, SettingsChange, Settle,
+    Standing, StateChange, StoredAnswer, Turn, Used, WalletEntry,
+};
+pub use reported::ImportedBytes;
 pub use retention::Retention;
 pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
+use super::records::{AdminRecord, FileState, Settings, StateRecord};
 use crate::core::event::{Counters, Now, UserId};
 
 /// An inbound's number in this ledger; it never leaves the machine.
@@ -42,6 +43,35 @@ pub struct Batch {
     /// Absolute totals of everything seen of each inbound.
     pub watched: Vec<(InboundNo, Counters)>,
     pub events: Vec<NewEvent>,
+    /// What the proxy told of bytes that the kernel does not see.
+    pub reported: Option<Reported>,
+}
+
+/// Counters of one reporter, as absolute readings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// Random, new at each start of the agent: counters begin at 0 with it and only grow.
+    pub reporter: [u8; 16],
+    /// Those that grew since the last batch, or more.
+    pub rows: Vec<ReportedRow>,
+    /// How far each connection is of which bytes are in `rows`: the next start counts on from there.
+    pub connections: Vec<ReportedConnection>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportedRow {
+    pub user: UserId,
+    pub inbound: InboundNo,
+    /// Upload and download.
+    pub total: [u64; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedConnection {
+    /// The proxy's own id of the connection.
+    pub id: Arc<str>,
+    pub total: [u64; 2],
+    pub ended: bool,
 }
 
 /// What a batch changed.
@@ -64,7 +94,7 @@ pub struct Committed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anomaly {
     pub kind: AnomalyKind,
-    /// The account slot; for watched totals the inbound's number.
+    /// The account slot; for watched and reported totals the inbound's number.
     pub slot: u32,
     pub generation: u32,
 }
@@ -83,6 +113,8 @@ pub enum AnomalyKind {
     UnknownInbound,
     /// As `Fell` and `TooBig`, of an inbound's watched totals.
     Watched,
+    /// As `Fell` and `TooBig`, of what the proxy told.
+    Reported,
 }
 
 impl AnomalyKind {
@@ -94,6 +126,7 @@ impl AnomalyKind {
             AnomalyKind::UnknownUser => "unknown_user",
             AnomalyKind::UnknownInbound => "unknown_inbound",
             AnomalyKind::Watched => "watched_counter_fell",
+            AnomalyKind::Reported => "reported_counter_fell",
         }
     }
 }
@@ -139,13 +172,20 @@ pub struct UserRecord {
     pub created_ms: i64,
     /// When it vanished from the configuration or was deleted.
     pub tombstoned_ms: Option<i64>,
+    /// Name and personal data are gone; what is left is anonymous usage.
+    pub purged_ms: Option<i64>,
+    pub file_state: FileState,
+    /// The policy's name.
     pub policy: String,
+    pub settings: Settings,
+    pub admin: AdminRecord,
     pub account: AccountPeriod,
-    pub email: Option<String>,
-    pub note: Option<String>,
-    pub expires_ms: Option<i64>,
-    /// In the order of their numbers.
+    pub first_use_ms: Option<i64>,
+    pub state: StateRecord,
+    /// In the order of their numbers; those where the entry is parked included.
     pub inbounds: Vec<InboundNo>,
+    /// Of the last change by people: what `if_rev` is compared with.
+    pub settings_rev: i64,
     pub rev: i64,
 }
 
@@ -210,6 +250,8 @@ pub struct UsageRow {
     /// Not included.
     pub end_ms: i64,
     pub usage: Counters,
+    /// Upload and download that the kernel did not see, as the proxy told them; no audit counts them.
+    pub reported: [u64; 2],
     /// False where an end of the row lies within a bucket of which no finer parts are kept: the
     /// bucket is in the row in which it began.
     pub exact: bool,
@@ -227,12 +269,27 @@ pub struct UsageAnswer {
     pub next: Option<UserId>,
 }
 
-/// Sums over everything that the ledger has, for the audit.
+/// Sums over everything that the ledger has, or over a range, for the audit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditSums {
     pub users: Counters,
     pub unattributed: Counters,
     pub watched: Counters,
+}
+
+/// An audit of a range. Bytes that waited for their owner are watched in the minute in which they
+/// came, and a user's in the one in which the owner was known: at the ends of a range with traffic
+/// the two differ by what was waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditRange {
+    pub sums: AuditSums,
+    /// Whole minutes, not before the first one of which watched bytes are kept.
+    pub start_ms: i64,
+    /// Not included.
+    pub end_ms: i64,
+    /// False where an end lies within an hour or day of which no finer parts are kept: the whole of
+    /// it is in the sums if it began in the range.
+    pub exact: bool,
 }
 
 /// What the ledger says about itself.
@@ -246,4 +303,6 @@ pub struct LedgerInfo {
     pub hours_from_ms: i64,
     pub zone: String,
     pub zone_since_ms: i64,
+    /// Since when watched bytes are kept by time.
+    pub watched_from_ms: i64,
 }

@@ -7,19 +7,18 @@ use uuid::Uuid;
 
 use super::{
     bucket::{self, Level, Span},
-    commit::{Sums, id_bytes, to_counters, user_id},
+    commit::{id_bytes, to_counters, user_id},
     error::QueryError,
     intervals::{self, Interval, Kept, Piece},
-    model::{
-        AccountPeriod, AuditSums, By, EventRecord, LedgerInfo, UsageAnswer, UsageQuery, UsageRow, UserRecord,
-    },
+    model::{AccountPeriod, By, EventRecord, LedgerInfo, UsageAnswer, UsageQuery, UsageRow, UserRecord},
     people, schema,
 };
 use crate::core::event::{Counters, UserId};
 
 pub(super) fn info(connection: &Connection) -> rusqlite::Result<LedgerInfo> {
     connection.query_row(
-        "SELECT node_id, ledger_id, rev, committed_ms, minutes_from_ms, hours_from_ms, zone, zone_since_ms FROM meta",
+        "SELECT node_id, ledger_id, rev, committed_ms, minutes_from_ms, hours_from_ms, zone, zone_since_ms,
+                watched_from_ms FROM meta",
         [],
         |row| {
             Ok(LedgerInfo {
@@ -31,9 +30,28 @@ pub(super) fn info(connection: &Connection) -> rusqlite::Result<LedgerInfo> {
                 hours_from_ms: row.get(5)?,
                 zone: row.get(6)?,
                 zone_since_ms: row.get(7)?,
+                watched_from_ms: row.get(8)?,
             })
         },
     )
+}
+
+/// Four counts of the kernel, then what was reported up and down.
+type Six = [i64; 6];
+
+const SIX: &str =
+    "upload_payload, download_payload, upload_wire, download_wire, reported_upload, reported_download";
+
+fn six(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Six> {
+    let mut sums = [0; 6];
+    for (index, sum) in sums.iter_mut().enumerate() {
+        *sum = row.get(first + index)?;
+    }
+    Ok(sums)
+}
+
+fn counted([a, b, c, d, ..]: Six) -> Counters {
+    to_counters([a, b, c, d])
 }
 
 /// The users of one answer, and which usage keys are theirs.
@@ -103,7 +121,7 @@ fn scope(connection: &Connection, query: &UsageQuery) -> Result<Scope, QueryErro
     Ok(scope)
 }
 
-fn add(sums: &mut Sums, more: Sums) -> Result<(), QueryError> {
+fn add(sums: &mut Six, more: Six) -> Result<(), QueryError> {
     for (sum, value) in sums.iter_mut().zip(more) {
         *sum =
             sum.checked_add(value).ok_or_else(|| QueryError::Read("a sum is beyond 63 bits".to_owned()))?;
@@ -111,27 +129,27 @@ fn add(sums: &mut Sums, more: Sums) -> Result<(), QueryError> {
     Ok(())
 }
 
-fn row_of(user: &UserRecord, span: Span, usage: Sums, exact: bool) -> UsageRow {
+fn row_of(user: &UserRecord, span: Span, usage: Six, exact: bool) -> UsageRow {
     UsageRow {
         user: user.id,
         name: user.name.clone(),
         tombstoned: user.tombstoned_ms.is_some(),
         start_ms: span.start,
         end_ms: span.end,
-        usage: to_counters(usage),
+        usage: counted(usage),
+        // The columns hold no negative values (CHECK constraints).
+        reported: [4, 5].map(|index| u64::try_from(usage[index]).unwrap_or(0)),
         exact,
     }
 }
 
 fn by_totals(connection: &Connection, query: &UsageQuery, scope: &Scope) -> Result<UsageAnswer, QueryError> {
-    let mut users = vec![[0; 4]; scope.users.len()];
-    let mut unattributed = [0; 4];
-    let mut statement = connection.prepare_cached(
-        "SELECT key_no, upload_payload, download_payload, upload_wire, download_wire FROM usage_totals",
-    )?;
+    let mut users = vec![[0; 6]; scope.users.len()];
+    let mut unattributed = [0; 6];
+    let mut statement = connection.prepare_cached(&format!("SELECT key_no, {SIX} FROM usage_totals"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let sums = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+        let sums = six(row, 1)?;
         match scope.keys.get(&row.get(0)?) {
             Some(Some(index)) => add(&mut users[*index], sums)?,
             Some(None) => add(&mut unattributed, sums)?,
@@ -144,16 +162,12 @@ fn by_totals(connection: &Connection, query: &UsageQuery, scope: &Scope) -> Resu
             row_of(user, Span { start: user.created_ms, end }, sums, true)
         },
     );
-    Ok(UsageAnswer {
-        rows: rows.collect(),
-        unattributed: to_counters(unattributed),
-        ..UsageAnswer::default()
-    })
+    Ok(UsageAnswer { rows: rows.collect(), unattributed: counted(unattributed), ..UsageAnswer::default() })
 }
 
 /// Over a whole range every user is shown, but for those long gone who used nothing in it.
-fn is_shown(user: &UserRecord, sums: &Sums, query: &UsageQuery) -> bool {
-    user.tombstoned_ms.is_none() || *sums != [0; 4] || query.user.is_some()
+fn is_shown(user: &UserRecord, sums: &Six, query: &UsageQuery) -> bool {
+    user.tombstoned_ms.is_none() || *sums != [0; 6] || query.user.is_some()
 }
 
 fn by_intervals(
@@ -171,12 +185,12 @@ fn by_intervals(
     };
     let spans = intervals::intervals(query.by, range, &query.zone, &kept)?;
     let (intervals, pieces) = intervals::pieces(&spans, &kept)?;
-    let mut sums: BTreeMap<(Option<usize>, usize), Sums> = BTreeMap::new();
+    let mut sums: BTreeMap<(Option<usize>, usize), Six> = BTreeMap::new();
     for run in pieces.chunk_by(|a, b| a.level == b.level) {
         read_run(connection, scope, run, &mut sums)?;
     }
     let mut answer = UsageAnswer::default();
-    let mut unattributed = [0; 4];
+    let mut unattributed = [0; 6];
     if query.by == By::Range {
         for index in 0..scope.users.len() {
             sums.entry((Some(index), 0)).or_default();
@@ -194,7 +208,7 @@ fn by_intervals(
             }
         }
     }
-    answer.unattributed = to_counters(unattributed);
+    answer.unattributed = counted(unattributed);
     Ok(answer)
 }
 
@@ -220,7 +234,7 @@ fn shown(interval: Interval, query: &UsageQuery, user: &UserRecord) -> Result<In
     Ok(Interval { span, exact: interval.exact })
 }
 
-fn kept(info: &LedgerInfo) -> Result<Kept, QueryError> {
+pub(super) fn kept(info: &LedgerInfo) -> Result<Kept, QueryError> {
     let zone = schema::zone_of(&info.zone);
     // The day in which the zone changed has buckets of both.
     let zone_from = match info.zone_since_ms {
@@ -259,7 +273,7 @@ fn read_run(
     connection: &Connection,
     scope: &Scope,
     run: &[Piece],
-    sums: &mut BTreeMap<(Option<usize>, usize), Sums>,
+    sums: &mut BTreeMap<(Option<usize>, usize), Six>,
 ) -> Result<(), QueryError> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
     let (from, to) = (first.span.start, last.span.end);
@@ -269,7 +283,7 @@ fn read_run(
     let keys =
         if few { serde_json::to_string(&scope.keys.keys().collect::<Vec<_>>()) } else { Ok(String::new()) };
     let keys = keys.map_err(|error| QueryError::Read(error.to_string()))?;
-    let columns = "start_ms, key_no, upload_payload, download_payload, upload_wire, download_wire";
+    let columns = format!("start_ms, key_no, {SIX}");
     let sql = if few {
         format!(
             "WITH RECURSIVE starts(s) AS (
@@ -289,7 +303,7 @@ fn read_run(
         let start: i64 = row.get(0)?;
         let Some(owner) = scope.keys.get(&row.get(1)?) else { continue };
         let piece = &run[run.partition_point(|piece| piece.span.end <= start)];
-        let more = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
+        let more = six(row, 2)?;
         add(sums.entry((*owner, piece.interval)).or_default(), more)?;
     }
     Ok(())
@@ -302,25 +316,25 @@ fn by_periods(
     info: &LedgerInfo,
     whole: bool,
 ) -> Result<UsageAnswer, QueryError> {
-    let mut accounts: BTreeMap<(usize, AccountPeriod), Sums> = BTreeMap::new();
-    let mut unattributed = [0; 4];
-    let mut statement = connection.prepare_cached(
-        "SELECT key_no, upload_payload, download_payload, upload_wire, download_wire, account_start_ms,
-                account_generation FROM usage_totals JOIN usage_keys ON no = key_no",
-    )?;
+    let mut accounts: BTreeMap<(usize, AccountPeriod), Six> = BTreeMap::new();
+    let mut unattributed = [0; 6];
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT key_no, {SIX}, account_start_ms, account_generation
+         FROM usage_totals JOIN usage_keys ON no = key_no"
+    ))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let sums = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+        let sums = six(row, 1)?;
         match scope.keys.get(&row.get(0)?) {
             Some(Some(index)) => {
-                let account = AccountPeriod { start_ms: row.get(5)?, generation: row.get(6)? };
+                let account = AccountPeriod { start_ms: row.get(7)?, generation: row.get(8)? };
                 add(accounts.entry((*index, account)).or_default(), sums)?;
             }
             Some(None) => add(&mut unattributed, sums)?,
             None => {}
         }
     }
-    let mut answer = UsageAnswer { unattributed: to_counters(unattributed), ..UsageAnswer::default() };
+    let mut answer = UsageAnswer { unattributed: counted(unattributed), ..UsageAnswer::default() };
     if !whole {
         let range = UsageQuery { by: By::Range, ..query.clone() };
         answer.unattributed = by_intervals(connection, &range, scope, info)?.unattributed;
@@ -337,24 +351,6 @@ fn by_periods(
         }
     }
     Ok(answer)
-}
-
-const SUM_OF: &str =
-    "coalesce(sum(upload_payload), 0), coalesce(sum(download_payload), 0), coalesce(sum(upload_wire), 0),
-     coalesce(sum(download_wire), 0)";
-
-pub(super) fn audit(connection: &Connection) -> Result<AuditSums, QueryError> {
-    let connection = connection.unchecked_transaction()?;
-    let sum = |from: &str| -> Result<Counters, QueryError> {
-        Ok(connection.query_row(&format!("SELECT {SUM_OF} FROM {from}"), [], |row| {
-            Ok(to_counters([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))
-        })?)
-    };
-    Ok(AuditSums {
-        users: sum("usage_totals JOIN usage_keys ON no = key_no WHERE user_id IS NOT NULL")?,
-        unattributed: sum("usage_totals JOIN usage_keys ON no = key_no WHERE user_id IS NULL")?,
-        watched: sum("watched")?,
-    })
 }
 
 /// When each user's bytes were last counted, UTC milliseconds.
@@ -405,12 +401,12 @@ pub(super) fn events(
 
 /// The sums of everything that must agree, for tests: cursors, totals, days, hours, minutes.
 #[cfg(test)]
-pub(super) fn level_sums(connection: &Connection) -> Vec<(&'static str, Sums)> {
+pub(super) fn level_sums(connection: &Connection) -> Vec<(&'static str, [i64; 4])> {
     ["cursors", "usage_totals", "usage_days", "usage_hours", "usage_minutes"]
         .into_iter()
         .map(|table| {
             let sums = connection
-                .query_row(&format!("SELECT {SUM_OF} FROM {table}"), [], |row| {
+                .query_row(&format!("SELECT {} FROM {table}", super::audit::SUM_OF), [], |row| {
                     Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
                 })
                 .unwrap();

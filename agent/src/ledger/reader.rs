@@ -12,9 +12,14 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use super::{
+    audit,
     error::{LedgerError, QueryError},
-    model::{AuditSums, EventRecord, InboundRecord, LedgerInfo, UsageAnswer, UsageQuery, UserRecord},
-    open, people, query, schema,
+    model::{
+        AuditRange, AuditSums, EventRecord, InboundRecord, LedgerInfo, UsageAnswer, UsageQuery, UserRecord,
+    },
+    open, parking, people, policies, query,
+    records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
+    schema, standing, wallet,
 };
 use crate::core::event::UserId;
 
@@ -99,7 +104,56 @@ impl Reader {
     /// # Errors
     /// See [`QueryError`].
     pub fn audit(&self) -> Result<AuditSums, QueryError> {
-        query::audit(&self.connection)
+        audit::all(&self.connection)
+    }
+
+    /// Over a range of whole minutes: `from_ms` and `to_ms` are rounded down, `None` is the beginning
+    /// and the end of what is kept.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn audit_range(&self, from_ms: Option<i64>, to_ms: Option<i64>) -> Result<AuditRange, QueryError> {
+        audit::range(&self.connection, from_ms, to_ms)
+    }
+
+    /// See [`super::Ledger::standings`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn standings(&self, epoch: [u8; 16]) -> Result<Vec<Standing>, QueryError> {
+        Ok(standing::all(&self.connection, epoch)?)
+    }
+
+    /// See [`super::Ledger::standing`].
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn standing(&self, user: UserId, epoch: [u8; 16]) -> Result<Option<Standing>, QueryError> {
+        Ok(standing::of_user(&self.connection, user, epoch)?)
+    }
+
+    /// All living policies, the built-in ones first.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn policies(&self) -> Result<Vec<PolicyRecord>, QueryError> {
+        Ok(policies::all(&self.connection)?)
+    }
+
+    /// All wallet entries of a user, oldest first; the packages among them are the purchase history.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn wallet(&self, user: UserId) -> Result<Vec<WalletEntry>, QueryError> {
+        Ok(wallet::of_user(&self.connection, user)?)
+    }
+
+    /// Entries that are taken out of the file, or about to be put there.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn parked(&self) -> Result<Vec<ParkedRecord>, QueryError> {
+        Ok(parking::all(&self.connection, None)?)
     }
 
     /// At most `limit` events, oldest first; the last one's `no` is the next page's `after`.
@@ -171,7 +225,7 @@ fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn connect(path: &Path, parameters: &str) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, parameters: &str) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let uri = format!("file:{}?{parameters}", escaped(path));

@@ -28,28 +28,28 @@ const HOURS_STEP_MS: i64 = HOUR_MS;
 
 /// Removes one step's worth, as part of a tick's transaction.
 pub(super) fn step(transaction: &Transaction<'_>, retention: Retention, now_ms: i64) -> rusqlite::Result<()> {
-    one(transaction, "usage_minutes", "minutes_from_ms", cutoff(now_ms, retention.minutes), MINUTES_STEP_MS)?;
-    one(transaction, "usage_hours", "hours_from_ms", cutoff(now_ms, retention.hours), HOURS_STEP_MS)
+    one(transaction, "minutes", cutoff(now_ms, retention.minutes), MINUTES_STEP_MS)?;
+    one(transaction, "hours", cutoff(now_ms, retention.hours), HOURS_STEP_MS)
 }
 
 fn cutoff(now_ms: i64, keep: Duration) -> i64 {
     now_ms.saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
 }
 
-fn one(
-    transaction: &Transaction<'_>,
-    table: &str,
-    mark: &str,
-    cutoff_ms: i64,
-    step_ms: i64,
-) -> rusqlite::Result<()> {
+/// Usage and watched bytes of a level go together, so that an audit finds both or neither.
+fn one(transaction: &Transaction<'_>, level: &str, cutoff_ms: i64, step_ms: i64) -> rusqlite::Result<()> {
     let first: Option<i64> = transaction
-        .prepare_cached(&format!("SELECT start_ms FROM {table} ORDER BY start_ms LIMIT 1"))?
+        .prepare_cached(&format!("SELECT start_ms FROM usage_{level} ORDER BY start_ms LIMIT 1"))?
         .query_row([], |row| row.get(0))
         .optional()?;
     let Some(first) = first.filter(|first| *first < cutoff_ms) else { return Ok(()) };
     let end = cutoff_ms.min(first.saturating_add(step_ms));
-    transaction.prepare_cached(&format!("DELETE FROM {table} WHERE start_ms < ?1"))?.execute([end])?;
-    transaction.prepare_cached(&format!("UPDATE meta SET {mark} = max({mark}, ?1)"))?.execute([end])?;
+    for table in ["usage", "watched"] {
+        transaction
+            .prepare_cached(&format!("DELETE FROM {table}_{level} WHERE start_ms < ?1"))?
+            .execute([end])?;
+    }
+    let mark = format!("UPDATE meta SET {level}_from_ms = max({level}_from_ms, ?1)");
+    transaction.prepare_cached(&mark)?.execute([end])?;
     Ok(())
 }

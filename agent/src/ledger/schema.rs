@@ -3,22 +3,28 @@
 use std::{path::Path, sync::LazyLock, time::Duration};
 
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 use uuid::Uuid;
 
-use super::error::LedgerError;
+use super::{error::LedgerError, schema_gate};
 
 /// "boxm": tells a ledger from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x626f_786d;
 
+/// The version that this program writes.
+pub(super) const SCHEMA: i64 = 2;
+
 /// One entry per version, never changed once released: the n-th leads to `user_version` n.
-const VERSIONS: &[&str] = &[include_str!("migrations/0001_meter.sql")];
-
-pub(super) const SCHEMA: i64 = VERSIONS.len() as i64;
-
-static MIGRATIONS: LazyLock<Migrations<'static>> =
-    LazyLock::new(|| Migrations::new(VERSIONS.iter().map(|sql| M::up(sql)).collect()));
+static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
+    Migrations::new(vec![
+        M::up(include_str!("migrations/0001_meter.sql")),
+        M::up_with_hook(include_str!("migrations/0002_gate.sql"), |transaction: &Transaction<'_>| {
+            Ok(schema_gate::move_users(transaction)?)
+        })
+        .foreign_key_check(),
+    ])
+});
 
 /// Frames of the write-ahead log (4 KiB each) after which it is copied into the database: 8 MiB is
 /// several ticks of a busy server, so that pages that change every tick are copied once.
@@ -42,6 +48,8 @@ pub(super) fn configure_writer(connection: &Connection, busy: Duration) -> rusql
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // What was overwritten is zeroed where its page is written anyway: a purge has little left to do.
+    connection.pragma_update(None, "secure_delete", "FAST")?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
@@ -72,10 +80,19 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     connection
         .pragma_update(None, "application_id", APPLICATION_ID)
         .map_err(|error| LedgerError::from_sqlite(path, &error))?;
+    // A table that others refer to can only be made anew with the keys off; what comes out is checked
+    // before it is committed.
+    let foreign_keys = |connection: &Connection, value: &str| {
+        connection
+            .pragma_update(None, "foreign_keys", value)
+            .map_err(|error| LedgerError::from_sqlite(path, &error))
+    };
+    foreign_keys(connection, "OFF")?;
     MIGRATIONS.to_latest(connection).map_err(|error| match error {
         rusqlite_migration::Error::RusqliteError { err, .. } => LedgerError::from_sqlite(path, &err),
         other => LedgerError::Other { path: path.to_owned(), detail: other.to_string() },
-    })
+    })?;
+    foreign_keys(connection, "ON")
 }
 
 /// Writes the one row of `meta` at the first start, and notes a change of the time zone.
@@ -87,7 +104,7 @@ pub(super) fn ensure_meta(connection: &Connection, zone: &TimeZone, now_ms: i64)
         None => connection.execute(
             "INSERT INTO meta (only_row, node_id, ledger_id, created_ms, rev, committed_ms, minutes_from_ms,
                                hours_from_ms, zone, zone_since_ms)
-             VALUES (1, ?1, ?2, ?3, 0, NULL, ?4, ?4, ?5, ?4)",
+             VALUES (1, ?1, ?2, ?3, (SELECT max(rev) FROM policies), NULL, ?4, ?4, ?5, ?4)",
             params![Uuid::now_v7().into_bytes(), Uuid::now_v7().into_bytes(), now_ms, i64::MIN, name],
         )?,
         Some(known) if known != name => connection

@@ -26,6 +26,8 @@ impl<'a> Adder<'a> {
 pub(super) struct Statements<'a> {
     /// Minute, hour, day: (start, key, four counts, rev).
     pub buckets: [Adder<'a>; 3],
+    /// Minute, hour, day: (start, inbound, four counts, rev).
+    pub watched: [Adder<'a>; 3],
     /// (epoch, key, four counts, rev, instant).
     pub total: Adder<'a>,
     /// (epoch, slot, generation, four counts, rev).
@@ -34,26 +36,37 @@ pub(super) struct Statements<'a> {
     pub new_cursor: CachedStatement<'a>,
 }
 
+const COUNTS: &str = "upload_payload, download_payload, upload_wire, download_wire";
+
 const ADD: &str = "upload_payload = upload_payload + ?3, download_payload = download_payload + ?4,
     upload_wire = upload_wire + ?5, download_wire = download_wire + ?6, rev = ?7";
 
 impl<'a> Statements<'a> {
     pub(super) fn new(transaction: &'a Transaction<'_>) -> rusqlite::Result<Self> {
-        let bucket = |table: &str| {
+        let adder = |table: &str, subject: &str| {
             Adder::new(
                 transaction,
-                &format!("UPDATE {table} SET {ADD} WHERE start_ms = ?1 AND key_no = ?2"),
-                &format!("INSERT INTO {table} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"),
+                &format!("UPDATE {table} SET {ADD} WHERE start_ms = ?1 AND {subject} = ?2"),
+                &format!(
+                    "INSERT INTO {table} (start_ms, {subject}, {COUNTS}, rev)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                ),
             )
         };
+        let bucket = |table: &str| adder(table, "key_no");
+        let watched = |table: &str| adder(table, "inbound_no");
         Ok(Statements {
             buckets: [bucket("usage_minutes")?, bucket("usage_hours")?, bucket("usage_days")?],
+            watched: [watched("watched_minutes")?, watched("watched_hours")?, watched("watched_days")?],
             total: Adder::new(
                 transaction,
                 &format!(
                     "UPDATE usage_totals SET {ADD}, last_ms = max(last_ms, ?8) WHERE epoch_no = ?1 AND key_no = ?2"
                 ),
-                "INSERT INTO usage_totals VALUES (?2, ?1, ?3, ?4, ?5, ?6, ?8, ?8, ?7)",
+                &format!(
+                    "INSERT INTO usage_totals (key_no, epoch_no, {COUNTS}, first_ms, last_ms, rev)
+                     VALUES (?2, ?1, ?3, ?4, ?5, ?6, ?8, ?8, ?7)"
+                ),
             )?,
             move_cursor: transaction.prepare_cached(
                 "UPDATE cursors SET upload_payload = ?4, download_payload = ?5, upload_wire = ?6,

@@ -21,18 +21,14 @@ use tokio::sync::oneshot;
 use super::{
     backup,
     bucket::Buckets,
-    commit::{Committer, insert_event},
+    commit::{Committer, Stale, insert_event},
     error::{CommitError, LedgerError},
-    model::{
-        AccountPeriod, Batch, Committed, FoundInbound, FoundUser, InboundRecord, LedgerInfo, NewEvent,
-        UserRecord,
-    },
+    model::{Batch, Committed, FoundInbound, FoundUser, InboundRecord, LedgerInfo, NewEvent, UserRecord},
     open::{self, Check},
     people,
     retention::Retention,
     schema,
 };
-use crate::core::event::UserId;
 
 /// Commands that wait for the writer. The daemon sends one batch at a time; the rest are people's
 /// doings. More are refused with [`CommitError::Busy`] and counted.
@@ -173,11 +169,12 @@ impl Ledger {
     }
 
     /// Makes the ledger's users those of a configuration that was read completely: adopts new
-    /// names with `policy`, gives those that vanished a tombstone. Returns all users, tombstones
-    /// included. A configuration that could not be read must never come here.
+    /// names with `policy` (a policy's name), gives those that vanished a tombstone, and compares what
+    /// was parked, added and deleted with what is there. Returns all users, tombstones included. A
+    /// configuration that could not be read must never come here.
     pub fn sync_users(&self, found: Vec<FoundUser>, policy: String, now_ms: i64) -> Reply<Vec<UserRecord>> {
         self.send(move |writer| {
-            writer.committer.forget();
+            writer.committer.changes(Stale::People);
             people::sync_users(&mut writer.connection, &found, &policy, now_ms)
         })
     }
@@ -185,17 +182,8 @@ impl Ledger {
     /// As `sync_users`, for inbounds; a tag that comes back is the same inbound.
     pub fn sync_inbounds(&self, found: Vec<FoundInbound>, now_ms: i64) -> Reply<Vec<InboundRecord>> {
         self.send(move |writer| {
-            writer.committer.forget();
+            writer.committer.changes(Stale::People);
             people::sync_inbounds(&mut writer.connection, &found, now_ms)
-        })
-    }
-
-    /// From the next batch on, the user's usage belongs to this account, which must not be older
-    /// than the present one.
-    pub fn turn_account(&self, user: UserId, account: AccountPeriod) -> Reply<()> {
-        self.send(move |writer| {
-            writer.committer.forget();
-            people::turn_account(&mut writer.connection, user, account)
         })
     }
 
@@ -212,7 +200,7 @@ impl Ledger {
     /// Records events outside a tick; all of them or none.
     pub fn record_events(&self, events: Vec<NewEvent>) -> Reply<()> {
         self.send(move |writer| {
-            writer.committer.forget();
+            writer.committer.changes(Stale::Revision);
             people::change(&mut writer.connection, |transaction, rev| {
                 Ok(events.iter().try_for_each(|event| insert_event(transaction, event, rev))?)
             })
@@ -229,7 +217,7 @@ impl Ledger {
         self.send(move |writer| backup::backup(&writer.connection, &to))
     }
 
-    fn send<T: Send + 'static>(
+    pub(super) fn send<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Writer) -> Result<T, CommitError> + Send + 'static,
     ) -> Reply<T> {

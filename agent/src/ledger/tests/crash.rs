@@ -30,7 +30,14 @@ fn batch_at(n: u64, users: &[UserRecord], inbound: InboundNo) -> Batch {
         .collect();
     rows.push(Row { slot: 1, generation: 1, user: None, inbound, total: counters(n) });
     let wall = start_ms() + i64::try_from(n).unwrap() * 7_000;
-    Batch { epoch: EPOCH, at: at(wall), rows, watched: vec![(inbound, counters(truth(n)))], events: vec![] }
+    Batch {
+        epoch: EPOCH,
+        at: at(wall),
+        rows,
+        watched: vec![(inbound, counters(truth(n)))],
+        events: vec![],
+        reported: None,
+    }
 }
 
 fn truth(n: u64) -> u64 {

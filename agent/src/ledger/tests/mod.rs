@@ -6,15 +6,22 @@ use jiff::{Timestamp, tz::TimeZone};
 use tempfile::TempDir;
 
 use super::{query::level_sums, *};
-use crate::core::event::{Counters, Now, UserId};
+use crate::core::{
+    event::{Counters, Now, UserId},
+    terms::{GIB, Overrides, Terms},
+};
 
 mod accounts;
 mod bench;
 mod crash;
 mod faults;
+mod parked;
+mod people;
 mod ranges;
+mod reported;
 mod ticks;
 mod versions;
+mod wallet;
 
 /// A ledger in a temporary directory with some users on one inbound.
 struct Rig {
@@ -78,7 +85,7 @@ impl Rig {
 
     fn batch(&self, wall_ms: i64, rows: &[(Option<usize>, u64)]) -> Batch {
         let rows = rows.iter().map(|(user, total)| self.row(*user, *total)).collect();
-        Batch { epoch: EPOCH, at: at(wall_ms), rows, watched: vec![], events: vec![] }
+        Batch { epoch: EPOCH, at: at(wall_ms), rows, watched: vec![], events: vec![], reported: None }
     }
 
     fn commit(&self, wall_ms: i64, rows: &[(Option<usize>, u64)]) -> Committed {
@@ -120,6 +127,69 @@ fn shown(answer: &UsageAnswer) -> Vec<String> {
         format!("{} {} {} {}{mark}", row.name, time(row.start_ms), time(row.end_ms), row.usage.payload[0])
     });
     rows.collect()
+}
+
+/// Begins another account of a user, with nothing to book.
+fn begin_account(rig: &Rig, user: UserId, to: AccountPeriod) {
+    let from = rig.reader().standing(user, EPOCH).unwrap().unwrap().account;
+    let turns = vec![Turn { user, from, to }];
+    let turned = rig.ledger.turn_accounts(turns, Box::new(|_| vec![]), to.start_ms).wait().unwrap();
+    assert_eq!(turned, [true]);
+}
+
+fn asked() -> Asked {
+    Asked::new("root", start_ms())
+}
+
+/// With a key, which is its own request.
+fn with_key(key: &str) -> Asked {
+    let mut request = [0; 32];
+    request[..key.len()].copy_from_slice(key.as_bytes());
+    Asked { key: Some(IdempotencyKey { key: key.to_owned(), request }), ..asked() }
+}
+
+fn policy(rig: &Rig, name: &str) -> PolicyRecord {
+    rig.reader().policies().unwrap().into_iter().find(|policy| &*policy.name == name).unwrap()
+}
+
+fn settings(rig: &Rig) -> Settings {
+    Settings {
+        policy: policy(rig, "basic").id,
+        overrides: Overrides::default(),
+        expires_ms: None,
+        email: None,
+        note: None,
+    }
+}
+
+fn new_user(rig: &Rig, name: &str) -> NewUser {
+    NewUser {
+        name: name.to_owned(),
+        settings: settings(rig),
+        admin: AdminState::Enabled,
+        account_start_ms: start_ms(),
+        entries: vec![],
+    }
+}
+
+fn standing(rig: &Rig, user: UserId) -> Standing {
+    let one = rig.reader().standing(user, EPOCH).unwrap().unwrap();
+    // Read one by one or all at once, it is the same.
+    let all = rig.reader().standings(EPOCH).unwrap();
+    if one.tombstoned_ms.is_none() {
+        assert_eq!(all.iter().find(|other| other.id == user), Some(&one));
+    }
+    one
+}
+
+/// Kinds of a user's events, oldest first.
+fn kinds(rig: &Rig, user: UserId) -> Vec<String> {
+    let events = rig.reader().events(Some(user), None, None, 1000).unwrap();
+    events.into_iter().map(|event| event.kind).collect()
+}
+
+fn refusal<T: std::fmt::Debug>(reply: Reply<T>) -> Refusal {
+    reply.wait().unwrap_err().refusal().expect("a refusal").clone()
 }
 
 fn user(rig: &Rig, index: usize) -> UserId {

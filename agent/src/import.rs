@@ -1,0 +1,78 @@
+//! Users as another system has them: what its file says, before anything is made of it.
+//!
+//! Every reader of a foreign format (SQLite, CSV, JSON) gives these values. They are wishes, not
+//! facts: names, credentials and figures are checked again when the users are added.
+
+use std::fmt;
+
+/// What a file said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// In the order of the file; names may come twice, which the one who adds them refuses.
+    pub users: Vec<ImportedUser>,
+    /// What was left out, or taken with a doubt: one sentence each, for people. Never a credential.
+    pub not_understood: Vec<String>,
+}
+
+/// One user. `None` is "the file does not say": the value comes from the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportedUser {
+    pub name: String,
+    pub credentials: ImportedCredentials,
+    /// The name of a policy here.
+    pub policy: Option<String>,
+    /// Bytes per period; `Some(None)` is no limit.
+    pub quota_bytes: Option<Option<u64>>,
+    /// Bytes over all time; `Some(None)` is no limit.
+    pub total_quota_bytes: Option<Option<u64>>,
+    /// 1–31.
+    pub reset_day: Option<u8>,
+    /// UTC milliseconds.
+    pub created_ms: Option<i64>,
+    pub expires_ms: Option<i64>,
+    pub email: Option<String>,
+    pub note: Option<String>,
+    pub status: ImportedStatus,
+    pub used: Vec<ImportedUsage>,
+    /// Bytes bought beyond the quota and not used up yet.
+    pub package_bytes: u64,
+    /// Tags of inbounds; empty: every inbound with users.
+    pub inbounds: Vec<String>,
+}
+
+/// By which a client proves who it is; the one that an inbound's type needs is taken.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ImportedCredentials {
+    pub password: Option<String>,
+    pub uuid: Option<String>,
+}
+
+/// Credentials never reach logs, not even by accident.
+impl fmt::Debug for ImportedCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |given: &Option<String>| given.as_ref().map(|_| "…");
+        f.debug_struct("ImportedCredentials")
+            .field("password", &shown(&self.password))
+            .field("uuid", &shown(&self.uuid))
+            .finish()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImportedStatus {
+    #[default]
+    Active,
+    /// Switched off by a person.
+    Disabled,
+    /// Switched off because a quota was used up: the quota that comes over decides from here on.
+    OverQuota,
+}
+
+/// What was used in one calendar month of the other system's clock, or before any month is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportedUsage {
+    /// (year, month 1–12).
+    pub month: Option<(i16, i8)>,
+    pub upload_bytes: u64,
+    pub download_bytes: u64,
+}

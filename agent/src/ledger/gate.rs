@@ -1,0 +1,355 @@
+//! What the gate asks of the ledger: each function is one transaction of the writer's thread, with its
+//! events and its idempotency key in it. On any error nothing of it is in the ledger.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    commit::Stale,
+    error::CommitError,
+    idempotency,
+    model::{AccountPeriod, UserRecord},
+    parking, people, policies,
+    records::{
+        AdminChange, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
+        PolicyRecord, Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn,
+        WalletEntry,
+    },
+    reported::{self, ImportedBytes},
+    settings, standing, wallet,
+    writer::{Ledger, Reply, Writer},
+};
+use crate::core::{
+    event::{PolicyId, UserId},
+    terms::Terms,
+};
+
+impl Writer {
+    fn change<T>(
+        &mut self,
+        what: Stale,
+        change: impl FnOnce(&rusqlite::Transaction<'_>, i64) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        self.committer.changes(what);
+        people::change(&mut self.connection, change)
+    }
+}
+
+/// Users.
+impl Ledger {
+    /// Makes a user before the file is edited. Until `sync_users` finds the entry, its absence is no
+    /// reason for a tombstone. Entries given along are kept as [`ParkedStage::Returning`].
+    pub fn create_user(&self, new: NewUser, asked: Asked) -> Reply<UserRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::People, |transaction, rev| settings::create(transaction, &new, &asked, rev))
+        })
+    }
+
+    /// The entry could not be written: the user that was being added is gone again.
+    pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::give_up_adding(transaction, user, &why, &asked, rev)
+            })
+        })
+    }
+
+    /// Changes settings; with `if_rev` only if nobody else did since that `settings_rev`
+    /// ([`Refusal::UserChanged`] has what is there now). Where the quota may change, what packages paid
+    /// so far is booked before.
+    pub fn change_user(
+        &self,
+        user: UserId,
+        change: SettingsChange,
+        if_rev: Option<i64>,
+        mut settle: Settle,
+        asked: Asked,
+    ) -> Reply<UserRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::change(transaction, user, &change, (if_rev, &mut settle), (&asked, rev))
+            })
+        })
+    }
+
+    /// Enables, disables or suspends, with a reason for people.
+    pub fn set_admin_state(
+        &self,
+        user: UserId,
+        change: AdminChange,
+        if_rev: Option<i64>,
+        asked: Asked,
+    ) -> Reply<UserRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::set_admin(transaction, user, &change, if_rev, (&asked, rev))
+            })
+        })
+    }
+
+    /// A tombstone; history stays. Until [`Ledger::removed`] or a `sync_users` that does not find the
+    /// entry, the name in the file is not adopted as somebody new.
+    pub fn delete_user(&self, user: UserId, if_rev: Option<i64>, asked: Asked) -> Reply<UserRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::delete(transaction, user, if_rev, (&asked, rev))
+            })
+        })
+    }
+
+    /// The entry of a deleted user is out of the file.
+    pub fn removed(&self, user: UserId) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| settings::removed(transaction, user, rev))
+        })
+    }
+
+    /// Takes name and personal data of a deleted user out of the file, and usage stays as nobody's.
+    /// What was overwritten is zeroed on the disk too; backups made before have it still.
+    pub fn purge_user(&self, user: UserId, asked: Asked) -> Reply<()> {
+        self.send(move |writer| {
+            writer.connection.pragma_update(None, "secure_delete", "ON")?;
+            let result = writer
+                .change(Stale::Revision, |transaction, rev| settings::purge(transaction, user, &asked, rev));
+            writer.connection.pragma_update(None, "secure_delete", "FAST")?;
+            if result.is_ok() {
+                // The log has the old pages until it is copied and cut. A reader may be in the way: the
+                // next checkpoint does it then.
+                let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let _ = writer.connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+            }
+            result
+        })
+    }
+
+    /// Notes first uses; one that is known stays. True for each that is new.
+    pub fn mark_first_use(&self, users: Vec<(UserId, i64)>) -> Reply<Vec<bool>> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::mark_first_use(transaction, &users, rev)
+            })
+        })
+    }
+
+    /// Notes a warning, once per account and percentage; true if it is to be told now. `data` goes
+    /// into the event.
+    pub fn mark_warned(
+        &self,
+        user: UserId,
+        account: AccountPeriod,
+        percent: u16,
+        data: Value,
+        at_ms: i64,
+    ) -> Reply<bool> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                settings::mark_warned(transaction, (user, account, percent), &data, at_ms, rev)
+            })
+        })
+    }
+
+    /// Writes decided states and their events, so that "limited since" outlives the agent.
+    pub fn set_states(&self, changes: Vec<StateChange>) -> Reply<()> {
+        self.send(move |writer| {
+            writer
+                .change(Stale::Revision, |transaction, rev| settings::set_states(transaction, &changes, rev))
+        })
+    }
+
+    /// Everything that the gate has to know of everybody, as of now; `epoch` says which kernel
+    /// counters `taken_over` is about.
+    pub fn standings(&self, epoch: [u8; 16]) -> Reply<Vec<Standing>> {
+        self.send(move |writer| Ok(standing::all(&writer.connection, epoch)?))
+    }
+
+    /// As `standings`, of one user.
+    pub fn standing(&self, user: UserId, epoch: [u8; 16]) -> Reply<Option<Standing>> {
+        self.send(move |writer| Ok(standing::of_user(&writer.connection, user, epoch)?))
+    }
+}
+
+/// Accounts and the wallet.
+impl Ledger {
+    /// Ends accounts whose period is over: `settle` says what each books, from all that was committed
+    /// in it. From the next batch on, usage belongs to the new account. An account that is not in
+    /// force any more is left alone, so that asking again does nothing.
+    pub fn turn_accounts(&self, turns: Vec<Turn>, mut settle: Settle, at_ms: i64) -> Reply<Vec<bool>> {
+        self.send(move |writer| {
+            writer.change(Stale::People, |transaction, rev| {
+                wallet::turn(transaction, &turns, &mut settle, at_ms, rev)
+            })
+        })
+    }
+
+    /// Begins the period's usage anew: generation + 1. What the account had spent of packages is
+    /// booked.
+    pub fn reset_account(&self, user: UserId, mut settle: Settle, asked: Asked) -> Reply<AccountPeriod> {
+        self.send(move |writer| {
+            writer.change(Stale::People, |transaction, rev| {
+                wallet::reset(transaction, user, &mut settle, &asked, rev)
+            })
+        })
+    }
+
+    /// Adds a package or an adjustment, after what the account took of packages so far was booked.
+    pub fn add_entry(
+        &self,
+        user: UserId,
+        entry: NewEntry,
+        mut settle: Settle,
+        asked: Asked,
+    ) -> Reply<WalletEntry> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                wallet::add(transaction, user, &entry, &mut settle, (&asked, rev))
+            })
+        })
+    }
+
+    /// Books what running accounts took of packages: one of theirs expires.
+    pub fn settle(&self, users: Vec<UserId>, mut settle: Settle, at_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                wallet::settle_all(transaction, &users, &mut settle, at_ms, rev)
+            })
+        })
+    }
+
+    /// How far each connection was taken over by earlier starts of the agent.
+    pub fn reported_connections(&self) -> Reply<HashMap<Arc<str>, [u64; 2]>> {
+        self.send(|writer| reported::connections(&writer.connection))
+    }
+
+    /// Takes over what a user had used elsewhere, as reported bytes. `reporter` names the source (a
+    /// hash of the file): the second time changes nothing and answers false.
+    pub fn import_usage(
+        &self,
+        user: UserId,
+        reporter: [u8; 16],
+        usage: Vec<ImportedBytes>,
+        asked: Asked,
+    ) -> Reply<bool> {
+        self.send(move |writer| {
+            let mut placed = Vec::with_capacity(usage.len());
+            for one in usage {
+                placed.push((one, writer.committer.starts(one.at_ms)?));
+            }
+            writer.change(Stale::People, |transaction, rev| {
+                settings::living(transaction, user)?;
+                let new = reported::import(transaction, reporter, user, &placed, rev)?;
+                if new {
+                    let bytes = placed.iter().fold([0_u64; 2], |sum, (one, _)| {
+                        [sum[0].saturating_add(one.bytes[0]), sum[1].saturating_add(one.bytes[1])]
+                    });
+                    let data = serde_json::json!({ "reported": bytes });
+                    asked.event(transaction, "usage_imported", Some(user), data, rev)?;
+                }
+                Ok(new)
+            })
+        })
+    }
+}
+
+/// Policies.
+impl Ledger {
+    pub fn create_policy(&self, name: String, terms: Terms, asked: Asked) -> Reply<PolicyRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                policies::create(transaction, &name, &terms, &asked, rev)
+            })
+        })
+    }
+
+    /// A new name, new terms, or both; the id and its users stay. Under the old terms, what packages of
+    /// its users paid so far is booked before.
+    pub fn change_policy(
+        &self,
+        policy: PolicyId,
+        name: Option<String>,
+        terms: Option<Terms>,
+        if_rev: Option<i64>,
+        mut settle: Settle,
+        asked: Asked,
+    ) -> Reply<PolicyRecord> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                let (name, terms) = (name.as_deref(), terms.as_ref());
+                policies::change(transaction, policy, name, terms, (if_rev, &mut settle), (&asked, rev))
+            })
+        })
+    }
+
+    /// Refused with the number of users while anybody has it.
+    pub fn delete_policy(&self, policy: PolicyId, if_rev: Option<i64>, asked: Asked) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                policies::delete(transaction, policy, if_rev, (&asked, rev))
+            })
+        })
+    }
+
+    pub fn policies(&self) -> Reply<Vec<PolicyRecord>> {
+        self.send(|writer| Ok(policies::all(&writer.connection)?))
+    }
+}
+
+/// Parked entries, and answers that were given.
+impl Ledger {
+    /// Keeps entries, before the file is written without them.
+    pub fn park(&self, entries: Vec<(UserId, ParkedEntry)>, at_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                for (user, entry) in &entries {
+                    settings::living(transaction, *user)?;
+                    let entry = std::slice::from_ref(entry);
+                    parking::put(transaction, *user, entry, ParkedStage::Leaving, at_ms, rev)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Notes how far an edit of the file is: `Out` after it was written without the entries,
+    /// `Returning` before it is written with them.
+    pub fn set_parked(&self, entries: Vec<ParkedKey>, stage: ParkedStage) -> Reply<()> {
+        self.send(move |writer| {
+            writer
+                .change(Stale::Revision, |transaction, rev| parking::stage(transaction, &entries, stage, rev))
+        })
+    }
+
+    /// Forgets entries that are in the file again.
+    pub fn unpark(&self, entries: Vec<ParkedKey>) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, _| {
+                entries.iter().try_for_each(|key| Ok(parking::remove(transaction, key)?))
+            })
+        })
+    }
+
+    /// What was answered to a key, if it was seen; [`Refusal::KeyReused`] if for something else.
+    /// Changes look it up themselves, in their transaction.
+    pub fn stored_answer(&self, actor: String, key: IdempotencyKey) -> Reply<Option<StoredAnswer>> {
+        self.send(move |writer| idempotency::find(&writer.connection, &actor, &key))
+    }
+
+    /// Keeps the answer that was given to a change with a key.
+    pub fn store_answer(&self, actor: String, key: IdempotencyKey, status: u16, answer: String) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, _| {
+                idempotency::store(transaction, &actor, &key, (status, &answer))
+            })
+        })
+    }
+}
+
+impl CommitError {
+    /// The refusal, if the ledger works and only this change was not to be made.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            CommitError::Refusal(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}

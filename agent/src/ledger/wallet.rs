@@ -1,0 +1,314 @@
+//! The wallet and the turns of accounts. Money never appears or vanishes: entries are only added, a
+//! package is never spent beyond what it has, and an account books what it spent once.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Row, Transaction, params};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    commit::{COUNTER_MAX, id_bytes, user_id},
+    error::CommitError,
+    idempotency,
+    model::AccountPeriod,
+    policies,
+    records::{Asked, Closing, EntryKind, NewEntry, Refusal, Settle, Turn, Used, WalletEntry},
+    settings, standing,
+};
+use crate::core::event::UserId;
+
+/// Entries of one user: one package a day for some decades.
+const ENTRIES_MAX: i64 = 10_000;
+
+const ENTRY: &str = "SELECT id, user_id, at_ms, kind, bytes, expires_ms, package_id, account_start_ms,
+    account_generation, actor, note, rev FROM wallet_entries";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<WalletEntry> {
+    let account = match (row.get(7)?, row.get(8)?) {
+        (Some(start_ms), Some(generation)) => Some(AccountPeriod { start_ms, generation }),
+        _ => None,
+    };
+    Ok(WalletEntry {
+        id: Uuid::from_bytes(row.get(0)?),
+        user: user_id(row.get(1)?),
+        at_ms: row.get(2)?,
+        kind: row.get(3)?,
+        bytes: row.get(4)?,
+        expires_ms: row.get(5)?,
+        package: row.get::<_, Option<[u8; 16]>>(6)?.map(Uuid::from_bytes),
+        account,
+        actor: row.get(9)?,
+        note: row.get(10)?,
+        rev: row.get(11)?,
+    })
+}
+
+/// Entries of a user, oldest first.
+pub(super) fn of_user(connection: &Connection, user: UserId) -> rusqlite::Result<Vec<WalletEntry>> {
+    let mut statement = connection.prepare_cached(&format!("{ENTRY} WHERE user_id = ?1 ORDER BY no"))?;
+    let rows = statement.query_map([id_bytes(user)], read)?;
+    rows.collect()
+}
+
+/// Entries of all users, oldest first.
+pub(super) fn by_user(connection: &Connection) -> rusqlite::Result<HashMap<UserId, Vec<WalletEntry>>> {
+    let mut wallets: HashMap<UserId, Vec<WalletEntry>> = HashMap::new();
+    let mut statement = connection.prepare_cached(&format!("{ENTRY} ORDER BY no"))?;
+    for entry in statement.query_map([], read)? {
+        let entry = entry?;
+        wallets.entry(entry.user).or_default().push(entry);
+    }
+    Ok(wallets)
+}
+
+/// Adds a package or an adjustment. Before that, what the account took of packages so far is booked:
+/// what is new pays for bytes that are still to come.
+pub(super) fn add(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    entry: &NewEntry,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<WalletEntry, CommitError> {
+    idempotency::claim(transaction, asked)?;
+    let account = settings::living(transaction, user)?.account;
+    let kind = match entry.kind {
+        EntryKind::Package => "package_added",
+        EntryKind::Adjustment => "quota_adjusted",
+        EntryKind::Rollover | EntryKind::Spent | EntryKind::Settled => {
+            return Err(CommitError::Refused("only an account that is settled books this".to_owned()));
+        }
+    };
+    book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
+    let written = insert(transaction, user, entry, asked, rev)?;
+    let data =
+        json!({ "entry": written.id.to_string(), "bytes": entry.bytes, "expires_ms": entry.expires_ms });
+    asked.event(transaction, kind, Some(user), data, rev)?;
+    Ok(written)
+}
+
+/// What follows from a rule is the agent's doing, whoever set it off.
+fn by_rule(asked: &Asked) -> Asked {
+    Asked::new("agent", asked.at_ms)
+}
+
+/// Books what the account in force took of packages, of a user who ever had any.
+pub(super) fn settle_if_used(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(), CommitError> {
+    let account = settings::living(transaction, user)?.account;
+    if !of_user(transaction, user)?.is_empty() {
+        book(transaction, user, (account, None), settle, (&by_rule(asked), rev))?;
+    }
+    Ok(())
+}
+
+/// Books for accounts that go on: a package expires. A user who is gone is left alone.
+pub(super) fn settle_all(
+    transaction: &Transaction<'_>,
+    users: &[UserId],
+    settle: &mut Settle,
+    at_ms: i64,
+    rev: i64,
+) -> Result<(), CommitError> {
+    for user in users {
+        match settle_if_used(transaction, *user, settle, (&Asked::new("agent", at_ms), rev)) {
+            Ok(()) | Err(CommitError::Refusal(Refusal::NoSuchUser)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    entry: &NewEntry,
+    asked: &Asked,
+    rev: i64,
+) -> Result<WalletEntry, CommitError> {
+    check(transaction, user, entry)?;
+    let id = Uuid::now_v7();
+    transaction
+        .prepare_cached(
+            "INSERT INTO wallet_entries (id, user_id, at_ms, kind, bytes, expires_ms, package_id, account_start_ms,
+                                         account_generation, actor, note, rev)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            id.into_bytes(),
+            id_bytes(user),
+            asked.at_ms,
+            entry.kind,
+            entry.bytes,
+            entry.expires_ms,
+            entry.package.map(Uuid::into_bytes),
+            entry.account.map(|account| account.start_ms),
+            entry.account.map(|account| account.generation),
+            asked.actor,
+            entry.note,
+            rev
+        ])?;
+    Ok(WalletEntry {
+        id,
+        user,
+        at_ms: asked.at_ms,
+        kind: entry.kind,
+        bytes: entry.bytes,
+        expires_ms: entry.expires_ms,
+        package: entry.package,
+        account: entry.account,
+        actor: asked.actor.clone(),
+        note: entry.note.clone(),
+        rev,
+    })
+}
+
+fn check(transaction: &Transaction<'_>, user: UserId, entry: &NewEntry) -> Result<(), CommitError> {
+    let sound = entry.bytes != 0
+        && entry.bytes.unsigned_abs() <= COUNTER_MAX.unsigned_abs()
+        && match entry.kind {
+            EntryKind::Package => entry.bytes > 0 && entry.package.is_none() && entry.account.is_none(),
+            EntryKind::Rollover | EntryKind::Settled => {
+                entry.bytes > 0 && entry.package.is_none() && entry.account.is_some()
+            }
+            EntryKind::Adjustment => {
+                entry.package.is_none() && entry.account.is_none() && entry.expires_ms.is_none()
+            }
+            EntryKind::Spent => entry.bytes < 0 && entry.package.is_some() && entry.account.is_some(),
+        };
+    if !sound {
+        let text = format!("{:?} of {} bytes is no wallet entry", entry.kind, entry.bytes);
+        return Err(Refusal::Invalid(text).into());
+    }
+    let count: i64 = transaction
+        .prepare_cached("SELECT count(*) FROM wallet_entries WHERE user_id = ?1")?
+        .query_row([id_bytes(user)], |row| row.get(0))?;
+    if count >= ENTRIES_MAX {
+        return Err(Refusal::Invalid(format!("the user has {ENTRIES_MAX} wallet entries already")).into());
+    }
+    let Some(package) = entry.package else { return Ok(()) };
+    // Nothing, if it is another user's package or none.
+    let left: i64 = transaction
+        .prepare_cached(
+            "SELECT coalesce(sum(bytes), 0) FROM wallet_entries
+             WHERE user_id = ?1 AND ((id = ?2 AND kind IN ('package', 'rollover', 'adjustment')) OR package_id = ?2)",
+        )?
+        .query_row(params![id_bytes(user), package.into_bytes()], |row| row.get(0))?;
+    if left + entry.bytes < 0 {
+        return Err(Refusal::Overspent { left, asked: -entry.bytes }.into());
+    }
+    Ok(())
+}
+
+/// Ends accounts: books what each spent and begins the next one. True for each that was turned; one
+/// that is not in force any more (turned before, or the user is gone) is left alone.
+pub(super) fn turn(
+    transaction: &Transaction<'_>,
+    turns: &[Turn],
+    settle: &mut Settle,
+    at_ms: i64,
+    rev: i64,
+) -> Result<Vec<bool>, CommitError> {
+    let asked = Asked::new("agent", at_ms);
+    let mut turned = Vec::with_capacity(turns.len());
+    for one in turns {
+        let live = match settings::living(transaction, one.user) {
+            Ok(user) => user.account == one.from && one.to > one.from,
+            Err(CommitError::Refusal(Refusal::NoSuchUser)) => false,
+            Err(error) => return Err(error),
+        };
+        if live {
+            close(transaction, *one, settle, "period_turned", (&asked, rev))?;
+        }
+        turned.push(live);
+    }
+    Ok(turned)
+}
+
+/// "Reset traffic": the period's usage starts anew, history stays.
+pub(super) fn reset(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    settle: &mut Settle,
+    asked: &Asked,
+    rev: i64,
+) -> Result<AccountPeriod, CommitError> {
+    idempotency::claim(transaction, asked)?;
+    let from = settings::living(transaction, user)?.account;
+    let to = AccountPeriod { generation: from.generation + 1, ..from };
+    close(transaction, Turn { user, from, to }, settle, "traffic_reset", (asked, rev))?;
+    transaction.execute("UPDATE users SET settings_rev = ?2 WHERE id = ?1", params![id_bytes(user), rev])?;
+    Ok(to)
+}
+
+/// Asks what is to be booked, and books it.
+fn book(
+    transaction: &Transaction<'_>,
+    user: UserId,
+    (account, next): (AccountPeriod, Option<AccountPeriod>),
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<(Used, Vec<WalletEntry>), CommitError> {
+    let record = settings::known(transaction, user)?;
+    let used = standing::account_usage(transaction, user, account)?;
+    let closing = Closing {
+        user,
+        name: record.name,
+        created_ms: record.created_ms,
+        account,
+        next,
+        policy: record.settings.policy,
+        terms: policies::known(transaction, record.settings.policy)?.terms,
+        overrides: record.settings.overrides,
+        used,
+        wallet: of_user(transaction, user)?,
+    };
+    let mut booked = Vec::new();
+    for entry in settle(&closing) {
+        if matches!(entry.kind, EntryKind::Package | EntryKind::Adjustment) {
+            return Err(CommitError::Refused("settling an account gives nothing away".to_owned()));
+        }
+        booked.push(insert(transaction, user, &entry, asked, rev)?);
+    }
+    Ok((used, booked))
+}
+
+fn close(
+    transaction: &Transaction<'_>,
+    turn: Turn,
+    settle: &mut Settle,
+    kind: &str,
+    (asked, rev): (&Asked, i64),
+) -> Result<(), CommitError> {
+    let accounts = (turn.from, Some(turn.to));
+    let (used, booked) = book(transaction, turn.user, accounts, settle, (&by_rule(asked), rev))?;
+    transaction
+        .prepare_cached(
+            "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
+             WHERE id = ?1",
+        )?
+        .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
+    let booked: Vec<_> =
+        booked.iter().map(|entry| json!({ "kind": entry.kind.word(), "bytes": entry.bytes })).collect();
+    let Used { counted, reported } = used;
+    let data = json!({
+        "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
+        "wire": counted.wire, "reported": reported, "booked": booked,
+    });
+    Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
+}
+
+/// Bytes by kind, for tests of conservation.
+#[cfg(test)]
+pub(super) fn sums(connection: &Connection) -> Vec<(String, i64)> {
+    let mut statement = connection
+        .prepare("SELECT kind, sum(bytes) FROM wallet_entries GROUP BY kind ORDER BY kind")
+        .unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<rusqlite::Result<_>>().unwrap()
+}
