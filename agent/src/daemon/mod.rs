@@ -15,6 +15,7 @@ mod meter;
 mod peers;
 mod people;
 mod proxy;
+mod reported;
 mod shared;
 mod totals;
 

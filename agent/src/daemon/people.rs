@@ -114,9 +114,8 @@ pub fn infos(config: &SingboxConfig, indexes: &BTreeMap<Arc<str>, InboundIndex>)
                 networks: inbound.transports.networks().collect(),
                 forwarded: inbound.reports_forwarded_addresses,
                 sighted_as: inbound.detour.iter().cloned().collect(),
-                // The ledger has no columns for reported bytes yet: such traffic stays visible as
-                // sightings that match no flow.
-                reported_udp: false,
+                reported_udp: matches!(inbound.kind.as_str(), "socks" | "mixed"),
+                loses_port: matches!(inbound.kind.as_str(), "http" | "mixed"),
             })
         })
         .collect()
