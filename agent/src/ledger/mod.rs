@@ -50,8 +50,8 @@ pub use open::Check;
 pub use reader::Reader;
 pub use records::{
     AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,
-    NewUser, ParkedEntry, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings, SettingsChange, Settle,
-    Standing, StateChange, StoredAnswer, Turn, Used, WalletEntry,
+    NewUser, ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings,
+    SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn, Used, WalletEntry,
 };
 pub use reported::ImportedBytes;
 pub use retention::Retention;

@@ -63,6 +63,23 @@ fn tick_of_ten_thousand_users() {
         println!("{table}: {rows} rows, {:.1} bytes each", bytes as f64 / rows.max(1) as f64);
     }
     let began = crate::clock::instant();
+    assert_eq!(reader.standings(EPOCH).unwrap().len(), USERS);
+    println!("standings of all users: {:?}", began.elapsed());
+    let began = crate::clock::instant();
+    reader.standing(user(&rig, 77), EPOCH).unwrap().unwrap();
+    println!("standing of one user: {:?}", began.elapsed());
+    let turns: Vec<Turn> = rig
+        .users
+        .iter()
+        .map(|user| {
+            let to = AccountPeriod { start_ms: start_ms() + 86_400_000, generation: 0 };
+            Turn { user: user.id, from: user.account, to }
+        })
+        .collect();
+    let began = crate::clock::instant();
+    rig.ledger.turn_accounts(turns, nothing(), start_ms() + 86_400_000).wait().unwrap();
+    println!("all users' periods turn at once: {:?}", began.elapsed());
+    let began = crate::clock::instant();
     let query = UsageQuery { users_max: usize::MAX, ..ask(By::Range, "UTC", start_ms() + 400_000) };
     assert_eq!(reader.usage(&query).unwrap().rows.len(), USERS);
     println!("totals of all users: {:?}", began.elapsed());

@@ -81,6 +81,61 @@ fn a_full_disk_is_reported_and_caught_up_with() {
     rig.ledger.close();
 }
 
+/// Fills the disk to the last byte; the file to remove for room.
+fn fill(disk: &Tmpfs) -> PathBuf {
+    let filler = disk.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    for block in [4096, 512, 1] {
+        while file.write_all(&vec![1; block]).is_ok() {}
+    }
+    filler
+}
+
+#[test]
+fn a_change_on_a_full_disk_is_refused_whole() {
+    let Some(disk) = Tmpfs::new("3m") else { return };
+    let path = disk.path().join("ledger.db");
+    let ledger = Ledger::open(&path, options("UTC")).unwrap();
+    let (users, _) = sync(&ledger, &["alice"], start_ms());
+    let alice = users[0].id;
+    let filler = fill(&disk);
+    let package = NewEntry {
+        kind: EntryKind::Package,
+        bytes: 5,
+        expires_ms: None,
+        package: None,
+        account: None,
+        note: Some("x".repeat(900)),
+    };
+    let (mut done, mut failed) = (0, 0);
+    for n in 0..400 {
+        let key = with_key(&format!("k{n}"));
+        match ledger.add_entry(alice, package.clone(), nothing(), key).wait() {
+            Ok(_) => done += 1,
+            Err(CommitError::DiskFull) => failed += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(failed > 0, "the disk was never full");
+    let reader = Reader::open(&path).unwrap();
+    let whole = |done: usize| {
+        let events = reader.events(Some(alice), None, None, 1000).unwrap();
+        let keys: i64 = reader
+            .connection()
+            .query_row("SELECT count(*) FROM idempotency_keys", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(reader.wallet(alice).unwrap().len(), done);
+        assert_eq!(events.iter().filter(|event| event.kind == "package_added").count(), done);
+        assert_eq!(keys, done as i64);
+    };
+    whole(done);
+    fs::remove_file(&filler).unwrap();
+    // The key of a change that was not made is free.
+    ledger.add_entry(alice, package, nothing(), with_key("k399")).wait().unwrap();
+    whole(done + 1);
+    ledger.close();
+}
+
 /// A process of its own that holds the database's lock; see `lock_holder`.
 fn hold_lock(path: &Path) -> (Child, impl Iterator<Item = String>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -118,6 +173,9 @@ fn a_lock_of_another_process_is_waited_out() {
     let (mut holder, output) = hold_lock(&path);
     let refused = rig.ledger.commit(rig.batch(start_ms() + 1000, &[(Some(0), 2)])).wait();
     assert_eq!(refused, Err(CommitError::Locked));
+    let off = AdminChange::to(AdminState::Disabled);
+    let refused = rig.ledger.set_admin_state(user(&rig, 0), off.clone(), None, asked()).wait();
+    assert_eq!(refused.map(|user| user.admin.state), Err(CommitError::Locked));
     // Readers do not mind.
     assert_eq!(rig.checked_sum(), 1);
     drop(holder.stdin.take());
@@ -125,6 +183,7 @@ fn a_lock_of_another_process_is_waited_out() {
     assert!(holder.wait().unwrap().success());
     assert_eq!(rig.commit(start_ms() + 2000, &[(Some(0), 3)]).added, counters(2));
     assert_eq!(rig.checked_sum(), 3);
+    rig.ledger.set_admin_state(user(&rig, 0), off, None, asked()).wait().unwrap();
 }
 
 #[test]

@@ -137,6 +137,11 @@ fn begin_account(rig: &Rig, user: UserId, to: AccountPeriod) {
     assert_eq!(turned, [true]);
 }
 
+/// For those who never bought anything.
+fn nothing() -> Settle {
+    Box::new(|_| vec![])
+}
+
 fn asked() -> Asked {
     Asked::new("root", start_ms())
 }

@@ -4,15 +4,15 @@
 use super::*;
 
 fn entry(tag: &str) -> ParkedEntry {
-    ParkedEntry { inbound: Arc::from(tag), entry: r#"{"name":"alice"}"#.to_owned() }
+    ParkedEntry { inbound: Arc::from(tag), nth: 0, entry: r#"{"name":"alice"}"#.to_owned() }
 }
 
 fn stages(rig: &Rig) -> Vec<ParkedStage> {
     rig.reader().parked().unwrap().iter().map(|record| record.stage).collect()
 }
 
-fn tag() -> Arc<str> {
-    Arc::from("in")
+fn key(user: UserId) -> ParkedKey {
+    ParkedKey { user, inbound: Arc::from("in"), nth: 0 }
 }
 
 /// How many bear the name and live.
@@ -31,7 +31,7 @@ fn who_was_taken_out_is_not_gone() {
     // Killed after: the file says so.
     assert_eq!((living(&rig, &["bob"]), stages(&rig)), (1, vec![ParkedStage::Out]));
     assert_eq!(standing(&rig, alice).inbounds, [rig.inbound]);
-    rig.ledger.set_parked(vec![(alice, tag())], ParkedStage::Returning).wait().unwrap();
+    rig.ledger.set_parked(vec![key(alice)], ParkedStage::Returning).wait().unwrap();
     assert_eq!((living(&rig, &["bob"]), stages(&rig)), (1, vec![ParkedStage::Returning]));
     // The file has it again, confirmed or not.
     assert_eq!((living(&rig, &["alice", "bob"]), stages(&rig)), (1, vec![]));
@@ -44,7 +44,7 @@ fn put_back_by_hand_is_told_once() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     let alice = user(&rig, 0);
     rig.ledger.park(vec![(alice, entry("in"))], start_ms()).wait().unwrap();
-    rig.ledger.set_parked(vec![(alice, tag())], ParkedStage::Out).wait().unwrap();
+    rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().unwrap();
     for _ in 0..3 {
         assert_eq!((living(&rig, &["alice", "bob"]), stages(&rig)), (1, vec![ParkedStage::Back]));
     }
@@ -53,7 +53,7 @@ fn put_back_by_hand_is_told_once() {
     assert_eq!((living(&rig, &["bob"]), stages(&rig)), (1, vec![ParkedStage::Out]));
     assert_eq!(living(&rig, &["alice"]), 1);
     assert_eq!(kinds(&rig, alice).len(), 3, "and told again when it is done again");
-    rig.ledger.unpark(vec![(alice, tag())]).wait().unwrap();
+    rig.ledger.unpark(vec![key(alice)]).wait().unwrap();
     assert_eq!(stages(&rig), []);
 }
 
@@ -73,11 +73,11 @@ fn an_addition_survives_a_crash_with_its_entry() {
 fn what_makes_no_sense_is_refused_whole() {
     let rig = Rig::new("UTC", &["alice"]);
     let alice = user(&rig, 0);
-    let broken = ParkedEntry { inbound: tag(), entry: "{".to_owned() };
+    let broken = ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: "{".to_owned() };
     let both = vec![(alice, entry("other")), (alice, broken)];
     assert!(rig.ledger.park(both, start_ms()).wait().is_err());
     let nobody = UserId(uuid::Uuid::now_v7());
     assert!(rig.ledger.park(vec![(alice, entry("in")), (nobody, entry("in"))], start_ms()).wait().is_err());
     assert_eq!(stages(&rig), []);
-    assert!(rig.ledger.set_parked(vec![(alice, tag())], ParkedStage::Out).wait().is_err());
+    assert!(rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().is_err());
 }

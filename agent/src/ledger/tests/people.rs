@@ -68,10 +68,11 @@ fn the_second_of_two_changes_is_told_what_is_there() {
     let seen = alice.settings_rev;
     // What the agent itself writes is no reason to ask people again.
     rig.ledger.mark_first_use(vec![(alice.id, start_ms())]).wait().unwrap();
-    let first = rig.ledger.change_user(alice.id, quota(GIB), Some(seen), asked()).wait().unwrap();
-    let second = refusal(rig.ledger.change_user(alice.id, quota(2 * GIB), Some(seen), asked()));
+    let first = rig.ledger.change_user(alice.id, quota(GIB), Some(seen), nothing(), asked()).wait().unwrap();
+    let second = refusal(rig.ledger.change_user(alice.id, quota(2 * GIB), Some(seen), nothing(), asked()));
     assert_eq!(second, Refusal::UserChanged { now: Box::new(first.clone()) });
-    let off = rig.ledger.set_admin_state(alice.id, AdminState::Disabled, None, Some(seen), asked());
+    let off =
+        rig.ledger.set_admin_state(alice.id, AdminChange::to(AdminState::Disabled), Some(seen), asked());
     assert!(matches!(refusal(off), Refusal::UserChanged { .. }));
     assert!(matches!(
         refusal(rig.ledger.delete_user(alice.id, Some(seen), asked())),
@@ -79,10 +80,10 @@ fn the_second_of_two_changes_is_told_what_is_there() {
     ));
     let email = SettingsChange { email: Some(Some("a@example.org".to_owned())), ..SettingsChange::default() };
     let rev = Some(first.settings_rev);
-    let third = rig.ledger.change_user(alice.id, email.clone(), rev, asked()).wait().unwrap();
+    let third = rig.ledger.change_user(alice.id, email.clone(), rev, nothing(), asked()).wait().unwrap();
     assert_eq!(third.settings.overrides, first.settings.overrides, "what was not given stays");
     let before = rig.ledger.info().wait().unwrap().rev;
-    let same = rig.ledger.change_user(alice.id, email, None, asked()).wait().unwrap();
+    let same = rig.ledger.change_user(alice.id, email, None, nothing(), asked()).wait().unwrap();
     assert_eq!((same.settings_rev, rig.ledger.info().wait().unwrap().rev), (third.settings_rev, before));
     let events = rig.reader().events(Some(alice.id), None, None, 10).unwrap();
     let last = events.last().unwrap();
@@ -95,14 +96,14 @@ fn disabled_by_people_stays_until_people_say_otherwise() {
     let rig = Rig::new("UTC", &["alice"]);
     let alice = user(&rig, 0);
     let why = Some("unpaid".to_owned());
-    let off = rig.ledger.set_admin_state(alice, AdminState::Disabled, why.clone(), None, asked());
-    let off = off.wait().unwrap();
-    assert_eq!((off.admin, off.admin_why, off.admin_actor.as_str()), (AdminState::Disabled, why, "root"));
+    let change = AdminChange { why: why.clone(), ..AdminChange::to(AdminState::Disabled) };
+    let off = rig.ledger.set_admin_state(alice, change, None, asked()).wait().unwrap().admin;
+    assert_eq!((off.state, off.why, off.actor.as_str()), (AdminState::Disabled, why, "root"));
     begin_account(&rig, alice, AccountPeriod { start_ms: start_ms() + 1000, generation: 0 });
     sync(&rig.ledger, &["alice"], start_ms() + 2000);
-    assert_eq!(standing(&rig, alice).admin, AdminState::Disabled);
-    rig.ledger.set_admin_state(alice, AdminState::Enabled, None, None, asked()).wait().unwrap();
-    rig.ledger.set_admin_state(alice, AdminState::Enabled, None, None, asked()).wait().unwrap();
+    assert_eq!(standing(&rig, alice).admin.state, AdminState::Disabled);
+    rig.ledger.set_admin_state(alice, AdminChange::to(AdminState::Enabled), None, asked()).wait().unwrap();
+    rig.ledger.set_admin_state(alice, AdminChange::to(AdminState::Enabled), None, asked()).wait().unwrap();
     assert_eq!(kinds(&rig, alice), ["user_adopted", "user_disabled", "period_turned", "user_enabled"]);
 }
 
@@ -138,11 +139,12 @@ fn a_purge_leaves_bytes_and_no_name() {
         note: Some(Some("secretnote".to_owned())),
         ..SettingsChange::default()
     };
-    rig.ledger.change_user(gone, personal, None, asked()).wait().unwrap();
-    let entry = ParkedEntry { inbound: Arc::from("in"), entry: r#"{"password":"secretword"}"#.to_owned() };
+    rig.ledger.change_user(gone, personal, None, nothing(), asked()).wait().unwrap();
+    let entry =
+        ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: r#"{"password":"secretword"}"#.to_owned() };
     rig.ledger.park(vec![(gone, entry)], start_ms()).wait().unwrap();
     let package = NewEntry { note: Some("secretnote".to_owned()), ..package(GIB) };
-    rig.ledger.add_entry(gone, package, asked()).wait().unwrap();
+    rig.ledger.add_entry(gone, package, nothing(), asked()).wait().unwrap();
     assert!(matches!(refusal(rig.ledger.purge_user(gone, asked())), Refusal::Invalid(_)), "not deleted yet");
     rig.ledger.delete_user(gone, None, asked()).wait().unwrap();
     assert!(
@@ -190,13 +192,26 @@ fn policies_are_made_renamed_and_deleted_when_nobody_has_them() {
     let taken = refusal(rig.ledger.create_policy("gold".to_owned(), terms.clone(), asked()));
     assert_eq!(taken, Refusal::NameTaken("policy", "gold".to_owned()));
     let move_over = SettingsChange { policy: Some(gold.id), ..SettingsChange::default() };
-    rig.ledger.change_user(user(&rig, 0), move_over, None, asked()).wait().unwrap();
-    let rename = rig.ledger.change_policy(gold.id, Some("silver".to_owned()), None, Some(gold.rev), asked());
+    rig.ledger.change_user(user(&rig, 0), move_over, None, nothing(), asked()).wait().unwrap();
+    let rename = rig.ledger.change_policy(
+        gold.id,
+        Some("silver".to_owned()),
+        None,
+        Some(gold.rev),
+        nothing(),
+        asked(),
+    );
     let silver = rename.wait().unwrap();
     assert_eq!((silver.id, silver.users, &silver.terms), (gold.id, 1, &terms));
     assert_eq!(rig.ledger.users().wait().unwrap()[0].policy, "silver");
-    let late =
-        refusal(rig.ledger.change_policy(gold.id, None, Some(Terms::default()), Some(gold.rev), asked()));
+    let late = refusal(rig.ledger.change_policy(
+        gold.id,
+        None,
+        Some(Terms::default()),
+        Some(gold.rev),
+        nothing(),
+        asked(),
+    ));
     assert_eq!(late, Refusal::PolicyChanged { now: Box::new(silver.clone()) });
     let used = refusal(rig.ledger.delete_policy(gold.id, None, asked()));
     assert_eq!(used, Refusal::PolicyInUse { name: "silver".to_owned(), users: 1 });
@@ -211,13 +226,14 @@ fn built_in_policies_are_edited_and_keep_their_names() {
     let rig = Rig::new("UTC", &[]);
     let free = policy(&rig, "free");
     let more = Terms { quota_bytes: Some(20 * GIB), ..free.terms.clone() };
-    let edited = rig.ledger.change_policy(free.id, None, Some(more.clone()), None, asked()).wait().unwrap();
+    let edited =
+        rig.ledger.change_policy(free.id, None, Some(more.clone()), None, nothing(), asked()).wait().unwrap();
     assert_eq!(edited.terms, more);
-    let rename = rig.ledger.change_policy(free.id, Some("gratis".to_owned()), None, None, asked());
+    let rename = rig.ledger.change_policy(free.id, Some("gratis".to_owned()), None, None, nothing(), asked());
     assert!(matches!(refusal(rename), Refusal::BuiltIn(..)));
     assert!(matches!(refusal(rig.ledger.delete_policy(free.id, None, asked())), Refusal::BuiltIn(..)));
     let unlimited = policy(&rig, "unlimited").id;
-    let cut = rig.ledger.change_policy(unlimited, None, Some(more.clone()), None, asked());
+    let cut = rig.ledger.change_policy(unlimited, None, Some(more.clone()), None, nothing(), asked());
     assert!(matches!(refusal(cut), Refusal::BuiltIn(..)), "updating cuts nobody");
     // Another start does not put the first terms back.
     rig.ledger.close();
@@ -239,25 +255,28 @@ fn a_key_makes_a_change_once() {
     let rig = Rig::new("UTC", &["alice"]);
     let alice = user(&rig, 0);
     let once = with_key("k1");
-    rig.ledger.add_entry(alice, package(GIB), once.clone()).wait().unwrap();
+    rig.ledger.add_entry(alice, package(GIB), nothing(), once.clone()).wait().unwrap();
     // Before the answer was kept: the agent died after the commit.
-    let again = refusal(rig.ledger.add_entry(alice, package(GIB), once.clone()));
+    let again = refusal(rig.ledger.add_entry(alice, package(GIB), nothing(), once.clone()));
     assert_eq!(again, Refusal::DoneBefore(StoredAnswer { at_ms: start_ms(), answer: None }));
     let key = once.key.clone().unwrap();
     let actor = || "root".to_owned();
     rig.ledger.store_answer(actor(), key.clone(), 201, "{}".to_owned()).wait().unwrap();
     let kept = StoredAnswer { at_ms: start_ms(), answer: Some((201, "{}".to_owned())) };
     assert_eq!(
-        refusal(rig.ledger.add_entry(alice, package(GIB), once.clone())),
+        refusal(rig.ledger.add_entry(alice, package(GIB), nothing(), once.clone())),
         Refusal::DoneBefore(kept.clone())
     );
     assert_eq!(rig.ledger.stored_answer(actor(), key.clone()).wait().unwrap(), Some(kept));
     assert_eq!(rig.reader().wallet(alice).unwrap().len(), 1);
     let other = IdempotencyKey { request: [9; 32], ..key.clone() };
     let asked_otherwise = Asked { key: Some(other), ..asked() };
-    assert_eq!(refusal(rig.ledger.add_entry(alice, package(GIB), asked_otherwise)), Refusal::KeyReused);
+    assert_eq!(
+        refusal(rig.ledger.add_entry(alice, package(GIB), nothing(), asked_otherwise)),
+        Refusal::KeyReused
+    );
     let somebody_else = Asked { actor: "panel".to_owned(), ..once.clone() };
-    rig.ledger.add_entry(alice, package(GIB), somebody_else).wait().unwrap();
+    rig.ledger.add_entry(alice, package(GIB), nothing(), somebody_else).wait().unwrap();
     // A change that was refused did not use its key up.
     let fresh = with_key("k2");
     assert!(matches!(
@@ -267,7 +286,7 @@ fn a_key_makes_a_change_once() {
     rig.ledger.create_user(new_user(&rig, "x"), fresh).wait().unwrap();
     // After a day it is forgotten.
     let later = Asked { at_ms: start_ms() + 25 * 3_600_000, ..with_key("k3") };
-    rig.ledger.add_entry(alice, package(GIB), later).wait().unwrap();
+    rig.ledger.add_entry(alice, package(GIB), nothing(), later).wait().unwrap();
     assert_eq!(rig.ledger.stored_answer(actor(), key).wait().unwrap(), None);
 }
 
@@ -290,18 +309,32 @@ fn warnings_and_first_use_are_once() {
     assert!(warn(next, 80), "once per period");
     assert_eq!(rig.ledger.mark_first_use(vec![(alice, 5), (alice, 6)]).wait().unwrap(), [true, false]);
     assert_eq!(standing(&rig, alice).first_use_ms, Some(5));
+    let forget = SettingsChange { forget_first_use: true, ..SettingsChange::default() };
+    rig.ledger.change_user(alice, forget, None, nothing(), asked()).wait().unwrap();
+    assert_eq!(rig.ledger.mark_first_use(vec![(alice, 7)]).wait().unwrap(), [true]);
     let limited = StateChange {
         user: alice,
         state: "limited".to_owned(),
+        cause: "period_quota".to_owned(),
         since_ms: start_ms() + 9,
         data: serde_json::json!({ "reason": "quota" }),
     };
     rig.ledger.set_states(vec![limited.clone(), limited]).wait().unwrap();
     let now = standing(&rig, alice);
-    assert_eq!((now.state.as_str(), now.state_since_ms), ("limited", start_ms() + 9));
+    let limited = ("limited", "period_quota", start_ms() + 9);
+    assert_eq!((now.state.state.as_str(), now.state.cause.as_str(), now.state.since_ms), limited);
     let told = kinds(&rig, alice);
     assert_eq!(
         told[1..],
-        ["quota_warning", "quota_warning", "period_turned", "quota_warning", "first_use", "state_changed"]
+        [
+            "quota_warning",
+            "quota_warning",
+            "period_turned",
+            "quota_warning",
+            "first_use",
+            "user_changed",
+            "first_use",
+            "state_changed"
+        ]
     );
 }

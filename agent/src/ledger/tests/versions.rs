@@ -25,7 +25,9 @@ fn every_older_version_is_brought_up_to_date() {
         let ledger = Ledger::open(&path, options("Asia/Kolkata")).unwrap();
         let users = ledger.users().wait().unwrap();
         assert_eq!(users.iter().map(|user| &*user.name).collect::<Vec<_>>(), ["user0", "user1", "user2"]);
-        assert!(users.iter().all(|user| user.policy == "unlimited" && user.admin == AdminState::Enabled));
+        assert!(
+            users.iter().all(|user| user.policy == "unlimited" && user.admin.state == AdminState::Enabled)
+        );
         let reader = Reader::open(&path).unwrap();
         let sums = level_sums(reader.connection());
         assert!(sums.iter().all(|(_, sums)| sums[0] == i64::try_from(7 * ticks).unwrap()), "{sums:?}");

@@ -17,26 +17,46 @@ fn billed(used: &Used) -> u64 {
     used.counted.payload.iter().sum()
 }
 
-/// As the policy does: what is beyond the quota goes to packages, the oldest first.
+fn left(wallet: &[WalletEntry], package: &WalletEntry) -> i64 {
+    package.bytes
+        + wallet
+            .iter()
+            .filter(|entry| entry.package == Some(package.id))
+            .map(|entry| entry.bytes)
+            .sum::<i64>()
+}
+
+/// As the policy does: what is beyond the quota and not settled goes to packages, the oldest first;
+/// while the account goes on, what nobody paid is settled.
 fn settle() -> Settle {
     Box::new(|closing| {
-        let mut beyond = i64::try_from(billed(&closing.used).saturating_sub(QUOTA)).unwrap();
+        let of_account = |entry: &&WalletEntry| entry.account == Some(closing.account);
+        let paid = closing.wallet.iter().filter(of_account).filter(|entry| entry.kind == EntryKind::Spent);
+        let paid: i64 = paid.map(|entry| -entry.bytes).sum();
+        let settled =
+            closing.wallet.iter().filter(of_account).filter(|entry| entry.kind == EntryKind::Settled);
+        let settled = settled.map(|entry| entry.bytes).max().unwrap_or(0).max(QUOTA as i64);
+        let base = i64::try_from(billed(&closing.used)).unwrap() - paid;
+        let mut open = (base - settled).max(0);
         let mut entries = vec![];
-        for entry in closing.wallet.iter().filter(|entry| entry.kind == EntryKind::Package) {
-            let spent = closing.wallet.iter().filter(|other| other.package == Some(entry.id));
-            let left = entry.bytes + spent.map(|spent| spent.bytes).sum::<i64>();
-            let take = beyond.min(left);
+        for lot in closing.wallet.iter().filter(|entry| entry.kind == EntryKind::Package) {
+            let take = open.min(left(&closing.wallet, lot));
             if take > 0 {
-                beyond -= take;
+                open -= take;
                 entries.push(NewEntry {
                     kind: EntryKind::Spent,
-                    bytes: -take,
-                    expires_ms: None,
-                    package: Some(entry.id),
-                    account: Some(closing.from),
-                    note: None,
+                    package: Some(lot.id),
+                    account: Some(closing.account),
+                    ..package(-take)
                 });
             }
+        }
+        if closing.next.is_none() && open > 0 {
+            entries.push(NewEntry {
+                kind: EntryKind::Settled,
+                account: Some(closing.account),
+                ..package(settled + open)
+            });
         }
         entries
     })
@@ -55,8 +75,8 @@ fn sum_of(rig: &Rig, kind: &str) -> i64 {
 fn a_turn_books_what_was_counted_and_only_once() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     let (alice, bob) = (user(&rig, 0), user(&rig, 1));
-    rig.ledger.add_entry(alice, package(300), asked()).wait().unwrap();
-    rig.ledger.add_entry(alice, package(5000), asked()).wait().unwrap();
+    rig.ledger.add_entry(alice, package(300), settle(), asked()).wait().unwrap();
+    rig.ledger.add_entry(alice, package(5000), settle(), asked()).wait().unwrap();
     // 11 bytes billed for each unit: 2200 in all, 1200 beyond the quota.
     rig.commit(start_ms() + 1000, &[(Some(0), 200), (Some(1), 5)]);
     let from = standing(&rig, alice).account;
@@ -69,7 +89,7 @@ fn a_turn_books_what_was_counted_and_only_once() {
     assert_eq!(again, [false, false]);
     let entries = rig.reader().wallet(alice).unwrap();
     assert_eq!(entries.iter().map(|entry| entry.bytes).collect::<Vec<_>>(), [300, 5000, -300, -900]);
-    assert_eq!(entries[3].account, Some(from));
+    assert_eq!((entries[3].account, entries[3].actor.as_str()), (Some(from), "agent"));
     assert_eq!(rig.reader().wallet(bob).unwrap(), []);
     let now = standing(&rig, alice);
     assert_eq!((now.account, billed(&now.used), billed(&now.total)), (to, 0, 2200));
@@ -89,7 +109,7 @@ fn a_turn_books_what_was_counted_and_only_once() {
 fn a_reset_is_an_account_of_its_own_and_deletes_nothing() {
     let rig = Rig::new("UTC", &["alice"]);
     let alice = user(&rig, 0);
-    rig.ledger.add_entry(alice, package(5000), asked()).wait().unwrap();
+    rig.ledger.add_entry(alice, package(5000), settle(), asked()).wait().unwrap();
     rig.commit(start_ms(), &[(Some(0), 100)]);
     let from = standing(&rig, alice).account;
     let to = rig.ledger.reset_account(alice, settle(), with_key("r")).wait().unwrap();
@@ -112,7 +132,7 @@ fn a_reset_is_an_account_of_its_own_and_deletes_nothing() {
 fn nobody_spends_what_is_not_there() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     let (alice, bob) = (user(&rig, 0), user(&rig, 1));
-    let bought = rig.ledger.add_entry(alice, package(100), asked()).wait().unwrap();
+    let bought = rig.ledger.add_entry(alice, package(100), settle(), asked()).wait().unwrap();
     let from = standing(&rig, alice).account;
     let spend = move |user, bytes: i64| {
         let entry = NewEntry {
@@ -129,32 +149,60 @@ fn nobody_spends_what_is_not_there() {
         )
     };
     for (who, bytes) in [(alice, -101), (bob, -1)] {
-        let (turns, settle) = spend(who, bytes);
-        let refused = refusal(rig.ledger.turn_accounts(turns, settle, start_ms()));
+        let (turns, books) = spend(who, bytes);
+        let refused = refusal(rig.ledger.turn_accounts(turns, books, start_ms()));
         assert!(matches!(refused, Refusal::Overspent { .. }), "{refused}");
         assert_eq!(standing(&rig, who).account, from, "nothing half done");
     }
-    let (turns, settle) = spend(alice, 5);
-    assert!(matches!(refusal(rig.ledger.turn_accounts(turns, settle, start_ms())), Refusal::Invalid(_)));
+    let (turns, books) = spend(alice, 5);
+    assert!(matches!(refusal(rig.ledger.turn_accounts(turns, books, start_ms())), Refusal::Invalid(_)));
     for bytes in [0, -5, i64::MIN, i64::MAX] {
-        assert!(matches!(refusal(rig.ledger.add_entry(alice, package(bytes), asked())), Refusal::Invalid(_)));
+        assert!(matches!(
+            refusal(rig.ledger.add_entry(alice, package(bytes), settle(), asked())),
+            Refusal::Invalid(_)
+        ));
     }
     let free = NewEntry { kind: EntryKind::Rollover, account: Some(from), ..package(5) };
-    assert!(rig.ledger.add_entry(alice, free, asked()).wait().is_err());
+    assert!(rig.ledger.add_entry(alice, free, settle(), asked()).wait().is_err());
     let nobody = UserId(uuid::Uuid::now_v7());
-    assert_eq!(refusal(rig.ledger.add_entry(nobody, package(5), asked())), Refusal::NoSuchUser);
-    let (turns, settle) = spend(alice, -100);
-    assert_eq!(rig.ledger.turn_accounts(turns, settle, start_ms()).wait().unwrap(), [true]);
+    assert_eq!(refusal(rig.ledger.add_entry(nobody, package(5), settle(), asked())), Refusal::NoSuchUser);
+    let (turns, books) = spend(alice, -100);
+    assert_eq!(rig.ledger.turn_accounts(turns, books, start_ms()).wait().unwrap(), [true]);
 }
 
 #[test]
 fn entries_cannot_be_changed_or_deleted_even_by_hand() {
     let rig = Rig::new("UTC", &["alice"]);
-    rig.ledger.add_entry(user(&rig, 0), package(100), asked()).wait().unwrap();
+    rig.ledger.add_entry(user(&rig, 0), package(100), settle(), asked()).wait().unwrap();
     let by_hand = rusqlite::Connection::open(rig.path()).unwrap();
     for sql in ["DELETE FROM wallet_entries", "UPDATE wallet_entries SET bytes = 200"] {
         assert!(by_hand.execute(sql, []).is_err(), "{sql}");
     }
+}
+
+#[test]
+fn a_new_package_pays_for_what_is_still_to_come() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let alice = user(&rig, 0);
+    // 1100 used and nobody paid for the last 100; then a package, and 110 more.
+    rig.commit(start_ms(), &[(Some(0), 100)]);
+    rig.ledger.add_entry(alice, package(500), settle(), with_key("p")).wait().unwrap();
+    rig.commit(start_ms() + 1000, &[(Some(0), 110)]);
+    rig.ledger.settle(vec![alice, UserId(uuid::Uuid::now_v7())], settle(), start_ms() + 2000).wait().unwrap();
+    assert_eq!(sum_of(&rig, "spent"), -110);
+    let before = rig.ledger.info().wait().unwrap().rev;
+    rig.ledger.settle(vec![alice], settle(), start_ms() + 2000).wait().unwrap();
+    assert_eq!(rig.ledger.info().wait().unwrap().rev, before, "what is booked is booked");
+    // A change of the quota books first: what the old quota made packages pay stays paid.
+    rig.commit(start_ms() + 3000, &[(Some(0), 120)]);
+    let change = SettingsChange { policy: Some(policy(&rig, "free").id), ..SettingsChange::default() };
+    rig.ledger.change_user(alice, change, None, settle(), asked()).wait().unwrap();
+    assert_eq!(sum_of(&rig, "spent"), -220);
+    rig.commit(start_ms() + 4000, &[(Some(0), 130)]);
+    let free = policy(&rig, "free");
+    let terms = Terms { quota_bytes: Some(1), ..free.terms };
+    rig.ledger.change_policy(free.id, None, Some(terms), None, settle(), asked()).wait().unwrap();
+    assert_eq!(sum_of(&rig, "spent"), -330);
 }
 
 proptest! {
@@ -166,7 +214,16 @@ proptest! {
         let rig = Rig::new("UTC", &["alice"]);
         let alice = user(&rig, 0);
         let (mut total, mut bought, mut account, mut in_account) = (0, 0, standing(&rig, alice).account, 0);
-        let (mut due, mut wall) = (0, start_ms());
+        // What packages paid, of that in this account, and what nobody paid before there was a package.
+        let (mut due, mut paid, mut unpaid, mut wall) = (0, 0, 0, start_ms());
+        let mut book = |in_account: u64, bought: i64, ends: bool| {
+            let open = (in_account as i64 - QUOTA as i64 - paid - unpaid).max(0);
+            let take = open.min(bought - due);
+            due += take;
+            (paid, unpaid) = if ends { (0, 0) } else { (paid + take, unpaid + open - take) };
+            due
+        };
+        let mut spent = 0;
         for (what, n) in steps {
             wall += 1000;
             match what {
@@ -176,11 +233,12 @@ proptest! {
                     rig.commit(wall, &[(Some(0), total)]);
                 }
                 2 => {
+                    spent = book(in_account, bought, false);
                     bought += n as i64;
-                    rig.ledger.add_entry(alice, package(n as i64), asked()).wait().unwrap();
+                    rig.ledger.add_entry(alice, package(n as i64), settle(), asked()).wait().unwrap();
                 }
                 _ => {
-                    due += (in_account.saturating_sub(QUOTA) as i64).min(bought - due);
+                    spent = book(in_account, bought, true);
                     in_account = 0;
                     account = if n % 2 == 0 {
                         rig.ledger.reset_account(alice, settle(), asked()).wait().unwrap()
@@ -192,7 +250,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(sum_of(&rig, "package"), bought);
-            prop_assert_eq!(sum_of(&rig, "spent"), -due);
+            prop_assert_eq!(sum_of(&rig, "spent"), -spent);
             prop_assert_eq!(billed(&standing(&rig, alice).used), in_account);
         }
         prop_assert_eq!(rig.checked_sum(), total as i64);
