@@ -178,7 +178,10 @@ fn notes_about_sockets_that_are_gone_are_swept() {
     let both = std::collections::BTreeSet::from([flow.id, gone.id]);
     assert_eq!(rig.kernel.noted_owners().unwrap(), both);
     let found = rig.kernel.walk_sockets_and_sweep().unwrap();
-    assert!(found.iter().any(|found| found.id == flow.id && found.owner == slot.0), "the walk gave it its owner");
+    assert!(
+        found.iter().any(|found| found.id == flow.id && found.owner == slot.0),
+        "the walk gave it its owner"
+    );
     assert!(rig.kernel.noted_owners().unwrap().is_empty());
     exchange(&client, &server, 10, 20);
     assert_eq!(rig.kernel.counters(slot).payload, [1_010, 2_020]);

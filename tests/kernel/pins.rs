@@ -177,8 +177,12 @@ fn an_inbound_that_moves_from_namespace_to_namespace_keeps_its_index() {
     assert_eq!(rig.kernel.counters(slot).payload, [1_000, 2_000], "where it is now");
     // At the same time in two namespaces, they are two.
     let own = Namespace::own().unwrap().cookie();
-    let both = [own, u64::MAX]
-        .map(|netns| WatchPort { netns, port, network: Network::Tcp, tag: format!("in-{port}") });
+    let both = [own, u64::MAX].map(|netns| WatchPort {
+        netns,
+        port,
+        network: Network::Tcp,
+        tag: format!("in-{port}"),
+    });
     let indexes = rig.kernel.watch(&both).unwrap();
     assert_eq!(indexes[0], first);
     assert_eq!(indexes[0] != indexes[1], rig.kernel.netns_aware());

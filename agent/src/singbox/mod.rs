@@ -6,6 +6,7 @@ pub mod config;
 mod config_test;
 pub mod files;
 pub mod process;
+pub mod sockets;
 pub mod tree;
 
 pub use config::{ApiService, ClashApi, FoundUser, Inbound, LogOptions, Secret, SingboxConfig};

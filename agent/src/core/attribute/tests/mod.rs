@@ -88,7 +88,12 @@ impl World {
             inbound(SHADOWSOCKS, "ss-in", &[Tcp, Udp]),
             inbound(HYSTERIA, "hy2-in", &[Udp]),
             InboundInfo { forwarded: true, ..inbound(WEBSOCKET, "ws-in", &[Tcp]) },
-            InboundInfo { forwarded: true, reported_udp: true, loses_port: true, ..inbound(MIXED, "mixed-in", &[Tcp]) },
+            InboundInfo {
+                forwarded: true,
+                reported_udp: true,
+                loses_port: true,
+                ..inbound(MIXED, "mixed-in", &[Tcp])
+            },
             InboundInfo { sighted_as: vec!["ss-in".into()], ..inbound(SHADOWTLS, "st-in", &[Tcp]) },
         ]);
         core.set_users(names(&["alice", "bob", "carol"]), at(0));

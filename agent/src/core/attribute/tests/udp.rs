@@ -1,7 +1,7 @@
 //! UDP peers: sharing, hand-over, coming back; and connections metered by their reported totals.
 
 use super::*;
-use Network::Udp;
+use Network::{Tcp, Udp};
 
 const PEER: &str = "203.0.113.7:51000";
 
@@ -119,7 +119,11 @@ fn reported_totals_count_each_byte_once() {
     };
     assert_eq!(world.sights(totals("a", 10, 100, 5, false), 20), told("a", [100, 5], [100, 5], false));
     assert_eq!(world.sights(totals("a", 10, 100, 5, false), 30), []);
-    assert_eq!(world.sights(totals("a", 10, 90, 7, false), 40), told("a", [0, 2], [100, 7], false), "never back");
+    assert_eq!(
+        world.sights(totals("a", 10, 90, 7, false), 40),
+        told("a", [0, 2], [100, 7], false),
+        "never back"
+    );
     world.core.ended(SourceKind::Api, "a", Some([150, 7]), at(50));
     let last = told("a", [50, 0], [150, 7], false);
     assert_eq!(world.effects(), [last, told("a", [0, 0], [150, 7], true)].concat());
@@ -147,10 +151,8 @@ fn reported_bytes(effects: &[Effect]) -> [u64; 2] {
 fn an_address_without_a_port_is_counted_by_its_totals() {
     let mut world = World::new();
     world.opens(flow(1, MIXED, Tcp, "10.0.0.1:1000", 100), 100);
-    let forged = |totals| Sighting {
-        totals: Some(totals),
-        ..sighting("a", MIXED, "9.9.9.9:0", "alice", 101)
-    };
+    let forged =
+        |totals| Sighting { totals: Some(totals), ..sighting("a", MIXED, "9.9.9.9:0", "alice", 101) };
     assert_eq!(reported_bytes(&world.sights(forged([0, 0]), 102)), [0, 0]);
     assert_eq!(reported_bytes(&world.sights(forged([70, 900]), 30_000)), [70, 900], "a renewal tells totals");
     assert_eq!(world.core.unowned_live().count(), 1);
