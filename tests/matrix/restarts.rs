@@ -2,13 +2,13 @@
 
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::named;
-use boxmeter_tests::singbox::{Site, VERSIONS};
+use boxmeter_tests::singbox::{Dropped, Site, VERSIONS};
 use boxmeter_tests::target::{head, send};
 use boxmeter_tests::{needs_machine, wait};
 use serde_json::{Value, json};
 use std::io::Write;
 
-use crate::carries::{Dropped, drive};
+
 use boxmeter_tests::questions::exact;
 
 fn metered(site: &Site) -> Agent {
@@ -28,7 +28,7 @@ fn when_a_user_was_last_seen_outlives_the_agent() {
     needs_machine!();
     let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
     let mut agent = metered(&site);
-    drive(&site, 1);
+    site.drive(1);
     site.stop_client();
     exact(&site, &agent, &Dropped::new());
     let seen = |agent: &Agent| -> Result<Value, String> {
@@ -43,7 +43,8 @@ fn when_a_user_was_last_seen_outlives_the_agent() {
 /// Who was counted on before is counted on, whatever has become of the file.
 #[test]
 fn an_agent_that_cannot_read_the_configuration_counts_on() {
-    const BYTES: u64 = 300_000;
+    // A multiple of the period of what is sent.
+    const BYTES: u64 = 251 * 1_200;
     needs_machine!();
     let site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
     let mut agent = metered(&site);
@@ -74,7 +75,7 @@ fn a_user_taken_out_of_the_file_is_metered_until_sing_box_reads_it() {
     for version in VERSIONS {
         let mut site = Site::new(version, &[named("trojan-tls")]);
         let agent = metered(&site);
-        drive(&site, 1);
+        site.drive(1);
         let text = std::fs::read_to_string(site.config()).unwrap();
         let mut config: Value = serde_json::from_str(&text).unwrap();
         config["inbounds"][0]["users"].as_array_mut().unwrap().remove(0);
@@ -84,7 +85,7 @@ fn a_user_taken_out_of_the_file_is_metered_until_sing_box_reads_it() {
             let count = users["users"].as_array().map_or(0, Vec::len);
             if count == 1 { Ok(()) } else { Err(users.to_string()) }
         });
-        drive(&site, 1);
+        site.drive(1);
         site.stop_client();
         exact(&site, &agent, &Dropped::new());
     }

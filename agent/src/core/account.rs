@@ -1,16 +1,12 @@
-//! Which account slot is whose, and what the kernel's counters mean: rows for the ledger, rates and
-//! the last sign of life for people.
+//! What the kernel's counters mean: rows for the ledger, rates and the last sign of life for people.
 //!
-//! Owns the slots' bookkeeping. The kernel has the same in its maps (an account names its user and
-//! inbound), so that a new agent learns it from there by [`Accounts::adopt`]. Counters only grow; one
-//! that falls is an anomaly that is told, and never a negative number.
+//! Owns what was read of each account. Slots are given out by the kernel's side, and its maps say whose
+//! they are, so that a new agent learns it from there by [`Accounts::adopt`]. Counters only grow; one that
+//! falls is an anomaly that is told, and never a negative number.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use boxmeter_common::{
-    DOWNLOAD, UPLOAD,
-    user::{ACCOUNT_FIRST, ACCOUNTS_MAX, USERS_MAX},
-};
+use boxmeter_common::{DOWNLOAD, UPLOAD, user::ACCOUNT_FIRST};
 
 use super::event::{Counters, InboundIndex, Now, Slot, UserId};
 
@@ -58,22 +54,6 @@ pub struct Reading {
     pub anomalies: Vec<Anomaly>,
 }
 
-/// There is no slot left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SlotsFull {
-    #[error("all {ACCOUNTS_MAX} account slots are in use: delete users, or give them fewer inbounds")]
-    Accounts,
-    #[error("all {USERS_MAX} user slots are in use: delete users")]
-    Users,
-}
-
-/// A slot, and whether it was given out just now, so that the kernel must be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given<S> {
-    pub slot: S,
-    pub new: bool,
-}
-
 /// Bytes per second and the last sign of life of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
@@ -95,8 +75,6 @@ struct Account {
 
 #[derive(Debug, Default)]
 struct User {
-    slot: Option<UserSlot>,
-    accounts: BTreeSet<Slot>,
     activity: Activity,
     /// Monotonic time and payload, by direction.
     readings: VecDeque<(u64, [u64; 2])>,
@@ -106,12 +84,8 @@ struct User {
 #[derive(Debug, Default)]
 pub struct Accounts {
     slots: BTreeMap<Slot, Account>,
-    pairs: BTreeMap<(UserId, InboundIndex), Slot>,
     users: BTreeMap<UserId, User>,
     user_slots: BTreeMap<UserSlot, UserId>,
-    /// Given back, and not to be used again before the last counts are committed.
-    released: BTreeSet<Slot>,
-    released_users: BTreeSet<UserSlot>,
     /// Users whose rates are not 0 or whose counters changed.
     moving: BTreeSet<UserId>,
     last_read_ns: u64,
@@ -126,88 +100,33 @@ impl Accounts {
         }
     }
 
-    /// Takes over an account that the kernel has. A pair that has a slot already keeps it, and the
-    /// other one's bytes are the user's as well.
+    /// Takes over an account that the kernel has: its first reading tells what was counted before.
     pub fn adopt(&mut self, slot: Slot, user: UserId, inbound: InboundIndex) {
-        let owner = Owner { user: Some(user), inbound };
-        self.slots.entry(slot).or_insert(Account { owner, counters: None });
-        self.pairs.entry((user, inbound)).or_insert(slot);
-        self.users.entry(user).or_default().accounts.insert(slot);
+        self.know(slot, user, inbound, None);
     }
 
-    /// Takes over a user's slot that the kernel has.
+    /// An account that the kernel has just been given, unless it is known: whatever is in it is news.
+    pub fn begin(&mut self, slot: Slot, user: UserId, inbound: InboundIndex) {
+        self.know(slot, user, inbound, Some(Counters::default()));
+    }
+
+    fn know(&mut self, slot: Slot, user: UserId, inbound: InboundIndex, counters: Option<Counters>) {
+        let owner = Owner { user: Some(user), inbound };
+        self.slots.entry(slot).or_insert(Account { owner, counters });
+        self.users.entry(user).or_default();
+    }
+
+    /// A user's slot that the kernel has.
     pub fn adopt_user(&mut self, slot: UserSlot, user: UserId) {
         self.user_slots.entry(slot).or_insert(user);
-        self.users.entry(user).or_default().slot.get_or_insert(slot);
-    }
-
-    /// The slot of a pair, a free one if it has none. A new one must be written to the kernel before
-    /// any flow is given to it.
-    pub fn slot_for(&mut self, user: UserId, inbound: InboundIndex) -> Result<Given<Slot>, SlotsFull> {
-        if let Some(&slot) = self.pairs.get(&(user, inbound)) {
-            return Ok(Given { slot, new: false });
-        }
-        let used = self.slots.range(Slot(ACCOUNT_FIRST)..).map(|(slot, _)| slot.0);
-        let slot = Slot(first_free(used, ACCOUNT_FIRST, ACCOUNTS_MAX).ok_or(SlotsFull::Accounts)?);
-        self.adopt(slot, user, inbound);
-        Ok(Given { slot, new: true })
-    }
-
-    /// The slot of a user, a free one if there is none.
-    pub fn user_slot_for(&mut self, user: UserId) -> Result<Given<UserSlot>, SlotsFull> {
-        if let Some(slot) = self.users.get(&user).and_then(|user| user.slot) {
-            return Ok(Given { slot, new: false });
-        }
-        let mut used: BTreeSet<u32> = self.released_users.iter().map(|slot| slot.0).collect();
-        used.extend(self.user_slots.keys().map(|slot| slot.0));
-        let slot = UserSlot(first_free(used, 1, USERS_MAX).ok_or(SlotsFull::Users)?);
-        self.adopt_user(slot, user);
-        Ok(Given { slot, new: true })
     }
 
     pub fn user_of(&self, slot: Slot) -> Option<UserId> {
         self.slots.get(&slot)?.owner.user
     }
 
-    pub fn owner(&self, slot: Slot) -> Option<Owner> {
-        self.slots.get(&slot).map(|account| account.owner)
-    }
-
     pub fn user_in(&self, slot: UserSlot) -> Option<UserId> {
         self.user_slots.get(&slot).copied()
-    }
-
-    pub fn accounts_of(&self, user: UserId) -> impl Iterator<Item = (Slot, InboundIndex)> {
-        let slots = self.users.get(&user).map(|user| user.accounts.iter()).into_iter().flatten();
-        slots.filter_map(|&slot| Some((slot, self.slots.get(&slot)?.owner.inbound)))
-    }
-
-    /// The user is gone for good: its slots are read on until [`Self::committed`], and only then free.
-    pub fn release(&mut self, user: UserId) {
-        let Some(known) = self.users.get_mut(&user) else { return };
-        self.released.extend(known.accounts.iter().copied());
-        if let Some(slot) = known.slot.take() {
-            self.user_slots.remove(&slot);
-            self.released_users.insert(slot);
-        }
-        self.pairs.retain(|(owner, _), _| *owner != user);
-    }
-
-    /// The rows of a reading that was made after the kernel stopped counting for released users are
-    /// committed. Gives the slots that are free now, to be cleared in the kernel first.
-    pub fn committed(&mut self) -> (Vec<Slot>, Vec<UserSlot>) {
-        let slots = std::mem::take(&mut self.released);
-        for slot in &slots {
-            let Some(user) = self.slots.remove(slot).and_then(|account| account.owner.user) else { continue };
-            if let Some(known) = self.users.get_mut(&user) {
-                known.accounts.remove(slot);
-                if known.accounts.is_empty() && known.slot.is_none() {
-                    self.users.remove(&user);
-                    self.moving.remove(&user);
-                }
-            }
-        }
-        (slots.into_iter().collect(), std::mem::take(&mut self.released_users).into_iter().collect())
     }
 
     /// What the kernel's counters say now. Users whose activity may have changed are in
@@ -342,18 +261,6 @@ fn fell(before: Counters, after: Counters) -> bool {
     })
 }
 
-/// The first number from `first` on, below `end`, that is not among the sorted ones.
-fn first_free(used: impl IntoIterator<Item = u32>, first: u32, end: u32) -> Option<u32> {
-    let mut free = first;
-    for used in used {
-        if used > free {
-            break;
-        }
-        free = free.max(used.saturating_add(1));
-    }
-    (free < end).then_some(free)
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -361,7 +268,7 @@ mod tests {
     use super::*;
 
     const ALICE: UserId = UserId(Uuid::from_u128(1));
-    const BOB: UserId = UserId(Uuid::from_u128(2));
+    const SLOT: Slot = Slot(ACCOUNT_FIRST);
     const INBOUND: InboundIndex = InboundIndex(1);
 
     fn at(ms: u64) -> Now {
@@ -375,45 +282,22 @@ mod tests {
     fn accounts() -> (Accounts, Slot) {
         let mut accounts = Accounts::default();
         accounts.set_inbounds([INBOUND]);
-        let slot = accounts.slot_for(ALICE, INBOUND).expect("there is room").slot;
-        (accounts, slot)
+        accounts.adopt(SLOT, ALICE, INBOUND);
+        (accounts, SLOT)
     }
 
     #[test]
-    fn slots_begin_after_the_inbounds_and_stay() {
-        let (mut accounts, slot) = accounts();
-        assert_eq!(slot, Slot(ACCOUNT_FIRST));
-        assert_eq!(accounts.slot_for(ALICE, INBOUND), Ok(Given { slot, new: false }));
-        let next = Given { slot: Slot(ACCOUNT_FIRST + 1), new: true };
-        assert_eq!(accounts.slot_for(BOB, INBOUND), Ok(next));
-        assert_eq!(accounts.user_of(slot), Some(ALICE));
-        assert_eq!(accounts.user_slot_for(ALICE), Ok(Given { slot: UserSlot(1), new: true }));
-        assert_eq!(accounts.user_in(UserSlot(1)), Some(ALICE));
-    }
-
-    #[test]
-    fn a_released_slot_is_used_again_only_after_the_commit() {
-        let (mut accounts, slot) = accounts();
-        let user_slot = accounts.user_slot_for(ALICE).expect("there is room").slot;
-        accounts.release(ALICE);
-        assert_ne!(accounts.slot_for(BOB, INBOUND).expect("there is room").slot, slot);
-        assert_ne!(accounts.user_slot_for(BOB).expect("there is room").slot, user_slot);
-        let rows = accounts.read(&[(slot, counters(5, 5))], at(1)).rows;
-        assert_eq!(rows.len(), 1, "its last counts are still read");
-        assert_eq!(accounts.committed(), (vec![slot], vec![user_slot]));
-        let again = accounts.slot_for(UserId(Uuid::from_u128(3)), INBOUND);
-        assert_eq!(again, Ok(Given { slot, new: true }));
-    }
-
-    #[test]
-    fn full_maps_are_told() {
+    fn what_comes_into_a_new_account_is_a_sign_of_life() {
         let mut accounts = Accounts::default();
-        for number in 0..u128::from(ACCOUNTS_MAX - ACCOUNT_FIRST) {
-            let slot = Slot(ACCOUNT_FIRST + u32::try_from(number).expect("small"));
-            accounts.adopt(slot, UserId(Uuid::from_u128(number)), INBOUND);
-        }
-        assert_eq!(accounts.slot_for(UserId(Uuid::max()), INBOUND), Err(SlotsFull::Accounts));
-        assert!(accounts.slot_for(UserId(Uuid::from_u128(7)), INBOUND).is_ok());
+        accounts.begin(SLOT, ALICE, INBOUND);
+        accounts.adopt_user(UserSlot(1), ALICE);
+        assert_eq!((accounts.user_of(SLOT), accounts.user_in(UserSlot(1))), (Some(ALICE), Some(ALICE)));
+        assert_eq!(accounts.read(&[(SLOT, counters(0, 0))], at(1_000)), Reading::default());
+        accounts.read(&[(SLOT, counters(10, 20))], at(2_000));
+        assert_eq!(accounts.activity(ALICE).last_seen_ms, Some(2_000));
+        // Known already: what was read stays.
+        accounts.begin(SLOT, ALICE, INBOUND);
+        assert_eq!(accounts.read(&[(SLOT, counters(10, 20))], at(3_000)), Reading::default());
     }
 
     #[test]

@@ -219,7 +219,8 @@ mod tests {
         let mut accounts = Accounts::default();
         let mut publisher = Publisher::default();
         accounts.set_inbounds([INBOUND]);
-        let slot = accounts.slot_for(BOB, INBOUND).expect("there is room").slot;
+        let slot = Slot(boxmeter_common::user::ACCOUNT_FIRST);
+        accounts.adopt(slot, BOB, INBOUND);
         let bytes = Counters { payload: [1, 2], wire: [3, 4] };
         accounts.read(&[(slot, Counters::default()), (Slot(1), bytes)], at(1_000));
         accounts.read(&[(slot, bytes)], at(2_000));

@@ -108,6 +108,10 @@ impl Agent {
         self.directory.users = by_id(users);
         self.directory.inbounds = Arc::new(inbounds);
         self.directory.tags = Arc::new(tags);
+        match self.commits.ledger.reported_connections().await {
+            Ok(connections) => self.meter.attributor.reported_before(connections),
+            Err(error) => tracing::warn!("how far reported connections were: {error}"),
+        }
         let path = self.commits.ledger.path().to_owned();
         let read = move || Reader::open(&path).map(|reader| reader.last_traffic());
         match tokio::task::spawn_blocking(read).await {

@@ -125,14 +125,19 @@ pub fn totals(answer: &UsageAnswer) -> BTreeMap<UserId, Traffic> {
     totals
 }
 
+/// Most users have no such bytes at all.
+fn shown(reported: u64) -> Option<u64> {
+    (reported > 0).then_some(reported)
+}
+
 pub fn usage(answer: UsageAnswer, meter: Meter, zone: &TimeZone, now_ms: i64) -> Usage {
     let rows = answer.rows.iter().map(|row| UsageRow {
         user: row.name.to_string(),
         start: Time::from_ms(row.start_ms, zone),
         end: Time::from_ms(row.end_ms, zone),
         traffic: traffic(row.usage),
-        reported_upload_bytes: None,
-        reported_download_bytes: None,
+        reported_upload_bytes: shown(row.reported[UPLOAD]),
+        reported_download_bytes: shown(row.reported[DOWNLOAD]),
     });
     Usage {
         schema: Schema,

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::meter::Tick;
+use super::{meter::Tick, reported::ReportedSums};
 use crate::{
     core::{
         account::{self, Anomaly},
         event::{Counters, InboundIndex, Now, Slot},
     },
-    ledger::{Batch, CommitError, Committed, InboundNo, InboundRecord, Ledger, NewEvent, Reply, Row},
+    ledger::{
+        Batch, CommitError, Committed, InboundNo, InboundRecord, Ledger, NewEvent, Reply, Reported, Row,
+    },
 };
 
 pub struct Commits {
@@ -16,18 +18,26 @@ pub struct Commits {
     /// Rows that the ledger does not have yet: the newest reading of each slot.
     waiting: BTreeMap<Slot, account::Row>,
     inbounds: BTreeMap<InboundIndex, InboundNo>,
+    reported: ReportedSums,
     running: Option<Running>,
 }
 
 struct Running {
     reply: Reply<Committed>,
     rows: Vec<account::Row>,
+    reported: Option<Reported>,
     events: Vec<NewEvent>,
 }
 
 impl Commits {
     pub fn new(ledger: Ledger) -> Self {
-        Commits { ledger, waiting: BTreeMap::new(), inbounds: BTreeMap::new(), running: None }
+        Commits {
+            ledger,
+            waiting: BTreeMap::new(),
+            inbounds: BTreeMap::new(),
+            reported: ReportedSums::new(rand::random()),
+            running: None,
+        }
     }
 
     /// The ledger's numbers of the kernel's inbounds. Those that are gone keep theirs: their last
@@ -66,6 +76,9 @@ impl Commits {
         for row in tick.rows {
             self.waiting.insert(row.slot, row);
         }
+        for told in tick.reported {
+            self.reported.take(told);
+        }
     }
 
     pub fn start(
@@ -93,9 +106,17 @@ impl Commits {
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
             .collect();
-        let batch = Batch { epoch, at, rows: ledger_rows, watched, events: events.clone(), reported: None };
+        let reported = self.reported.batch(&self.inbounds);
+        let batch = Batch {
+            epoch,
+            at,
+            rows: ledger_rows,
+            watched,
+            events: events.clone(),
+            reported: reported.clone(),
+        };
         let reply = self.ledger.commit(batch);
-        self.running = Some(Running { reply, rows, events });
+        self.running = Some(Running { reply, rows, reported, events });
     }
 
     /// The end of the running commit; never, if none runs. On an error the events come back, and the
@@ -111,6 +132,9 @@ impl Commits {
                     if self.waiting.get(&slot) == Some(&written) {
                         self.waiting.remove(&slot);
                     }
+                }
+                if let Some(reported) = running.reported {
+                    self.reported.committed(&reported, &self.inbounds);
                 }
                 Ok(committed)
             }

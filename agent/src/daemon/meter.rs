@@ -25,7 +25,7 @@ use crate::{
     clock,
     core::{
         account::{Accounts, Anomaly, UserSlot},
-        attribute::{Attributor, Effect, FlowView, InboundInfo},
+        attribute::{Attributor, Effect, FlowView, InboundInfo, ReportedBytes},
         event::{Counters, FlowId, FlowSeen, InboundIndex, Now, Slot, SourceEvent, UserId},
         snapshot::Publisher,
     },
@@ -58,6 +58,8 @@ pub struct Meter {
     peers_cursor: PeerCursor,
     commands: Vec<Command>,
     commands_dropped: u64,
+    /// Until the next tick, which is one second of them at most.
+    reported: Vec<ReportedBytes>,
     events_lost: u64,
     peers_full: u64,
     flow_rates: FlowRates,
@@ -83,6 +85,8 @@ pub struct ListedFlow {
 pub struct Tick {
     pub rows: Vec<crate::core::account::Row>,
     pub anomalies: Vec<Anomaly>,
+    /// What sing-box reported since the last one.
+    pub reported: Vec<ReportedBytes>,
 }
 
 impl Meter {
@@ -114,6 +118,7 @@ impl Meter {
             peers_cursor: PeerCursor::default(),
             commands: Vec::new(),
             commands_dropped: 0,
+            reported: Vec::new(),
             events_lost: 0,
             peers_full,
             flow_rates: FlowRates::default(),
@@ -212,8 +217,7 @@ impl Meter {
                 Effect::Shared { flow, .. } => self.by_id(command::OP_SHARED, flow),
                 Effect::Handover { flow } => self.commands.extend(self.peers.close(flow, u64::MAX)),
                 Effect::Expire { flow } => self.by_id(command::OP_EXPIRE, flow),
-                // No inbound is metered by reports yet, see `people::infos`.
-                Effect::Reported { .. } => {}
+                Effect::Reported(told) => self.reported.push(told),
             }
         }
         self.run()
@@ -229,7 +233,7 @@ impl Meter {
             }
             Err(error) => return Err(error),
         };
-        self.accounts.adopt(slot, user, flow.inbound);
+        self.accounts.begin(slot, user, flow.inbound);
         if let Some(user_slot) = self.kernel.user_slot(user) {
             self.accounts.adopt_user(UserSlot(user_slot.0), user);
         }
@@ -338,7 +342,8 @@ impl Meter {
         let readings: Vec<(Slot, Counters)> =
             self.kernel.accounts().map(|account| (account.slot, account.counters)).collect();
         let reading = self.accounts.read(&readings, now);
-        Tick { rows: reading.rows, anomalies: reading.anomalies }
+        let reported = std::mem::take(&mut self.reported);
+        Tick { rows: reading.rows, anomalies: reading.anomalies, reported }
     }
 
     /// Everything seen of each inbound, owned or not.

@@ -18,6 +18,7 @@ mod meter;
 mod peers;
 mod people;
 mod proxy;
+mod reported;
 mod shared;
 mod steering;
 mod totals;

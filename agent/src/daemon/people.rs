@@ -114,9 +114,8 @@ pub fn infos(config: &SingboxConfig, indexes: &BTreeMap<Arc<str>, InboundIndex>)
                 networks: inbound.transports.networks().collect(),
                 forwarded: inbound.reports_forwarded_addresses,
                 sighted_as: inbound.detour.iter().cloned().collect(),
-                // The ledger has no columns for reported bytes yet: such traffic stays visible as
-                // sightings that match no flow.
-                reported_udp: false,
+                reported_udp: matches!(inbound.kind.as_str(), "socks" | "mixed"),
+                loses_port: matches!(inbound.kind.as_str(), "http" | "mixed"),
             })
         })
         .collect()
@@ -152,4 +151,64 @@ fn note(inbound: &Inbound) -> Option<String> {
     inbound
         .shares_sockets
         .then(|| "several users can share one connection of this transport: the first one pays".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Ledger, Options};
+
+    fn record(no: i64, tag: &str, port: u16) -> InboundRecord {
+        InboundRecord {
+            no: crate::ledger::InboundNo(no),
+            tag: tag.into(),
+            kind: "trojan".to_owned(),
+            port,
+            tombstoned_ms: None,
+            rev: 1,
+        }
+    }
+
+    fn in_kernel(index: u32, tag: &str, port: u16) -> kernel::InboundInfo {
+        let tag = kernel::cut(tag).to_owned();
+        kernel::InboundInfo { index: InboundIndex(index), tag, port, netns: 0, tcp: true, udp: false }
+    }
+
+    /// The kernel keeps the beginning of a tag, and Chinese letters take three bytes each.
+    #[test]
+    fn long_tags_are_found_again() {
+        let long = "香港".repeat(30);
+        let (first, second) = (format!("{long}甲"), format!("{long}乙"));
+        let records = [record(1, &first, 1), record(2, &second, 2), record(3, "short", 3)];
+        let known = [in_kernel(1, &first, 1), in_kernel(2, &second, 2), in_kernel(3, "short", 3)];
+        let found = tags(&known, &BTreeMap::new(), &records);
+        let found: Vec<&str> = found.values().map(|tag| &**tag).collect();
+        assert_eq!(found, [first.as_str(), second.as_str(), "short"]);
+        // What is watched now is known from the configuration, whatever the ledger has.
+        let watched = BTreeMap::from([(InboundIndex(1), Arc::from("other"))]);
+        assert_eq!(&*tags(&known, &watched, &records)[&InboundIndex(1)], "other");
+        assert_eq!(&*tags(&known, &BTreeMap::new(), &[])[&InboundIndex(3)], "short");
+    }
+
+    #[test]
+    fn a_name_means_who_has_it_or_had_it_last() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options::new(jiff::tz::TimeZone::UTC, 1_000);
+        let ledger = Ledger::open(&folder.path().join("ledger.db"), options).expect("a ledger");
+        let found = FoundInbound { tag: "in".into(), kind: "trojan".into(), port: 1 };
+        let inbounds = ledger.sync_inbounds(vec![found], 1_000).wait().expect("an inbound");
+        let sync = |present: &[&str]| {
+            let user = |name: &&str| FoundUser { name: (*name).into(), inbounds: vec!["in".into()] };
+            let found = present.iter().map(user).collect();
+            ledger.sync_users(found, "unlimited".to_owned(), 2_000).wait().expect("users")
+        };
+        let first = names(&sync(&["alice", "bob"]))["alice"];
+        let users = sync(&["bob"]);
+        assert_eq!(names(&users)["alice"], first, "gone from the file, not from the running sing-box");
+        let present: Vec<_> = memberships(&users, &inbounds).map(|(tag, name)| (&**tag, &**name)).collect();
+        assert_eq!(present, [("in", "bob")]);
+        let second = names(&sync(&["alice", "bob"]))["alice"];
+        assert_ne!(second, first, "a name that comes back is another user");
+        assert_eq!(names(&sync(&["bob"]))["alice"], second);
+    }
 }

@@ -223,7 +223,8 @@ mod tests {
             let no = self.ledger.inbounds().wait().expect("inbounds")[0].no;
             let row = Row { slot: 1, generation: 0, user: None, inbound: no, total };
             let epoch = *Uuid::from_u128(7).as_bytes();
-            let batch = Batch { epoch, at: now, rows: vec![row], watched: Vec::new(), events: Vec::new() };
+            let (watched, events) = (Vec::new(), Vec::new());
+            let batch = Batch { epoch, at: now, rows: vec![row], watched, events, reported: None };
             self.picture(now);
             self.ledger.commit(batch).wait().expect("a commit");
             self.totals.committed(&self.ledger, &self.accounts, now);

@@ -51,10 +51,8 @@ pub struct ProcessFact {
     /// In another network or mount namespace, as a container is.
     pub contained: bool,
     pub user_id: u32,
-    /// MPTCP sockets exist in its network namespace.
-    pub mptcp_sockets: bool,
-    /// `GODEBUG` has `multipathtcp=0`.
-    pub mptcp_off: bool,
+    /// It listens with Multipath TCP.
+    pub mptcp: bool,
 }
 
 /// Everything that was gathered.
@@ -163,7 +161,7 @@ fn process(inputs: &Inputs<'_>, found: &mut Vec<Finding>) {
     }
     let written =
         inputs.config.as_ref().is_ok_and(|c| c.inbounds.iter().any(|i| i.multipath_tcp == Some(true)));
-    if written || (process.mptcp_sockets && !process.mptcp_off) {
+    if written || process.mptcp {
         found.push(finding(
             "mptcp", Severity::Warn, "sing-box accepts Multipath TCP",
             "A client can move bytes to a second path whose address sing-box does not report; they are counted as unattributed.",
@@ -470,11 +468,8 @@ mod tests {
             let found = found(&text, version("1.14.4"), Setting::Auto);
             assert!(found.contains(&wanted), "{text}: {found:?}");
         }
-        let mptcp = ProcessFact { mptcp_sockets: true, ..version("1.13.21") };
-        assert!(found(GOOD, mptcp.clone(), Setting::Auto).contains(&("mptcp", Warn)));
-        assert!(
-            !found(GOOD, ProcessFact { mptcp_off: true, ..mptcp }, Setting::Auto).contains(&("mptcp", Warn))
-        );
+        let mptcp = ProcessFact { mptcp: true, ..version("1.13.21") };
+        assert!(found(GOOD, mptcp, Setting::Auto).contains(&("mptcp", Warn)));
         assert!(found(GOOD, version("1.11.0"), Setting::Auto).contains(&("version", Fail)));
         let clash = r#"{"experimental":{"clash_api":{"external_controller":":9","secret":"s"}},"log":{"level":"warn"}}"#;
         assert!(found(clash, version("1.12.23"), Setting::Auto).contains(&("source", Fail)));

@@ -11,6 +11,7 @@ use crate::{
         SingboxConfig,
         files::{self, ConfigError},
         process::{self, NotFound, Process},
+        sockets,
     },
     source::{Setting, choose},
 };
@@ -62,28 +63,9 @@ impl Gathered {
             unit: process.unit.clone(),
             contained: process.other_netns || process.other_mount_ns,
             user_id: process.user_id,
-            mptcp_sockets: mptcp_sockets(process),
-            mptcp_off: environment_has(process, "multipathtcp=0"),
+            mptcp: sockets::listens_with_mptcp(process.pid).unwrap_or_default(),
         }
     }
-}
-
-/// Are there MPTCP sockets in its network namespace? `/proc/net/protocols` counts them per namespace.
-fn mptcp_sockets(process: &Process) -> bool {
-    let text = fs::read_to_string(process.proc("net/protocols")).unwrap_or_default();
-    text.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        fields.next().is_some_and(|name| name.starts_with("MPTCP"))
-            && fields.nth(1).and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0)
-    })
-}
-
-fn environment_has(process: &Process, word: &str) -> bool {
-    let bytes = fs::read(process.proc("environ")).unwrap_or_default();
-    bytes
-        .split(|&byte| byte == 0)
-        .filter_map(|variable| variable.strip_prefix(b"GODEBUG="))
-        .any(|value| value.split(|&byte| byte == b',').any(|part| part == word.as_bytes()))
 }
 
 /// Tags of inbounds that have established connections from loopback now.

@@ -7,6 +7,7 @@ mod config_test;
 pub mod files;
 pub mod process;
 pub mod services;
+pub mod sockets;
 pub mod splice;
 pub mod tree;
 

@@ -36,7 +36,8 @@ pub const NEW_BY_REPLAY: &str = "api_new_by_replay";
 pub struct ApiState {
     /// With the number of the subscription during which it was first seen.
     open: HashMap<Arc<str>, u64>,
-    closed: HashMap<Arc<str>, ()>,
+    /// Whether their totals were told.
+    closed: HashMap<Arc<str>, bool>,
     closed_order: VecDeque<Arc<str>>,
     subscription: u64,
     /// A replay was read since the connection was made, so the next one is a renewal's.
@@ -88,7 +89,7 @@ impl ApiState {
             .collect();
         let count = missing.len() as u64;
         for connection in missing {
-            self.remember_closed(connection.clone());
+            self.remember_closed(connection.clone(), false);
             out.push(SourceEvent::Ended { source: SourceKind::Api, connection, totals: None });
         }
         if count > 0 {
@@ -110,14 +111,16 @@ impl ApiState {
                 let id: Arc<str> = event.id.as_str().into();
                 let totals = event.connection.as_ref().map(totals);
                 if self.open.contains_key(&id) {
-                    self.remember_closed(id.clone());
+                    self.remember_closed(id.clone(), totals.is_some());
                     out.push(SourceEvent::Ended { source: SourceKind::Api, connection: id, totals });
-                } else if !self.closed.contains_key(&id) {
+                } else if self.closed.contains_key(&id) {
+                    self.late_totals(id, totals, out);
+                } else {
                     // Its NEW was dropped: this is all that is known, and the address may still be
                     // waiting for its owner.
                     match event.connection {
                         Some(connection) => self.seen(&event.id, &connection, true, false, false, out),
-                        None => self.remember_closed(id),
+                        None => self.remember_closed(id, false),
                     }
                 }
             }
@@ -135,6 +138,9 @@ impl ApiState {
     ) {
         let id: Arc<str> = id.into();
         if self.closed.contains_key(&id) {
+            if closed {
+                self.late_totals(id, Some(totals(connection)), out);
+            }
             return;
         }
         let known = self.open.contains_key(&id);
@@ -155,7 +161,7 @@ impl ApiState {
             }
         }
         if closed {
-            self.remember_closed(id.clone());
+            self.remember_closed(id.clone(), true);
         }
         match sighting(id.clone(), connection, closed) {
             Ok(sighting) => out.push(SourceEvent::Sighting(sighting)),
@@ -168,9 +174,19 @@ impl ApiState {
         }
     }
 
-    fn remember_closed(&mut self, id: Arc<str>) {
+    /// An end is sometimes told without its totals at first, and again with them.
+    fn late_totals(&mut self, connection: Arc<str>, totals: Option<[u64; 2]>, out: &mut Vec<SourceEvent>) {
+        if totals.is_some()
+            && let Some(told) = self.closed.get_mut(&connection)
+            && !std::mem::replace(told, true)
+        {
+            out.push(SourceEvent::Ended { source: SourceKind::Api, connection, totals });
+        }
+    }
+
+    fn remember_closed(&mut self, id: Arc<str>, totals_told: bool) {
         self.open.remove(&id);
-        if self.closed.insert(id.clone(), ()).is_none() {
+        if self.closed.insert(id.clone(), totals_told).is_none() {
             self.closed_order.push_back(id);
         }
         if self.closed_order.len() > CLOSED_MAX
@@ -277,6 +293,8 @@ mod tests {
         assert_eq!(on(&mut state, false, true, vec![event(Closed, "c", 9)]), ["c closed"]);
         let bare = ConnectionEvent { connection: None, ..event(Closed, "b", 9) };
         assert_eq!(on(&mut state, false, true, vec![bare]), ["end b None"]);
+        let again = vec![event(Closed, "b", 9), event(Closed, "b", 9)];
+        assert_eq!(on(&mut state, false, true, again), ["end b Some([3, 4])"], "its totals come late");
         on(&mut state, false, true, vec![event(New, "d", 0)]);
         state.subscribing();
         // While both subscriptions run; the old one's reset is no replay.
@@ -317,7 +335,7 @@ mod tests {
     fn closed_connections_are_forgotten_in_order() {
         let mut state = ApiState::default();
         for n in 0..CLOSED_MAX + 10 {
-            state.remember_closed(n.to_string().into());
+            state.remember_closed(n.to_string().into(), true);
         }
         assert_eq!((state.closed.len(), state.closed_order.len()), (CLOSED_MAX, CLOSED_MAX));
         assert!(!state.closed.contains_key("0"));

@@ -374,6 +374,33 @@ mod tests {
         );
     }
 
+    /// The file was edited and sing-box has not read it: who logs in at this moment is known all the same.
+    #[test]
+    fn what_is_half_known_outlives_a_change_of_users() {
+        let mut joiner = Joiner::new(SourceKind::ClashLogs, known());
+        feed(&mut joiner, 0, &["[1 0ms] T F1:1"]);
+        let mut fewer = known();
+        Arc::make_mut(&mut fewer.0)[0].users.remove("a");
+        assert!(fewer.add(known().names()));
+        assert!(!fewer.add(known().names()), "nobody is missing now");
+        joiner.set_known(fewer);
+        assert_eq!(feed(&mut joiner, 0, &[&format!("[1 1ms] T {A}")]), ["a 10.0.0.1:1"]);
+        feed(&mut joiner, 0, &["[2 0ms] T F2:2"]);
+        let mut other = known();
+        Arc::make_mut(&mut other.0).insert(0, KnownInbound { tag: "first".into(), ..known().0[0].clone() });
+        joiner.set_known(other);
+        assert_eq!(feed(&mut joiner, 0, &[&format!("[2 1ms] T {B}")]), ["log_user_without_source 1"]);
+    }
+
+    #[test]
+    fn an_unnamed_users_number_stays_nobodys() {
+        let mut inbounds = known();
+        Arc::make_mut(&mut inbounds.0)[0].users.insert("4".into(), KnownUser::Unnamed);
+        let (tag, name) = (Arc::from("t"), Arc::from("4"));
+        assert!(!inbounds.add([(&tag, &name)].into_iter()));
+        assert_eq!(inbounds.0[0].users["4"], KnownUser::Unnamed);
+    }
+
     #[test]
     fn without_numbers_only_one_waiting_address_counts() {
         let mut joiner = Joiner::new(SourceKind::ClashLogs, known());

@@ -194,21 +194,40 @@ impl Attributor {
         remembered
     }
 
-    /// The inbound on which this connection's bytes are not seen by the kernel.
+    /// The inbound on which the kernel cannot give this connection's bytes to anybody.
     pub(super) fn metered_by_report(
         &self,
         inbounds: &[InboundIndex],
-        network: Network,
+        sighting: &Sighting,
+        connection: u64,
+        when: &When,
     ) -> Option<InboundIndex> {
         let by_report = |index: &&InboundIndex| {
-            self.inbounds.get(index).is_some_and(|inbound| {
-                network == Network::Udp && inbound.reported_udp && !inbound.networks.contains(&network)
-            })
+            let Some(inbound) = self.inbounds.get(index) else { return false };
+            if sighting.peer.port() == 0 {
+                return inbound.loses_port;
+            }
+            sighting.network == Network::Udp
+                && inbound.reported_udp
+                && !inbound.networks.contains(&Network::Udp)
+                && (self.reported.is_known(connection) || !self.is_over_tcp(**index, sighting.peer, when))
         };
         inbounds.iter().find(by_report).copied()
     }
 
-    pub(super) fn report(&mut self, sighting: &Sighting, connection: u64, inbound: InboundIndex) {
+    /// UDP that comes over a TCP flow is reported with that flow's address, and the kernel counts it.
+    fn is_over_tcp(&self, inbound: InboundIndex, peer: SocketAddr, when: &When) -> bool {
+        Key::new(inbound, Network::Tcp, peer)
+            .is_some_and(|key| self.flows.at(key).any(|(_, flow)| when.fits(flow)))
+    }
+
+    pub(super) fn report(
+        &mut self,
+        sighting: &Sighting,
+        connection: u64,
+        inbound: InboundIndex,
+        totals: [u64; 2],
+    ) {
         let Some(user) = self.users.by_name(&sighting.user) else {
             self.counters.sightings_unknown_user += 1;
             return;
@@ -217,24 +236,32 @@ impl Attributor {
             let old = sighting
                 .created_ms
                 .is_some_and(|at| matches!(self.clock.instants(at), Instants::BeforeStart { .. }));
-            let before = sighting.totals.filter(|_| old).unwrap_or_default();
-            if !self.reported.begin(connection, user, inbound, before) {
+            let before = if old { totals } else { [0; 2] };
+            let begin = Begin { id: Arc::clone(&sighting.connection), user, inbound, before };
+            if !self.reported.begin(connection, begin) {
                 self.counters.reported_connections_full += 1;
             }
             self.counters.reported_connections_old += u64::from(old);
         }
         self.counters.sightings_reported += 1;
-        self.take_totals(connection, sighting.totals);
+        self.take_totals(connection, Some(totals));
         if sighting.closed {
-            self.reported.end(connection);
+            let ended = self.reported.end(connection);
+            self.tell_reported(ended);
         }
     }
 
     pub(super) fn take_totals(&mut self, connection: u64, totals: Option<[u64; 2]>) {
         let fresh = totals.and_then(|totals| self.reported.totals(connection, totals));
-        let Some(Fresh { user, inbound, bytes }) = fresh else { return };
+        self.tell_reported(fresh);
+    }
+
+    pub(super) fn tell_reported(&mut self, fresh: Option<Fresh>) {
+        let Some(Fresh { id, user, inbound, bytes, totals, ended }) = fresh else { return };
         if let Some(user) = self.users.id(user) {
-            self.effects.push_back(Effect::Reported { user, inbound, bytes });
+            let connection = id;
+            let told = ReportedBytes { user, inbound, bytes, connection, totals, ended };
+            self.effects.push_back(Effect::Reported(told));
         }
     }
 }

@@ -71,8 +71,10 @@ counters! {
     sightings_shared,
     /// … named the next user of a UDP peer whose earlier user had gone.
     sightings_handed_over,
-    /// … are of connections outside the watched sockets, counted by their reported totals.
+    /// … are of connections whose flow nothing tells, or that have none: counted by their reported totals.
     sightings_reported,
+    /// … are of such connections, and the source does not tell totals: nobody is charged for them.
+    sightings_without_totals,
     /// … had no user name: inbounds without users, users without names.
     sightings_without_user,
     /// … had port 0 as the client's.

@@ -27,7 +27,7 @@ mod users;
 mod waiters;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     sync::Arc,
@@ -42,7 +42,7 @@ pub use flows::Live;
 use flows::{Flow, FlowRef, FlowTable, Key, OPEN, seen};
 pub use limits::*;
 use matching::{Judgement, When, judge_forwarded, judge_true_address, short};
-use reported::{Fresh, Reported};
+use reported::{Begin, Fresh, Reported};
 use users::{UserNo, Users};
 use waiters::{Waiters, Waiting, pop_due};
 
@@ -60,6 +60,9 @@ pub struct InboundInfo {
     /// Its UDP goes over ports of its own that are not watched (socks, mixed): metered by the totals
     /// that sing-box reports.
     pub reported_udp: bool,
+    /// A forwarded address replaces the true one without a port (http, mixed), so that nothing tells
+    /// which flow it is: metered by the totals that sing-box reports.
+    pub loses_port: bool,
 }
 
 /// What is to be done.
@@ -74,8 +77,23 @@ pub enum Effect {
     Handover { flow: FlowId },
     /// The TCP flow ended and no owner came: its bytes are unattributed.
     Expire { flow: FlowId },
-    /// Bytes outside the watched sockets, by direction, as sing-box reports them.
-    Reported { user: UserId, inbound: InboundIndex, bytes: [u64; 2] },
+    /// Bytes that the kernel cannot give to the user, as sing-box reports them; or, with no bytes, the
+    /// end of such a connection.
+    Reported(ReportedBytes),
+}
+
+/// See [`Effect::Reported`]. By direction: client to target, target to client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedBytes {
+    pub user: UserId,
+    pub inbound: InboundIndex,
+    /// Those that were not told before.
+    pub bytes: [u64; 2],
+    /// The source's own id of the connection.
+    pub connection: Arc<str>,
+    /// How far the connection is.
+    pub totals: [u64; 2],
+    pub ended: bool,
 }
 
 /// A flow as people see it.
@@ -98,6 +116,7 @@ struct Inbound {
     forwarded: bool,
     networks: BTreeSet<Network>,
     reported_udp: bool,
+    loses_port: bool,
 }
 
 /// Joins flows and sightings.
@@ -129,6 +148,7 @@ impl Attributor {
                 forwarded: info.forwarded,
                 networks: info.networks.clone(),
                 reported_udp: info.reported_udp,
+                loses_port: info.loses_port,
             };
             self.inbounds.insert(info.index, inbound);
         }
@@ -174,7 +194,8 @@ impl Attributor {
     /// The monotonic instant at which [`Self::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<u64> {
         let ended = self.ended.front().map(|&(at, _)| at);
-        [ended, self.waiters.next_deadline(), self.connections.replay_due()].into_iter().flatten().min()
+        let replay = self.connections.replay_due();
+        [ended, self.waiters.next_deadline(), replay].into_iter().flatten().min()
     }
 
     /// Open flows and addresses of a user.
@@ -344,6 +365,7 @@ impl Attributor {
         self.clock.observe(now);
         if source == SourceKind::Api {
             self.connections.replay_begins(now.mono_ns);
+            self.reported.replay_begins(now.mono_ns);
         }
     }
 
@@ -360,8 +382,14 @@ impl Attributor {
             return;
         };
         let connection = hash(sighting.source, &sighting.connection);
-        if let Some(inbound) = self.metered_by_report(&inbounds, sighting.network) {
-            self.report(&sighting, connection, inbound);
+        let when = self.when(&sighting, now);
+        let report = self.metered_by_report(&inbounds, &sighting, connection, &when);
+        if let (Some(inbound), Some(totals)) = (report, sighting.totals) {
+            self.report(&sighting, connection, inbound, totals);
+            return;
+        }
+        if report.is_some() {
+            self.counters.sightings_without_totals += 1;
             return;
         }
         if sighting.peer.port() == 0 {
@@ -373,7 +401,6 @@ impl Attributor {
             self.counters.sightings_repeated += 1;
             return;
         }
-        let when = self.when(&sighting, now);
         let waiting = Waiting {
             source: sighting.source,
             connection,
@@ -410,7 +437,14 @@ impl Attributor {
         }
         self.connections.end(connection);
         self.take_totals(connection, totals);
-        self.reported.end(connection);
+        let ended = self.reported.end(connection);
+        self.tell_reported(ended);
+    }
+
+    /// How far earlier lives of the process counted connections by their reported totals. To be told
+    /// before any sighting.
+    pub fn reported_before(&mut self, connections: HashMap<Arc<str>, [u64; 2]>) {
+        self.reported.set_former(connections);
     }
 
     /// Time passes: decisions that are due, sightings and ended flows that have waited for too long.
@@ -439,6 +473,9 @@ impl Attributor {
             }
         }
         self.connections.tick(now.mono_ns);
+        for ended in self.reported.tick(now.mono_ns) {
+            self.tell_reported(Some(ended));
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn inbound(index: InboundIndex, tag: &str, networks: &[Network]) -> InboundInfo 
         forwarded: false,
         sighted_as: Vec::new(),
         reported_udp: false,
+        loses_port: false,
     }
 }
 
@@ -87,7 +88,12 @@ impl World {
             inbound(SHADOWSOCKS, "ss-in", &[Tcp, Udp]),
             inbound(HYSTERIA, "hy2-in", &[Udp]),
             InboundInfo { forwarded: true, ..inbound(WEBSOCKET, "ws-in", &[Tcp]) },
-            InboundInfo { forwarded: true, reported_udp: true, ..inbound(MIXED, "mixed-in", &[Tcp]) },
+            InboundInfo {
+                forwarded: true,
+                reported_udp: true,
+                loses_port: true,
+                ..inbound(MIXED, "mixed-in", &[Tcp])
+            },
             InboundInfo { sighted_as: vec!["ss-in".into()], ..inbound(SHADOWTLS, "st-in", &[Tcp]) },
         ]);
         core.set_users(names(&["alice", "bob", "carol"]), at(0));
@@ -131,6 +137,7 @@ impl World {
             + c.sightings_shared
             + c.sightings_handed_over
             + c.sightings_reported
+            + c.sightings_without_totals
             + c.sightings_without_user
             + c.sightings_without_port
             + c.sightings_unknown_inbound

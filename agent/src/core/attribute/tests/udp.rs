@@ -1,7 +1,7 @@
 //! UDP peers: sharing, hand-over, coming back; and connections metered by their reported totals.
 
 use super::*;
-use Network::Udp;
+use Network::{Tcp, Udp};
 
 const PEER: &str = "203.0.113.7:51000";
 
@@ -113,19 +113,100 @@ fn reported_totals_count_each_byte_once() {
         closed,
         ..sighting(id, MIXED, PEER, "alice", created_ms)
     };
-    let reported =
-        |up, down| vec![Effect::Reported { user: user("alice"), inbound: MIXED, bytes: [up, down] }];
-    assert_eq!(world.sights(totals("a", 10, 100, 5, false), 20), reported(100, 5));
+    let told = |id: &str, bytes, totals, ended| {
+        let (user, connection) = (user("alice"), id.into());
+        vec![Effect::Reported(ReportedBytes { user, inbound: MIXED, bytes, connection, totals, ended })]
+    };
+    assert_eq!(world.sights(totals("a", 10, 100, 5, false), 20), told("a", [100, 5], [100, 5], false));
     assert_eq!(world.sights(totals("a", 10, 100, 5, false), 30), []);
-    assert_eq!(world.sights(totals("a", 10, 90, 7, false), 40), reported(0, 2), "never back");
+    assert_eq!(
+        world.sights(totals("a", 10, 90, 7, false), 40),
+        told("a", [0, 2], [100, 7], false),
+        "never back"
+    );
     world.core.ended(SourceKind::Api, "a", Some([150, 7]), at(50));
-    assert_eq!(world.effects(), reported(50, 0));
+    let last = told("a", [50, 0], [150, 7], false);
+    assert_eq!(world.effects(), [last, told("a", [0, 0], [150, 7], true)].concat());
     world.core.ended(SourceKind::Api, "a", Some([150, 7]), at(51));
     assert_eq!(world.effects(), [], "sing-box tells some ends twice");
     assert_eq!(world.sights(totals("a", 10, 150, 7, true), 60), [], "and ended connections again");
     let old = Sighting { created_ms: Some(START_MS - 9_000), ..totals("b", 0, 1_000, 0, false) };
     assert_eq!(world.sights(old, 70), [], "an earlier agent may have counted these");
     world.core.ended(SourceKind::Api, "b", Some([1_200, 0]), at(80));
-    assert_eq!(world.effects(), reported(200, 0));
+    let last = told("b", [200, 0], [1_200, 0], false);
+    assert_eq!(world.effects(), [last, told("b", [0, 0], [1_200, 0], true)].concat());
     world.assert_balanced();
+}
+
+fn reported_bytes(effects: &[Effect]) -> [u64; 2] {
+    effects.iter().fold([0; 2], |sum, effect| match effect {
+        Effect::Reported(told) => [sum[0] + told.bytes[0], sum[1] + told.bytes[1]],
+        other => panic!("{other:?}"),
+    })
+}
+
+/// A client that forges the address on http or mixed takes the port with it: its flow stays nobody's, and
+/// the totals that sing-box reports are the user's. Somebody else's flow is never taken for it.
+#[test]
+fn an_address_without_a_port_is_counted_by_its_totals() {
+    let mut world = World::new();
+    world.opens(flow(1, MIXED, Tcp, "10.0.0.1:1000", 100), 100);
+    let forged =
+        |totals| Sighting { totals: Some(totals), ..sighting("a", MIXED, "9.9.9.9:0", "alice", 101) };
+    assert_eq!(reported_bytes(&world.sights(forged([0, 0]), 102)), [0, 0]);
+    assert_eq!(reported_bytes(&world.sights(forged([70, 900]), 30_000)), [70, 900], "a renewal tells totals");
+    assert_eq!(world.core.unowned_live().count(), 1);
+    world.core.ended(SourceKind::Api, "a", Some([80, 1_000]), at(30_001));
+    assert_eq!(reported_bytes(&world.effects()), [10, 100]);
+    let elsewhere = Sighting { totals: Some([5, 5]), ..sighting("b", TROJAN, "9.9.9.9:0", "alice", 101) };
+    assert_eq!(world.sights(elsewhere, 30_002), [], "no other inbound loses ports");
+    assert_eq!(world.core.counters().sightings_without_port, 1);
+    let log = Sighting { source: SourceKind::ClashLogs, totals: None, ..forged([0, 0]) };
+    assert_eq!(world.sights(log, 30_003), []);
+    assert_eq!(world.core.counters().sightings_without_totals, 1);
+    world.assert_balanced();
+}
+
+/// UDP over TCP on an inbound whose own UDP is not watched: the kernel sees the bytes of the TCP flow.
+#[test]
+fn udp_over_a_tcp_flow_is_not_counted_by_its_totals() {
+    let mut world = World::new();
+    let carrier = flow(1, MIXED, Tcp, "10.0.0.1:1000", 100);
+    world.opens(carrier, 100);
+    let over = Sighting {
+        network: Udp,
+        totals: Some([500, 500]),
+        ..sighting("a", MIXED, "10.0.0.1:1000", "alice", 101)
+    };
+    assert_eq!(world.sights(over.clone(), 102), own(carrier, "alice", OwnerBy::Api));
+    assert_eq!(world.sights(over, 103), []);
+    let beside = Sighting {
+        network: Udp,
+        totals: Some([7, 8]),
+        ..sighting("b", MIXED, "10.0.0.1:1001", "alice", 101)
+    };
+    assert_eq!(reported_bytes(&world.sights(beside, 104)), [7, 8]);
+}
+
+/// Killed and started again, the agent counts on from where the ledger says it was, and what ended while
+/// nobody listened does not take up room for ever.
+#[test]
+fn reported_totals_go_on_over_a_restart_and_end_with_a_replay() {
+    let mut world = World::new();
+    world.core.reported_before(HashMap::from([("a".into(), [100, 10])]));
+    let open = |id: &str, totals| Sighting {
+        created_ms: Some(START_MS - 60_000),
+        network: Udp,
+        totals: Some(totals),
+        ..sighting(id, MIXED, PEER, "alice", 0)
+    };
+    world.core.replay_begins(SourceKind::Api, at(0));
+    assert_eq!(reported_bytes(&world.sights(open("a", [130, 15]), 1)), [30, 5]);
+    assert_eq!(reported_bytes(&world.sights(open("b", [9, 9]), 2)), [0, 0], "who knows who counted it");
+    assert_eq!(world.ticks(10_000), []);
+    world.core.replay_begins(SourceKind::Api, at(11_000));
+    assert_eq!(reported_bytes(&world.sights(open("b", [10, 9]), 11_001)), [1, 0]);
+    let ended = world.ticks(17_000);
+    let [Effect::Reported(told)] = &ended[..] else { panic!("{ended:?}") };
+    assert_eq!((&*told.connection, told.ended, told.totals), ("a", true, [130, 15]));
 }
