@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     commits::Commits,
+    delays::Delays,
     meter::Meter,
     proxy::Proxy,
     shared::{Directory, PictureSender, Question},
@@ -53,6 +54,7 @@ pub struct Agent {
     pub flush_waiting: Vec<Flushed>,
     pub flush_running: Vec<Flushed>,
     pub events: VecDeque<NewEvent>,
+    pub delays: Delays,
 }
 
 impl Agent {
@@ -118,7 +120,9 @@ impl Agent {
                 None => break,
             }
         }
-        self.meter.carry_out()
+        self.meter.carry_out()?;
+        self.delays.told(clock::wall_ms());
+        Ok(())
     }
 
     fn sighting(&mut self, event: SourceEvent) {
@@ -139,6 +143,7 @@ impl Agent {
             SourceEvent::Lost { counter, count } => self.proxy.lost(counter, *count),
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
+        self.delays.heard(&event);
         self.meter.source_event(event);
     }
 
@@ -241,6 +246,9 @@ impl Agent {
     fn publish(&mut self) {
         let now = clock::now();
         for (name, value) in self.proxy.counters() {
+            self.meter.publisher.set_counter(name, value);
+        }
+        for (name, value) in self.delays.counters() {
             self.meter.publisher.set_counter(name, value);
         }
         self.meter.publisher.set_counter("events_dropped", self.totals.events_dropped);

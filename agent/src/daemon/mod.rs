@@ -9,6 +9,7 @@ mod agent;
 mod answers;
 mod backend;
 mod commits;
+mod delays;
 mod listen;
 mod meter;
 mod people;
@@ -119,6 +120,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         flush_waiting: Vec::new(),
         flush_running: Vec::new(),
         events: std::collections::VecDeque::new(),
+        delays: delays::Delays::default(),
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
