@@ -25,8 +25,15 @@ pub fn memory_mib(pid: u32, name: &str) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }
 
-/// Nanoseconds that the kernel programs which a process holds have run, counted while a [`Timed`] lives.
-pub fn programs_ns(pid: u32) -> u64 {
+/// What kernel programs have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ran {
+    pub ns: u64,
+    pub runs: u64,
+}
+
+/// What the kernel programs which a process holds have used while a [`Timed`] lived.
+pub fn programs(pid: u32) -> Ran {
     let mut programs = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
@@ -34,11 +41,13 @@ pub fn programs_ns(pid: u32) -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
             line.trim().parse::<u64>().ok()
         };
-        if let (Some(id), Some(ns)) = (value("prog_id:"), value("run_time_ns:")) {
-            programs.insert(id, ns);
+        if let (Some(id), Some(ns), Some(runs)) =
+            (value("prog_id:"), value("run_time_ns:"), value("run_cnt:"))
+        {
+            programs.insert(id, Ran { ns, runs });
         }
     }
-    programs.values().sum()
+    programs.values().fold(Ran::default(), |sum, one| Ran { ns: sum.ns + one.ns, runs: sum.runs + one.runs })
 }
 
 /// Has the kernel time programs while it lives, which costs some 30 ns per run.

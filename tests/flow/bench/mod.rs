@@ -21,7 +21,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// A counter of the agent as `status` shows it; 0 if it does not show it.
 fn counter(status: &Value, name: &str) -> u64 {
-    [&status["counters"], &status["kernel"]["counters"]]
+    [&status["source"]["counters"], &status["kernel"]["counters"]]
         .iter()
         .find_map(|counters| counters[name].as_u64())
         .unwrap_or(0)
