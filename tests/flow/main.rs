@@ -9,5 +9,6 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench;
 mod faults;
 mod shapes;

@@ -31,6 +31,14 @@ impl Agent {
         Agent { folder, netns: netns.clone(), process: None }
     }
 
+    /// Its programs meet only sockets made in a control group. To be called before it starts.
+    pub fn attach_to(&self, cgroup: &Path) {
+        let file = self.folder.join("boxmeter.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let line = format!("[kernel]\ncgroup = {:?}\n", cgroup.display().to_string());
+        std::fs::write(file, text.replace("[kernel]\n", &line)).unwrap();
+    }
+
     fn configured(&self, words: &[&str]) -> Command {
         let mut command = Command::new(boxmeter());
         command.arg("--config").arg(self.folder.join("boxmeter.toml")).args(words);

@@ -13,6 +13,8 @@
 
 pub mod agent;
 pub mod cases;
+pub mod cgroup;
+pub mod direct;
 pub mod netns;
 pub mod process;
 pub mod questions;
@@ -21,6 +23,7 @@ pub mod scratch;
 pub mod singbox;
 pub mod socks;
 pub mod target;
+pub mod usage;
 pub mod users;
 
 use std::io::Write;

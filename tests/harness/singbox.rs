@@ -59,6 +59,8 @@ pub struct Site {
     pub target: Target,
     pub outside: Netns,
     pub inside: Netns,
+    /// The server's end of the cable to the outside.
+    pub cable: Option<String>,
     /// The last: processes write there until they have ended.
     pub scratch: Scratch,
 }
@@ -67,8 +69,11 @@ impl Site {
     /// Server and clients run, each side in a namespace of its own; the agent does not.
     pub fn new(version: &'static str, cases: &[Case]) -> Site {
         let (inside, outside) = (Netns::new(), Netns::new());
-        inside.connect(&outside, &["10.77.0.1/24", "fd77::1/64"], &["10.77.0.2/24", "fd77::2/64"]);
-        Site::of(version, cases, inside, outside)
+        let there = ["10.77.0.2/24", "fd77::2/64", "10.77.0.3/24"];
+        let cable = inside.connect(&outside, &["10.77.0.1/24", "fd77::1/64"], &there);
+        let mut site = Site::of(version, cases, inside, outside);
+        site.cable = Some(cable);
+        site
     }
 
     /// As [`Site::new`], but everything is in one namespace: each packet meets the programs once at the
@@ -85,8 +90,17 @@ impl Site {
     fn of(version: &'static str, cases: &[Case], inside: Netns, outside: Netns) -> Site {
         let scratch = Scratch::new();
         let target = target::serve(&inside);
-        let mut site =
-            Site { version, scratch, outside, inside, target, users: Vec::new(), server: None, client: None };
+        let mut site = Site {
+            version,
+            scratch,
+            outside,
+            inside,
+            cable: None,
+            target,
+            users: Vec::new(),
+            server: None,
+            client: None,
+        };
         site.certificate();
         let mut server = base("info");
         let mut client = base("warn");

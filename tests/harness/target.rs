@@ -13,18 +13,35 @@ pub struct Target {
     pub udp: SocketAddr,
 }
 
-/// The byte at an offset of any stream: a period that is no power of two shows shifted or repeated blocks.
-fn pattern(offset: u64) -> u8 {
-    (offset % 251) as u8
+/// The contents of every stream repeat this many bytes: a period that is no power of two shows shifted or
+/// repeated blocks.
+const PERIOD: usize = 251;
+/// Bytes that are written or read at once.
+const BLOCK: usize = 32 << 10;
+
+/// A period more than a block, so that a block of it begins at any offset of a stream.
+static PATTERN: [u8; BLOCK + PERIOD] = {
+    let mut pattern = [0; BLOCK + PERIOD];
+    let mut at = 0;
+    while at < pattern.len() {
+        pattern[at] = (at % PERIOD) as u8;
+        at += 1;
+    }
+    pattern
+};
+
+/// `length` bytes of the pattern from an offset of the stream on; at most a block.
+fn pattern(offset: u64, length: usize) -> &'static [u8] {
+    let start = (offset % PERIOD as u64) as usize;
+    &PATTERN[start..start + length]
 }
 
 /// Writes `bytes` bytes of the pattern.
 pub fn send(stream: &mut impl Write, bytes: u64) -> io::Result<()> {
     let mut sent = 0;
     while sent < bytes {
-        let part = (bytes - sent).min(32 << 10);
-        let chunk: Vec<u8> = (sent..sent + part).map(pattern).collect();
-        stream.write_all(&chunk)?;
+        let part = (bytes - sent).min(BLOCK as u64);
+        stream.write_all(pattern(sent, part as usize))?;
         sent += part;
     }
     stream.flush()
@@ -32,15 +49,15 @@ pub fn send(stream: &mut impl Write, bytes: u64) -> io::Result<()> {
 
 /// Reads `bytes` bytes of the pattern.
 pub fn receive(stream: &mut impl Read, bytes: u64) -> io::Result<()> {
-    let mut buffer = vec![0; 32 << 10];
+    let mut buffer = vec![0; BLOCK];
     let mut got = 0;
     while got < bytes {
-        let room = buffer.len().min(usize::try_from(bytes - got).unwrap_or(usize::MAX));
+        let room = BLOCK.min(usize::try_from(bytes - got).unwrap_or(usize::MAX));
         let n = stream.read(&mut buffer[..room])?;
         if n == 0 {
             return Err(io::Error::other(format!("ended after {got} of {bytes} bytes")));
         }
-        if buffer[..n].iter().zip(got..).any(|(byte, at)| *byte != pattern(at)) {
+        if buffer[..n] != *pattern(got, n) {
             return Err(io::Error::other(format!("wrong content after byte {got}")));
         }
         got += n as u64;

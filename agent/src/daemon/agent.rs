@@ -22,6 +22,7 @@ use super::{
     commits::Commits,
     gate::Gate,
     hands::Hands,
+    delays::Delays,
     meter::Meter,
     people,
     proxy::{Changes, News, Proxy, Synced},
@@ -66,6 +67,7 @@ pub struct Agent {
     pub events: VecDeque<NewEvent>,
     /// Turns in which the kernel refused something, without one in between in which it did not.
     pub refusals: u32,
+    pub delays: Delays,
 }
 
 /// A kernel that refuses for so many ticks will go on to: the agent ends, and whoever starts it again
@@ -209,7 +211,9 @@ impl Agent {
                 None => break,
             }
         }
-        self.meter.carry_out()
+        self.meter.carry_out()?;
+        self.delays.told(clock::wall_ms());
+        Ok(())
     }
 
     fn sighting(&mut self, event: SourceEvent) {
@@ -230,6 +234,7 @@ impl Agent {
             SourceEvent::Lost { counter, count } => self.proxy.lost(counter, *count),
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
+        self.delays.heard(&event);
         self.meter.source_event(event);
     }
 
@@ -352,6 +357,9 @@ impl Agent {
     pub(super) fn publish(&mut self) {
         let now = clock::now();
         for (name, value) in self.proxy.counters() {
+            self.meter.publisher.set_counter(name, value);
+        }
+        for (name, value) in self.delays.counters() {
             self.meter.publisher.set_counter(name, value);
         }
         self.meter.publisher.set_counter("events_dropped", self.totals.events_dropped);

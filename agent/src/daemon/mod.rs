@@ -13,6 +13,7 @@ mod commits;
 mod flow_rates;
 mod gate;
 mod hands;
+mod delays;
 mod listen;
 mod meter;
 mod peers;
@@ -157,6 +158,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         flush_running: Vec::new(),
         events: std::collections::VecDeque::new(),
         refusals: 0,
+        delays: delays::Delays::default(),
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
