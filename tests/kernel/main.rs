@@ -8,9 +8,12 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench_rates;
 mod budget;
 mod conservation;
 mod hostile;
+mod link;
+mod load;
 mod net;
 mod owners;
 mod pins;
