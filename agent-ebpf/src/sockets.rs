@@ -23,7 +23,9 @@ use crate::{
     owners,
     parse::{self, Body, Packet},
     reason::Reason,
-    stats, steer, users, watch,
+    stats,
+    steer::{self, Heard},
+    users, watch,
 };
 
 #[btf_map]
@@ -293,7 +295,8 @@ fn steered(ops: *mut bpf_sock_ops) {
     unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if !sk.is_null() {
-            steer::called(ops, sk, word!((*ops).srtt_us) >> 3, word!((*ops).bpf_sock_ops_cb_flags));
+            let heard = Heard { rtt_us: word!((*ops).srtt_us) >> 3, segment: word!((*ops).mss_cache) };
+            steer::called(ops, sk, heard, word!((*ops).bpf_sock_ops_cb_flags));
         }
     }
 }

@@ -26,7 +26,9 @@ fn case(download: bool, delay_ms: u64, mbit: u64, flows: usize, control: &str) -
     let target = mbit * MBIT;
     let mut rates = [0; 2];
     rates[if download { DOWNLOAD } else { UPLOAD }] = target;
-    rig.kernel.set_rates(user, rates);
+    if std::env::var_os("FREE").is_none() {
+        rig.kernel.set_rates(user, rates);
+    }
     let mut busy: Vec<Busy> =
         (0..flows).map(|_| connect(&link, &listener, false, control, download)).collect();
     busy.iter().for_each(|one| one.own(&mut rig, slot));
@@ -36,6 +38,23 @@ fn case(download: bool, delay_ms: u64, mbit: u64, flows: usize, control: &str) -
     let mut parts = Vec::new();
     while started.elapsed() < Duration::from_secs(7) {
         parts.push(rate(&busy, Duration::from_millis(500)) / target as f64);
+        if std::env::var_os("TRACE").is_some() {
+            let map = aya::maps::MapData::from_pin(rig.mount.pins().join("RATES")).unwrap();
+            let array: aya::maps::Array<_, boxmeter_common::rate::Rate> =
+                aya::maps::Map::from_map_data(map).unwrap().try_into().unwrap();
+            let lane = array.get(&1, 0).unwrap().lanes[usize::from(download)];
+            let now: f64 =
+                std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap();
+            let now = (now * 1e9) as u64;
+            eprintln!(
+                "  {:.3} grant {:.3} debt {} ms, interval {} ms, rtt {}",
+                parts.last().unwrap(),
+                lane.grant as f64 / target as f64,
+                lane.clock_ns.saturating_sub(now) / 1_000_000,
+                (lane.until_ns - lane.since_ns) / 1_000_000,
+                lane.rtt_us
+            );
+        }
     }
     let steady = parts.iter().sum::<f64>() / parts.len() as f64;
     let (sent, again) =
@@ -64,6 +83,21 @@ fn all(download: bool) {
                 );
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "debug"]
+fn debug_one() {
+    let args: Vec<String> = std::env::var("CASE").unwrap().split(',').map(String::from).collect();
+    for _ in 0..args[5].parse().unwrap() {
+        case(
+            args[0] == "d",
+            args[1].parse().unwrap(),
+            args[2].parse().unwrap(),
+            args[3].parse().unwrap(),
+            &args[4],
+        );
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod bench_rates;
+mod blocks;
 mod budget;
 mod conservation;
 mod hostile;
@@ -17,6 +18,7 @@ mod load;
 mod net;
 mod owners;
 mod pins;
+mod rates;
 mod rig;
 mod tcp;
 mod udp;
