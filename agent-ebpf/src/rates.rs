@@ -218,7 +218,7 @@ fn corrected(rate: u64, debt: u64) -> u64 {
     } else {
         1_000 - (2 * (debt - AIM_NS) / MS_NS).min(500)
     };
-    rate / 1_000 * permille
+    rate * permille / 1_000
 }
 
 /// What the grant is multiplied by: the whole way down when it led to far too much, half the way

@@ -1,9 +1,9 @@
-//! TCP connections that carry as much as they are let, and what they carried.
+//! Connections and datagrams that carry as much as they are let, and what they carried.
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -149,4 +149,25 @@ pub fn settle(busy: &[Busy], target: u64, tolerance: f64) {
         }
     }
     panic!("the rate never came near: {last:.3} of it");
+}
+
+/// Sends datagrams of 1,200 bytes at `offered` bytes per second for `time`, and returns how many
+/// bytes of them came per second.
+pub fn datagrams(from: &UdpSocket, to: SocketAddr, at: &UdpSocket, offered: u64, time: Duration) -> f64 {
+    at.set_nonblocking(true).unwrap();
+    let (started, mut sent, mut came) = (Instant::now(), 0u64, 0u64);
+    let mut buffer = [0; 2_000];
+    while started.elapsed() < time {
+        while sent < (started.elapsed().as_secs_f64() * offered as f64) as u64 {
+            assert_eq!(from.send_to(&[7; 1_200], to).unwrap(), 1_200, "a drop is no error");
+            sent += 1_200;
+        }
+        let timeout = nix::poll::PollTimeout::from(1u8);
+        let _ =
+            nix::poll::poll(&mut [nix::poll::PollFd::new(at.as_fd(), nix::poll::PollFlags::POLLIN)], timeout);
+        while let Ok(length) = at.recv(&mut buffer) {
+            came += length as u64;
+        }
+    }
+    came as f64 / time.as_secs_f64()
 }

@@ -2,9 +2,8 @@
 //! disturbs them; how exact rates are is measured by `bench_rates`.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::AsFd,
-    time::{Duration, Instant},
+    net::{IpAddr, Ipv6Addr, UdpSocket},
+    time::Duration,
 };
 
 use boxmeter::{
@@ -14,7 +13,7 @@ use boxmeter::{
 
 use crate::{
     link::Link,
-    load::{Busy, connect, listen, rate, settle},
+    load::{Busy, connect, datagrams, listen, rate, settle},
     net::port_of,
     rig::{Rig, until},
 };
@@ -161,27 +160,6 @@ fn an_older_socket_is_slowed_by_the_walk() {
     rig.own(&flow, slot);
     rig.kernel.walk_sockets().unwrap();
     settle(&busy, 8 * MBIT, WIDE);
-}
-
-/// Sends datagrams of 1,200 bytes at `offered` bytes per second for `time`, and returns how many
-/// bytes of them came per second.
-fn datagrams(from: &UdpSocket, to: SocketAddr, at: &UdpSocket, offered: u64, time: Duration) -> f64 {
-    at.set_nonblocking(true).unwrap();
-    let (started, mut sent, mut came) = (Instant::now(), 0u64, 0u64);
-    let mut buffer = [0; 2_000];
-    while started.elapsed() < time {
-        while sent < (started.elapsed().as_secs_f64() * offered as f64) as u64 {
-            assert_eq!(from.send_to(&[7; 1_200], to).unwrap(), 1_200, "a drop is no error");
-            sent += 1_200;
-        }
-        let timeout = nix::poll::PollTimeout::from(1u8);
-        let _ =
-            nix::poll::poll(&mut [nix::poll::PollFd::new(at.as_fd(), nix::poll::PollFlags::POLLIN)], timeout);
-        while let Ok(length) = at.recv(&mut buffer) {
-            came += length as u64;
-        }
-    }
-    came as f64 / time.as_secs_f64()
 }
 
 #[test]
