@@ -23,7 +23,7 @@ const MS_NS: u64 = 1_000_000;
 const UDP_DEBT_NS: u64 = 200 * MS_NS;
 /// The debt up to which TCP passes on its way in. The window keeps it far below, except where the
 /// round-trip time is so short that the smallest window is too large.
-const TCP_DEBT_NS: u64 = 400 * MS_NS;
+const TCP_DEBT_NS: u64 = 800 * MS_NS;
 /// The debt that TCP is steered to: above zero, because time that passes without a debt is lost.
 const AIM_NS: u64 = 40 * MS_NS;
 /// A debt beyond this is forgiven.
@@ -39,8 +39,8 @@ const PACKETS_MIN: u64 = 24;
 /// Factors below have this denominator.
 const ONE: u64 = 1024;
 
-/// No window is smaller: two segments, so that an acknowledgement is not delayed.
-const WINDOW_MIN: u64 = 2_900;
+/// No grant is smaller; a flow may offer a segment in any case.
+const WINDOW_MIN: u64 = 1_024;
 /// The window that a flow may always grow to, however short its round-trip time seems.
 const WINDOW_FREE: u64 = 16 << 10;
 const WINDOW_MAX: u64 = 64 << 20;
@@ -82,8 +82,10 @@ pub fn pass(slot: u32, direction: u32, payload: u32, tcp: u32) -> u32 {
     let debt = debt_end.saturating_sub(now);
     let (since, until) =
         unsafe { (atomic::load(&raw const (*lane).since_ns), atomic::load(&raw const (*lane).until_ns)) };
+    // What the last grant led to is counted from `since` on.
+    let counted = if now < since { 0 } else { payload as u64 };
     if tcp == 0 {
-        unsafe { atomic::add(&raw mut (*lane).udp, payload as u64) };
+        unsafe { atomic::add(&raw mut (*lane).udp, counted) };
         if debt > UDP_DEBT_NS {
             return 0;
         }
@@ -92,12 +94,12 @@ pub fn pass(slot: u32, direction: u32, payload: u32, tcp: u32) -> u32 {
             return 0;
         }
         unsafe {
-            atomic::add(&raw mut (*lane).tcp, payload as u64);
-            atomic::add32(&raw mut (*lane).packets, 1);
+            atomic::add(&raw mut (*lane).tcp, counted);
+            atomic::add32(&raw mut (*lane).packets, (counted != 0) as u32);
         }
     }
     owe(lane, now, debt_end, payload as u64, rate);
-    if now >= until || (debt > HURRY_NS && now - since.min(now) >= INTERVAL_MIN_NS / 4) {
+    if now >= until || (debt > HURRY_NS && now.saturating_sub(since) >= INTERVAL_MIN_NS / 4) {
         turn(lane, direction, now);
     }
     1
@@ -152,31 +154,31 @@ fn turn(lane: *mut Lane, direction: u32, now: u64) -> u32 {
         if rate == 0 || !atomic::replace64(&raw mut (*lane).until_ns, until, now + INTERVAL_MIN_NS) {
             return 0;
         }
-        (&raw mut (*lane).since_ns).write_volatile(now);
         let (tcp, udp) = (atomic::take(&raw mut (*lane).tcp), atomic::take(&raw mut (*lane).udp));
         let packets = atomic::take32(&raw mut (*lane).packets) as u64;
         let rtt_ns = atomic::load32(&raw const (*lane).rtt_us) as u64 * 1_000;
         // Longer round-trip times are heard of again; shorter ones would never be.
         (&raw mut (*lane).rtt_us).write_volatile((rtt_ns / 1_000 * 7 / 8) as u32);
-        let interval = interval(tcp, packets, rate, rtt_ns);
-        (&raw mut (*lane).until_ns).write_volatile(now + interval);
+        // What the new grant leads to is seen from the next round trip on.
+        let interval = interval(tcp, packets, rate);
+        (&raw mut (*lane).since_ns).write_volatile(now + rtt_ns);
+        (&raw mut (*lane).until_ns).write_volatile(now + rtt_ns + interval);
         let lasted = now.saturating_sub(since);
         let debt = atomic::load(&raw const (*lane).clock_ns).saturating_sub(now);
-        let grant = atomic::load(&raw const (*lane).grant);
         let most = ceiling(direction, rate, rtt_ns);
-        if lasted == 0 {
-            return 0;
-        }
-        let grant = if grant == 0 || lasted > 8 * interval {
+        let before = atomic::load(&raw const (*lane).grant);
+        let grant = if lasted == 0 || lasted > 8 * interval {
             // After a rest nothing is known about what comes.
-            if direction as usize == UPLOAD { most / 2 } else { rate }
+            0
         } else {
             let udp_rate = per_second(udp, lasted).min(rate / 2);
             let aim = corrected(rate - udp_rate, debt);
-            grant * factor(per_second(tcp, lasted), aim) / ONE
+            let first = if direction as usize == UPLOAD { most / 4 } else { rate };
+            let before = if before == 0 { first } else { before };
+            let least = if direction as usize == UPLOAD { WINDOW_MIN } else { (rate / 1_024).max(PACE_MIN) };
+            (before * factor(per_second(tcp, lasted), aim) / ONE).min(most).max(least)
         };
-        let least = if direction as usize == UPLOAD { WINDOW_MIN } else { PACE_MIN };
-        (&raw mut (*lane).grant).write_volatile(grant.min(most).max(least));
+        (&raw mut (*lane).grant).write_volatile(grant);
     }
     0
 }
@@ -186,14 +188,14 @@ fn per_second(bytes: u64, ns: u64) -> u64 {
     if ns == 0 { 0 } else { bytes * (SECOND_NS / 1_000) / (ns / 1_000 + 1) }
 }
 
-/// Long enough for its packets to say something, and for the flows to have heard of the last grant.
+/// Long enough for its packets to say something.
 #[inline(always)]
-fn interval(tcp: u64, packets: u64, rate: u64, rtt_ns: u64) -> u64 {
+fn interval(tcp: u64, packets: u64, rate: u64) -> u64 {
     if rate == 0 || packets == 0 {
         return INTERVAL_MIN_NS;
     }
     let for_packets = tcp / packets * PACKETS_MIN * (SECOND_NS / 1_000) / rate * 1_000;
-    for_packets.max(2 * rtt_ns).max(INTERVAL_MIN_NS).min(INTERVAL_MAX_NS)
+    for_packets.max(INTERVAL_MIN_NS).min(INTERVAL_MAX_NS)
 }
 
 #[inline(always)]
@@ -216,14 +218,14 @@ fn corrected(rate: u64, debt: u64) -> u64 {
     } else {
         1_000 - (2 * (debt - AIM_NS) / MS_NS).min(500)
     };
-    rate / 1_000 * permille
+    rate * permille / 1_000
 }
 
 /// What the grant is multiplied by: the whole way down when it led to far too much, half the way
 /// otherwise, because its effect comes with a delay.
 #[inline(always)]
 fn factor(carried: u64, aim: u64) -> u64 {
-    let ratio = if carried == 0 { 2 * ONE } else { (aim * ONE / carried).min(2 * ONE).max(ONE / 8) };
+    let ratio = if carried == 0 { 3 * ONE } else { (aim * ONE / carried).min(3 * ONE).max(ONE / 8) };
     if ratio < ONE * 3 / 4 {
         ratio
     } else if ratio > ONE - ONE / 64 && ratio < ONE + ONE / 64 {

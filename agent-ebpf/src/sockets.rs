@@ -23,7 +23,9 @@ use crate::{
     owners,
     parse::{self, Body, Packet},
     reason::Reason,
-    stats, steer, users, watch,
+    stats,
+    steer::{self, Heard},
+    users, watch,
 };
 
 #[btf_map]
@@ -275,40 +277,46 @@ macro_rules! word {
 pub fn operation(ops: *mut bpf_sock_ops) {
     // SAFETY: the context is readable, here and below.
     match unsafe { word!((*ops).op) } {
-        OP_PASSIVE_ESTABLISHED => opened(ops),
+        OP_PASSIVE_ESTABLISHED => {
+            opened(ops);
+        }
         OP_STATE => {
             // SAFETY: as above.
             if unsafe { word!((*ops).__bindgen_anon_1.args[1]) } == CLOSE {
                 ended(ops);
             }
         }
-        OP_RTT | OP_HEADER => steered(ops),
+        OP_RTT | OP_HEADER => {
+            steered(ops);
+        }
         _ => {}
     }
 }
 
-#[inline(always)]
-fn steered(ops: *mut bpf_sock_ops) {
+/// Not inlined, like `opened`: the kernel adds up the stacks of a whole chain of calls, and those of
+/// a closing socket are the deepest.
+#[inline(never)]
+fn steered(ops: *mut bpf_sock_ops) -> u32 {
     // SAFETY: see `operation`. The kernel keeps eight times the smoothed round-trip time.
     unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if !sk.is_null() {
-            steer::called(ops, sk, word!((*ops).srtt_us) >> 3, word!((*ops).bpf_sock_ops_cb_flags));
+            let heard = Heard { rtt_us: word!((*ops).srtt_us) >> 3, segment: word!((*ops).mss_cache) };
+            steer::called(ops, sk, heard, word!((*ops).bpf_sock_ops_cb_flags));
         }
     }
+    0
 }
 
-/// A function of its own, because older kernels allow 512 bytes of stack per chain of calls and round each
-/// function up to 32: the new flow here must not lie below the chain that ends a flow.
 #[inline(never)]
-fn opened(ops: *mut bpf_sock_ops) {
+fn opened(ops: *mut bpf_sock_ops) -> u32 {
     // SAFETY: see `operation`.
     let port = unsafe { word!((*ops).local_port) } as u16;
     let candidate = watch::candidate(TCP, port);
     if candidate == 0 {
-        return;
+        return 0;
     }
-    let Some(inbound) = watch::inbound(candidate, ops.cast(), TCP, port) else { return };
+    let Some(inbound) = watch::inbound(candidate, ops.cast(), TCP, port) else { return 0 };
     let mut flow = EMPTY;
     // All words are read, whatever the family: read in branches, a compiler would merge them into
     // one read at a computed place, which the verifier refuses.
@@ -338,7 +346,7 @@ fn opened(ops: *mut bpf_sock_ops) {
     let (sk, made): (*mut bpf_sock, *mut Flow) = unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return;
+            return 0;
         }
         let made =
             bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::from_mut(&mut flow).cast(), STORAGE_CREATE);
@@ -347,7 +355,7 @@ fn opened(ops: *mut bpf_sock_ops) {
     if made.is_null() {
         stats::count(Stat::StorageFailed);
         flows::nobody::<UPLOAD>(inbound, early, 0);
-        return;
+        return 0;
     }
     // SAFETY: see `operation`. Bits that others set stay.
     unsafe {
@@ -361,6 +369,7 @@ fn opened(ops: *mut bpf_sock_ops) {
     }
     stats::count(Stat::TcpOpened);
     events::of_flow(EVENT_FLOW_OPENED, &flow, flow.opened_ns);
+    0
 }
 
 /// Data in the packet that completed the handshake (or opened the connection, with fast open): the

@@ -51,6 +51,12 @@ const NEW_RATE: u32 = 16 << 20;
 /// After this time without an owner the connection is nobody's.
 const NEW_NS: u64 = 2_000_000_000;
 
+/// What a socket knows of its path: smoothed round-trip time and bytes per segment.
+pub struct Heard {
+    pub rtt_us: u32,
+    pub segment: u32,
+}
+
 /// What the user of a flow has to say; `rate` and `window` are 0 for nothing.
 struct Order {
     pace: u32,
@@ -69,9 +75,10 @@ pub fn opened(ops: *mut bpf_sock_ops, sk: *mut bpf_sock) -> u32 {
 
 /// One of the calls that `opened` asked for.
 #[inline(always)]
-pub fn called(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, rtt_us: u32, flags: u32) {
+pub fn called(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, heard: Heard, flags: u32) {
     let uploads = rates::in_use(UPLOAD as u32);
-    if !uploads && !rates::in_use(DOWNLOAD as u32) && flags & HEADER_FLAG == 0 {
+    // A rate that is taken away when it was the last one must still be taken from its sockets.
+    if !uploads && !rates::in_use(DOWNLOAD as u32) && told(sk).is_null() {
         return;
     }
     let flow = sockets::storage(sk);
@@ -79,7 +86,7 @@ pub fn called(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, rtt_us: u32, flags: u32
         return;
     }
     let mut order = Order { pace: 0, window: 0 };
-    let known = find(flow, rtt_us, &mut order);
+    let known = find(flow, heard.rtt_us, heard.segment, &mut order);
     obey(ops.cast(), sk, &order);
     let wanted =
         if known == 0 || (uploads && order.window != 0) { flags | HEADER_FLAG } else { flags & !HEADER_FLAG };
@@ -93,14 +100,14 @@ pub fn called(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, rtt_us: u32, flags: u32
 #[inline(always)]
 pub fn walked(sk: *mut bpf_sock, flow: *mut Flow) {
     let mut order = Order { pace: 0, window: 0 };
-    if find(flow, 0, &mut order) != 0 {
+    if find(flow, 0, 0, &mut order) != 0 {
         obey(sk.cast(), sk, &order);
     }
 }
 
 /// Fills in what the flow's user has to say; 0: its owner may still become known.
 #[inline(never)]
-fn find(flow: *mut Flow, rtt_us: u32, order: &mut Order) -> u32 {
+fn find(flow: *mut Flow, rtt_us: u32, segment: u32, order: &mut Order) -> u32 {
     let owner = flows::owner(flow);
     if owner == ACCOUNT_NONE {
         // SAFETY: a checked map value, here and below.
@@ -118,44 +125,63 @@ fn find(flow: *mut Flow, rtt_us: u32, order: &mut Order) -> u32 {
     }
     let slot = users::slot(account);
     if let Some(lane) = rates::lane(slot, DOWNLOAD as u32) {
-        order.pace = grant(lane, rtt_us, u32::MAX - 1, false);
+        order.pace = pace(lane, rtt_us);
     }
     if let Some(lane) = rates::lane(slot, UPLOAD as u32) {
-        order.window = grant(lane, rtt_us, UNCLAMPED, true);
+        order.window = window(lane, rtt_us, segment);
     }
     1
 }
 
 #[inline(always)]
-fn grant(lane: *mut Lane, rtt_us: u32, most: u32, window: bool) -> u32 {
+fn pace(lane: *mut Lane, rtt_us: u32) -> u32 {
+    let (rate, grant) = asked(lane, rtt_us);
+    let pace = if grant == 0 { rate } else { grant };
+    if pace >= UNPACED as u64 { UNPACED - 1 } else { pace as u32 }
+}
+
+/// Less than a segment would stop the sender; before anything is known it is half of what one flow
+/// needs, because others may begin at the same time.
+#[inline(always)]
+fn window(lane: *mut Lane, rtt_us: u32, segment: u32) -> u32 {
+    let (rate, grant) = asked(lane, rtt_us);
+    if rate == 0 {
+        return 0;
+    }
+    let first = (rate / 1_000 * rtt_us as u64 / 2_000).max(4 * segment as u64);
+    let window = (if grant == 0 { first } else { grant }).max(segment as u64);
+    if window >= UNCLAMPED as u64 { UNCLAMPED } else { window as u32 }
+}
+
+/// The rate and the grant; and tells the lane what the flow heard.
+#[inline(always)]
+fn asked(lane: *mut Lane, rtt_us: u32) -> (u64, u64) {
     // SAFETY: see `find`.
     unsafe {
-        let rate = atomic::load(&raw const (*lane).rate);
-        if rate == 0 {
-            return 0;
-        }
         let known = &raw mut (*lane).rtt_us;
         if rtt_us > atomic::load32(known) {
             known.write_volatile(rtt_us);
         }
-        let grant = atomic::load(&raw const (*lane).grant);
-        let first = if window { (rate / 1_000 * rtt_us as u64 / 1_000).max(1 << 14) } else { rate };
-        let grant = if grant == 0 { first } else { grant };
-        if grant > most as u64 { most } else { grant as u32 }
+        (atomic::load(&raw const (*lane).rate), atomic::load(&raw const (*lane).grant))
     }
+}
+
+#[inline(always)]
+fn told(sk: *mut bpf_sock) -> *mut Pace {
+    // SAFETY: a full socket.
+    unsafe { bpf_sk_storage_get(PACES.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast() }
 }
 
 /// Sets what is not yet so. `ctx` is what the helper wants in the calling program.
 #[inline(always)]
 fn obey(ctx: *mut c_void, sk: *mut bpf_sock, order: &Order) {
-    // SAFETY: a full socket; the result is checked.
-    let pace: *mut Pace = unsafe { bpf_sk_storage_get(PACES.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast() };
+    let pace = told(sk);
     let pace = if !pace.is_null() {
         pace
     } else if order.pace == 0 && order.window == 0 {
         return;
     } else {
-        // SAFETY: as above.
+        // SAFETY: a full socket; the result is checked.
         unsafe { bpf_sk_storage_get(PACES.as_ptr(), sk.cast(), ptr::null_mut(), STORAGE_CREATE).cast() }
     };
     if pace.is_null() {

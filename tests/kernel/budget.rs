@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, time::Duration};
 
 use boxmeter::{core::event::Network, kernel::KernelEvent};
-use boxmeter_common::user::UNLIMITED;
+use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE, UNLIMITED};
 
 use crate::{
     net::{connect, exchange, listen, port_of, receive, send},
@@ -114,4 +114,117 @@ fn a_cut_udp_sender_sees_no_error() {
     assert_eq!(client.recv(&mut [0; 100]).unwrap(), 60);
     assert_eq!(rig.kernel.counters(slot).payload, [100, 60]);
     rig.conserved();
+}
+
+/// However many flows send at once, what passes beyond the budget is less than a packet per CPU.
+#[test]
+fn many_flows_at_once_overshoot_by_a_packet_per_cpu_at_most() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let inbound = rig.watch(Network::Tcp, port);
+    let slot = rig.account(inbound);
+    let user = rig.kernel.users().next().unwrap().slot;
+    let open: Vec<_> = (0..64).map(|_| connect(&listener)).collect();
+    for (client, _) in &open {
+        rig.own(&rig.socket(port_of(client)).unwrap(), slot);
+    }
+    rig.kernel.set_budget(user, 20_000_000, UNLIMITED);
+    let cpus = std::thread::available_parallelism().unwrap().get() as u64;
+    let billed = std::thread::scope(|scope| {
+        for (client, server) in &open {
+            scope.spawn(|| send(server, 1_000_000));
+            scope.spawn(|| receive(client, 1_000_000));
+        }
+        let cut = soon(|| {
+            let before = rig.kernel.user(user).billed;
+            std::thread::sleep(Duration::from_millis(50));
+            before >= 20_000_000 && rig.kernel.user(user).billed == before
+        });
+        let billed = rig.kernel.user(user).billed;
+        rig.kernel.set_budget(user, UNLIMITED, UNLIMITED);
+        assert!(cut, "it went on");
+        billed
+    });
+    assert!((20_000_000..20_000_000 + cpus * PACKET_MAX).contains(&billed), "{billed}");
+    assert_eq!(rig.kernel.counters(slot).payload, [0, 64_000_000]);
+    rig.conserved();
+}
+
+#[test]
+fn a_budget_is_lowered_and_raised_live_and_each_cut_is_told_once() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let inbound = rig.watch(Network::Tcp, port);
+    let slot = rig.account(inbound);
+    let user = rig.kernel.users().next().unwrap().slot;
+    let (client, server) = connect(&listener);
+    rig.own(&rig.socket(port_of(&client)).unwrap(), slot);
+    exchange(&client, &server, 1_000, 1_000);
+    let cuts = |rig: &mut Rig| {
+        let mut cuts = 0;
+        while let Some(event) = rig.events.poll() {
+            cuts += usize::from(matches!(event, KernelEvent::Cut { .. }));
+        }
+        cuts
+    };
+    for round in 1..=3u64 {
+        // Lowered below what was used: what is returned says so at once.
+        let billed = rig.kernel.set_budget(user, 100, UNLIMITED);
+        assert_eq!(billed, 2_000 * round);
+        send(&server, 1_000);
+        send(&client, 1_000);
+        until("both directions are dropped", || {
+            rig.kernel.user(user).dropped_packets.iter().all(|packets| *packets > round)
+        });
+        assert_eq!(cuts(&mut rig), 1);
+        assert_eq!(rig.kernel.user(user).billed, billed);
+        rig.kernel.set_budget(user, UNLIMITED, UNLIMITED);
+        receive(&client, 1_000);
+        receive(&server, 1_000);
+        assert_eq!(cuts(&mut rig), 0);
+    }
+    rig.conserved();
+}
+
+#[test]
+fn without_any_budget_nothing_gets_through_from_the_first_byte() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let inbound = rig.watch(Network::Tcp, port);
+    let slot = rig.account(inbound);
+    let user = rig.kernel.users().next().unwrap().slot;
+    rig.kernel.set_budget(user, 0, UNLIMITED);
+    let (client, server) = connect(&listener);
+    rig.own(&rig.socket(port_of(&client)).unwrap(), slot);
+    send(&client, 1_000);
+    send(&server, 1_000);
+    until("both directions are dropped", || {
+        rig.kernel.user(user).dropped_packets.iter().all(|packets| *packets > 1)
+    });
+    assert_eq!(rig.kernel.counters(slot).payload, [0, 0]);
+    assert_eq!(rig.kernel.user(user).billed, 0);
+    rig.conserved();
+}
+
+#[test]
+fn a_budget_goes_on_in_the_other_meter_from_where_it_is() {
+    let mut rig = Rig::new();
+    let (listener, port) = listen("127.0.0.1");
+    let inbound = rig.watch(Network::Tcp, port);
+    let slot = rig.account(inbound);
+    let user = rig.kernel.users().next().unwrap().slot;
+    let (client, server) = connect(&listener);
+    rig.own(&rig.socket(port_of(&client)).unwrap(), slot);
+    exchange(&client, &server, 1_000, 2_000);
+    assert_eq!(rig.kernel.user(user).billed, 3_000);
+    let before = rig.kernel.counters(slot).wire;
+    assert_eq!(rig.kernel.set_meter(user, METER_WIRE), 3_000);
+    exchange(&client, &server, 1_000, 2_000);
+    let wire = rig.kernel.counters(slot).wire;
+    let more = wire[0] + wire[1] - before[0] - before[1];
+    assert!(more > 3_000);
+    assert_eq!(rig.kernel.user(user).billed, 3_000 + more);
+    assert_eq!(rig.kernel.set_meter(user, METER_PAYLOAD), 3_000 + more);
+    exchange(&client, &server, 100, 0);
+    assert_eq!(rig.kernel.user(user).billed, 3_100 + more);
 }

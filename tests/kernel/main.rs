@@ -8,12 +8,17 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench_rates;
+mod blocks;
 mod budget;
 mod conservation;
 mod hostile;
+mod link;
+mod load;
 mod net;
 mod owners;
 mod pins;
+mod rates;
 mod rig;
 mod tcp;
 mod udp;
