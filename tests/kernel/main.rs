@@ -8,6 +8,8 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench_baseline;
+mod bench_cost;
 mod budget;
 mod conservation;
 mod hostile;
