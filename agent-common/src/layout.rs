@@ -7,6 +7,7 @@ use crate::{
     command::{Command, Mailbox},
     event::Event,
     flow::{Flow, FlowKey},
+    recent::Recent,
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -16,6 +17,7 @@ const _: () = {
     assert!(size_of::<Counters>() == 32);
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Flow>() == 112);
+    assert!(size_of::<Recent>() == 64 && align_of::<Recent>() == 64);
     assert!(size_of::<Account>() == 64 && align_of::<Account>() == 64);
     assert!(size_of::<User>() == 128 && align_of::<User>() == 64);
     assert!(size_of::<WatchKey>() == 16);

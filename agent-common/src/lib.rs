@@ -11,12 +11,13 @@ pub mod flow;
 pub mod layout;
 #[cfg(feature = "user")]
 pub mod pod;
+pub mod recent;
 pub mod stats;
 pub mod user;
 pub mod watch;
 
 /// Version of the layout and of the meaning of all maps.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 3;
 
 /// Client to server, what the kernel sees as ingress. An index into every pair of counters.
 pub const UPLOAD: usize = 0;
@@ -31,6 +32,7 @@ pub const UDP: u8 = 17;
 /// Names of the pinned maps; also the names of their files below the pin directory.
 pub mod maps {
     pub const ACCOUNTS: &str = "ACCOUNTS";
+    pub const CLOCK: &str = "CLOCK";
     pub const CLOSED: &str = "CLOSED";
     pub const COMMAND: &str = "COMMAND";
     pub const EVENTS: &str = "EVENTS";
@@ -40,6 +42,7 @@ pub mod maps {
     pub const OWNERS: &str = "OWNERS";
     pub const PEERS: &str = "PEERS";
     pub const PORTS: &str = "PORTS";
+    pub const RECENT: &str = "RECENT";
     pub const SOCKETS: &str = "SOCKETS";
     pub const STATS: &str = "STATS";
     pub const USERS: &str = "USERS";

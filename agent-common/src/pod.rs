@@ -5,6 +5,7 @@ use crate::{
     command::{Command, Mailbox},
     event::Event,
     flow::{Flow, FlowKey},
+    recent::Recent,
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -19,4 +20,6 @@ macro_rules! pod {
     };
 }
 
-pod!(Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, User, Inbound, WatchKey, Watched);
+pod!(
+    Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, Recent, User, Inbound, WatchKey, Watched
+);

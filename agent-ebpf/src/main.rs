@@ -15,6 +15,7 @@ mod owners;
 mod parse;
 mod peers;
 mod reason;
+mod recent;
 mod sockets;
 mod stats;
 mod users;

@@ -16,6 +16,7 @@ use boxmeter_common::{
     ABI_VERSION, Meta,
     command::{COMMANDS_MAX, Command, Mailbox},
     maps,
+    recent::{RECENT_MAX, Recent},
     stats::STATS_MAX,
     user::{ACCOUNTS_MAX, Account, USERS_MAX, User},
     watch::{INBOUNDS_MAX, Inbound, PORTS_WORDS, WATCHED_SHARDS, Watched},
@@ -63,6 +64,8 @@ pub struct Kernel {
     pub(super) watched: Shared<Watched>,
     pub(super) ports: Shared<u64>,
     pub(super) stats: Shared<u64>,
+    pub(super) clock: Shared<u64>,
+    pub(super) recent: Shared<Recent>,
     pub(super) mailbox: Shared<Mailbox>,
     pub(super) commands: Shared<Command>,
     pub(super) watch: OwnedFd,
@@ -71,6 +74,8 @@ pub struct Kernel {
     pub(super) owners: OwnedFd,
     pub(super) walk: OwnedFd,
     pub(super) directory: Directory,
+    /// Monotonic nanoseconds.
+    pub(super) opened_ns: u64,
     /// Where sockets are walked.
     pub(super) namespaces: Vec<Namespace>,
 }
@@ -134,6 +139,8 @@ impl Kernel {
             watched: map(&pins, maps::WATCHED, INBOUNDS_MAX * WATCHED_SHARDS)?,
             ports: map(&pins, maps::PORTS, PORTS_WORDS)?,
             stats: map(&pins, maps::STATS, STATS_MAX)?,
+            clock: map(&pins, maps::CLOCK, 1)?,
+            recent: map(&pins, maps::RECENT, RECENT_MAX)?,
             mailbox: map(&pins, maps::MAILBOX, 1)?,
             commands: map(&pins, maps::COMMAND, COMMANDS_MAX)?,
             watch: pins.open(maps::WATCH)?,
@@ -145,9 +152,11 @@ impl Kernel {
             _links: links,
             pins,
             directory: Directory::default(),
+            opened_ns: crate::clock::mono_ns(),
             namespaces: vec![Namespace::own()?],
         };
         kernel.directory = kernel.read_directory();
+        kernel.wind_clock();
         Ok(kernel)
     }
 
@@ -191,8 +200,13 @@ fn open_cgroup(path: Option<&Path>) -> Result<File, KernelError> {
 fn load_maps(config: &KernelConfig, pins: &Pins, netns_aware: bool) -> Result<Ebpf, KernelError> {
     let btf = Btf::from_sys_fs().map_err(|_| KernelError::NoBtf)?;
     let flag = u32::from(netns_aware);
+    let ordered_loads = u32::from(cfg!(target_arch = "x86_64"));
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &flag, true);
+    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &flag, true).override_global(
+        "ORDERED_LOADS",
+        &ordered_loads,
+        true,
+    );
     for name in pins::MAPS {
         loader.map_pin_path(name, pins.at(name));
     }

@@ -22,8 +22,9 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 pub const LINKS: [&str; 3] = ["link_ingress", "link_egress", "link_sock_ops"];
 
 /// Every pinned map.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 17] = [
     maps::ACCOUNTS,
+    maps::CLOCK,
     maps::CLOSED,
     maps::COMMAND,
     maps::EVENTS,
@@ -33,6 +34,7 @@ pub const MAPS: [&str; 15] = [
     maps::OWNERS,
     maps::PEERS,
     maps::PORTS,
+    maps::RECENT,
     maps::SOCKETS,
     maps::STATS,
     maps::USERS,
