@@ -2,7 +2,7 @@
 //! cache line that is reached without a call.
 
 /// Entries of `RECENT`, a power of two.
-pub const RECENT_MAX: u32 = 4096;
+pub const RECENT_MAX: u32 = 1024;
 
 /// One owned flow. The programs keep it as long as its packets keep coming, and give its counters
 /// back to the flow when another one takes its place.
@@ -40,5 +40,6 @@ pub const fn ends(peer_port: u16, inbound: u32) -> u32 {
 pub const fn index(peer: [u64; 2], ends: u32) -> u32 {
     let mixed = (peer[0].wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ peer[1] ^ ends as u64)
         .wrapping_mul(0xd6e8_feb8_6659_fd93);
-    (mixed >> 32) as u32 & (RECENT_MAX - 1)
+    // Only the highest bits depend on all bits of the input.
+    (mixed >> (64 - RECENT_MAX.ilog2())) as u32
 }
