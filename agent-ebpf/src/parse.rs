@@ -70,8 +70,21 @@ pub fn packet<const DIR: usize>(skb: *const __sk_buff) -> Result<Packet, Reason>
         }
         (false, network, (first & 0xf) as usize * 4)
     } else {
-        let (network, offset) = ipv6(data, end)?;
-        (true, network, offset)
+        if data + 40 > end {
+            return Err(Reason::NotWatched);
+        }
+        // SAFETY: 40 bytes are there.
+        let next: u8 = unsafe { read(data + 6) };
+        if next == TCP || next == UDP {
+            (true, next, 40)
+        } else {
+            let found = after_extensions(skb);
+            match found {
+                NOT_WATCHED => return Err(Reason::NotWatched),
+                UNPARSABLE => return Err(Reason::Unparsable),
+                _ => (true, found as u8, (found >> 8 & OFFSET_MASK) as usize),
+            }
+        }
     };
     let at = data + offset;
     if at + 8 > end {
@@ -83,10 +96,26 @@ pub fn packet<const DIR: usize>(skb: *const __sk_buff) -> Result<Packet, Reason>
     Ok(Packet { network, ipv6, local_port: u16::from_be(local), peer_port: u16::from_be(peer), offset })
 }
 
-#[inline(always)]
-fn ipv6(data: usize, end: usize) -> Result<(u8, usize), Reason> {
+/// What `after_extensions` returns else is the transport protocol and, from bit 8 on, the offset of
+/// its header.
+const NOT_WATCHED: u32 = 0;
+const UNPARSABLE: u32 = 1;
+/// More than all extension headers that are stepped over.
+const OFFSET_MASK: u32 = 0x3fff;
+
+/// Rare, and therefore not where every packet comes along.
+#[inline(never)]
+fn after_extensions(skb: *const __sk_buff) -> u32 {
+    // Volatile: a compiler would read them in the caller and hand them over as plain numbers.
+    // SAFETY: see `bounds`.
+    let (data, end) = unsafe {
+        (
+            (&raw const (*skb).data).read_volatile() as usize,
+            (&raw const (*skb).data_end).read_volatile() as usize,
+        )
+    };
     if data + 40 > end {
-        return Err(Reason::NotWatched);
+        return NOT_WATCHED;
     }
     // SAFETY: 40 bytes are there.
     let mut next: u8 = unsafe { read(data + 6) };
@@ -97,17 +126,17 @@ fn ipv6(data: usize, end: usize) -> Result<(u8, usize), Reason> {
         }
         // Hop-by-hop, routing, destination options: (length + 1) × 8 bytes. A fragment header: 8.
         if next != 0 && next != 43 && next != 60 && next != 44 {
-            return Err(Reason::NotWatched);
+            return NOT_WATCHED;
         }
         let at = data + offset;
         if at + 8 > end {
-            return Err(Reason::Unparsable);
+            return UNPARSABLE;
         }
         // SAFETY: 8 bytes are there.
         let (after, length, fragment): (u8, u8, u16) = unsafe { (read(at), read(at + 1), read(at + 2)) };
         if next == 44 {
             if u16::from_be(fragment) & 0xfff8 != 0 {
-                return Err(Reason::Unparsable);
+                return UNPARSABLE;
             }
             offset += 8;
         } else {
@@ -115,7 +144,7 @@ fn ipv6(data: usize, end: usize) -> Result<(u8, usize), Reason> {
         }
         next = after;
     }
-    if next == TCP || next == UDP { Ok((next, offset)) } else { Err(Reason::Unparsable) }
+    if next == TCP || next == UDP { next as u32 | (offset as u32) << 8 } else { UNPARSABLE }
 }
 
 #[inline(always)]
