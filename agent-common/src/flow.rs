@@ -22,8 +22,16 @@ pub struct FlowKey {
 #[repr(C)]
 pub struct Flow {
     pub key: FlowKey,
-    /// The account slot that its bytes go to, or [`crate::user::ACCOUNT_NONE`]. From here to
-    /// `payload` is what packets need: in socket storage it is one cache line, with the key.
+    /// Never used twice within an epoch: the socket cookie for TCP, a number with the highest bit
+    /// set for UDP.
+    pub id: u64,
+    /// Monotonic nanoseconds (`CLOCK_MONOTONIC`) of the connection's establishment, or of its
+    /// first packet.
+    pub opened_ns: u64,
+    /// UDP: the agent's tick before the last packet (of packets since in `RECENT`: see there). TCP: when the flow was made; in `CLOSED` when
+    /// the socket closed.
+    pub last_ns: u64,
+    /// The account slot that its bytes go to, or [`crate::user::ACCOUNT_NONE`].
     pub owner: u32,
     /// `FLOW_*` bits.
     pub flags: u32,
@@ -32,15 +40,6 @@ pub struct Flow {
     /// Payload of the whole flow, by direction, owned or not: for people, not for the ledger, since
     /// two CPUs that count at the same moment may lose one of their additions here.
     pub payload: [u64; 2],
-    /// Never used twice within an epoch: the socket cookie for TCP, a number with the highest bit
-    /// set for UDP.
-    pub id: u64,
-    /// Monotonic nanoseconds (`CLOCK_MONOTONIC`) of the connection's establishment, or of its
-    /// first packet.
-    pub opened_ns: u64,
-    /// UDP: the agent's tick before the last packet (of packets since in `RECENT`: see there). TCP:
-    /// when the flow was made; in `CLOSED` when the socket closed.
-    pub last_ns: u64,
     /// Bytes counted while the owner was not known and not yet settled to an account.
     pub pending: Counters,
 }

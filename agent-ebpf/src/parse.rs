@@ -70,21 +70,8 @@ pub fn packet<const DIR: usize>(skb: *const __sk_buff) -> Result<Packet, Reason>
         }
         (false, network, (first & 0xf) as usize * 4)
     } else {
-        if data + 40 > end {
-            return Err(Reason::NotWatched);
-        }
-        // SAFETY: 40 bytes are there.
-        let next: u8 = unsafe { read(data + 6) };
-        if next == TCP || next == UDP {
-            (true, next, 40)
-        } else {
-            let found = after_extensions(skb);
-            match found {
-                NOT_WATCHED => return Err(Reason::NotWatched),
-                UNPARSABLE => return Err(Reason::Unparsable),
-                _ => (true, found as u8, (found >> 8 & OFFSET_MASK) as usize),
-            }
-        }
+        let (network, offset) = ipv6(data, end)?;
+        (true, network, offset)
     };
     let at = data + offset;
     if at + 8 > end {
@@ -96,26 +83,10 @@ pub fn packet<const DIR: usize>(skb: *const __sk_buff) -> Result<Packet, Reason>
     Ok(Packet { network, ipv6, local_port: u16::from_be(local), peer_port: u16::from_be(peer), offset })
 }
 
-/// What `after_extensions` returns else is the transport protocol and, from bit 8 on, the offset of
-/// its header.
-const NOT_WATCHED: u32 = 0;
-const UNPARSABLE: u32 = 1;
-/// More than all extension headers that are stepped over.
-const OFFSET_MASK: u32 = 0x3fff;
-
-/// Rare, and therefore not where every packet comes along.
-#[inline(never)]
-fn after_extensions(skb: *const __sk_buff) -> u32 {
-    // Volatile: a compiler would read them in the caller and hand them over as plain numbers.
-    // SAFETY: see `bounds`.
-    let (data, end) = unsafe {
-        (
-            (&raw const (*skb).data).read_volatile() as usize,
-            (&raw const (*skb).data_end).read_volatile() as usize,
-        )
-    };
+#[inline(always)]
+fn ipv6(data: usize, end: usize) -> Result<(u8, usize), Reason> {
     if data + 40 > end {
-        return NOT_WATCHED;
+        return Err(Reason::NotWatched);
     }
     // SAFETY: 40 bytes are there.
     let mut next: u8 = unsafe { read(data + 6) };
@@ -126,17 +97,17 @@ fn after_extensions(skb: *const __sk_buff) -> u32 {
         }
         // Hop-by-hop, routing, destination options: (length + 1) × 8 bytes. A fragment header: 8.
         if next != 0 && next != 43 && next != 60 && next != 44 {
-            return NOT_WATCHED;
+            return Err(Reason::NotWatched);
         }
         let at = data + offset;
         if at + 8 > end {
-            return UNPARSABLE;
+            return Err(Reason::Unparsable);
         }
         // SAFETY: 8 bytes are there.
         let (after, length, fragment): (u8, u8, u16) = unsafe { (read(at), read(at + 1), read(at + 2)) };
         if next == 44 {
             if u16::from_be(fragment) & 0xfff8 != 0 {
-                return UNPARSABLE;
+                return Err(Reason::Unparsable);
             }
             offset += 8;
         } else {
@@ -144,7 +115,7 @@ fn after_extensions(skb: *const __sk_buff) -> u32 {
         }
         next = after;
     }
-    if next == TCP || next == UDP { next as u32 | (offset as u32) << 8 } else { UNPARSABLE }
+    if next == TCP || next == UDP { Ok((next, offset)) } else { Err(Reason::Unparsable) }
 }
 
 #[inline(always)]

@@ -73,33 +73,27 @@ pub fn full(skb: *const __sk_buff) -> Option<*mut bpf_sock> {
 pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -> Result<(), Reason> {
     let body = parse::tcp(skb, packet)?;
     // SAFETY: the context is readable; the helper takes any socket and knows which are full ones.
-    let flow: *mut Flow = unsafe {
+    let mut flow: *mut Flow = unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return unknown::<DIR>(skb, candidate);
+            return without(skb, packet, candidate, &body, DIR as u32);
         }
         bpf_sk_storage_get(SOCKETS.as_ptr(), sk.cast(), ptr::null_mut(), 0).cast()
     };
     if flow.is_null() {
-        return unknown::<DIR>(skb, candidate);
+        flow = old::<DIR>(skb, packet, candidate);
+        if flow.is_null() {
+            return without(skb, packet, candidate, &body, DIR as u32);
+        }
     }
     // SAFETY: a checked map value, here and below.
-    let owner = atomic::load32(unsafe { &raw const (*flow).owner });
+    let (inbound, flags) = unsafe { ((*flow).key.inbound, atomic::load32(&raw const (*flow).flags)) };
+    let owner = flows::owner(flow);
     if owner == ACCOUNT_NONE {
-        return unowned::<DIR>(skb, flow);
+        let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
+        flows::unowned::<DIR>(flow, flags, inbound, payload, body.wire);
+        return Ok(());
     }
-    owned::<DIR>(skb, flow, owner, &body)
-}
-
-#[inline(always)]
-fn owned<const DIR: usize>(
-    skb: *const __sk_buff,
-    flow: *mut Flow,
-    owner: u32,
-    body: &Body,
-) -> Result<(), Reason> {
-    // SAFETY: see `packet`.
-    let inbound = unsafe { (*flow).key.inbound };
     let Some(account) = users::account(owner) else {
         flows::nobody::<DIR>(inbound, body.payload, body.wire);
         return Ok(());
@@ -108,31 +102,6 @@ fn owned<const DIR: usize>(
     let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
     watch::add::<DIR>(inbound, payload, body.wire);
     users::add::<DIR>(account, user, payload, body.wire);
-    Ok(())
-}
-
-/// What follows is called for few packets. It reads the headers again instead of being told, so
-/// that nothing has to be put into memory for it where nearly all packets come along.
-///
-/// A socket without a flow, or none.
-#[inline(never)]
-fn unknown<const DIR: usize>(skb: *mut __sk_buff, candidate: u32) -> Result<(), Reason> {
-    let flow = old::<DIR>(skb, candidate);
-    if flow.is_null() { without::<DIR>(skb, candidate) } else { unowned::<DIR>(skb, flow) }
-}
-
-/// A flow without an owner, as far as it knows.
-#[inline(never)]
-fn unowned<const DIR: usize>(skb: *const __sk_buff, flow: *mut Flow) -> Result<(), Reason> {
-    let body = parse::tcp(skb, &parse::packet::<DIR>(skb)?)?;
-    let owner = flows::owner(flow);
-    if owner != ACCOUNT_NONE {
-        return owned::<DIR>(skb, flow, owner, &body);
-    }
-    // SAFETY: see `packet`.
-    let (inbound, flags) = unsafe { ((*flow).key.inbound, atomic::load32(&raw const (*flow).flags)) };
-    let payload = advance::<DIR>(flow, skb, body.seq, body.payload);
-    flows::unowned::<DIR>(flow, flags, inbound, payload, body.wire);
     Ok(())
 }
 
@@ -149,26 +118,16 @@ fn advance<const DIR: usize>(flow: *mut Flow, skb: *const __sk_buff, seq: u32, p
     let end = seq.wrapping_add(payload);
     // SAFETY: see `packet`.
     let mark = unsafe { &raw mut (*flow).mark[DIR] };
-    let now = atomic::load32(mark);
-    let step = end.wrapping_sub(now);
-    if step as i32 <= 0 {
-        return 0;
-    }
     if DIR != UPLOAD {
+        let step = end.wrapping_sub(atomic::load32(mark));
+        if step as i32 <= 0 {
+            return 0;
+        }
         // SAFETY: as above.
         unsafe { mark.write_volatile(end) };
-    } else if seq != now || !atomic::replace(mark, now, end) {
-        return advance_over_gap(flow, skb, seq, end);
+        flows::show::<DIR>(flow, step);
+        return step;
     }
-    flows::show::<DIR>(flow, step);
-    step
-}
-
-/// A segment that came in out of order, or while another CPU held one of the same socket.
-#[inline(never)]
-fn advance_over_gap(flow: *mut Flow, skb: *const __sk_buff, seq: u32, end: u32) -> u32 {
-    // SAFETY: see `packet`.
-    let mark = unsafe { &raw mut (*flow).mark[UPLOAD] };
     for _ in 0..MARK_TRIES {
         let now = atomic::load32(mark);
         let step = end.wrapping_sub(now);
@@ -180,7 +139,7 @@ fn advance_over_gap(flow: *mut Flow, skb: *const __sk_buff, seq: u32, end: u32) 
             return 0;
         }
         if atomic::replace(mark, now, end) {
-            flows::show::<UPLOAD>(flow, step);
+            flows::show::<DIR>(flow, step);
             return step;
         }
     }
@@ -200,21 +159,28 @@ fn beyond(skb: *const __sk_buff, end: u32) -> bool {
 
 /// Handshakes, resets and TIME_WAIT: wire bytes that no flow has.
 #[inline(never)]
-fn without<const DIR: usize>(skb: *mut __sk_buff, candidate: u32) -> Result<(), Reason> {
-    let packet = parse::packet::<DIR>(skb)?;
-    let body = parse::tcp(skb, &packet)?;
+fn without(
+    skb: *mut __sk_buff,
+    packet: &Packet,
+    candidate: u32,
+    body: &Body,
+    direction: u32,
+) -> Result<(), Reason> {
     let Some(inbound) = watch::inbound(candidate, skb.cast(), TCP, packet.local_port) else {
         return Err(Reason::NotWatched);
     };
     stats::count(Stat::NoSocket);
-    flows::nobody::<DIR>(inbound, 0, body.wire);
+    if direction as usize == UPLOAD {
+        flows::nobody::<UPLOAD>(inbound, 0, body.wire);
+    } else {
+        flows::nobody::<DOWNLOAD>(inbound, 0, body.wire);
+    }
     Ok(())
 }
 
 /// A socket that was open before it was watched begins at its own numbers.
 #[inline(never)]
-fn old<const DIR: usize>(skb: *mut __sk_buff, candidate: u32) -> *mut Flow {
-    let Ok(packet) = parse::packet::<DIR>(skb) else { return ptr::null_mut() };
+fn old<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -> *mut Flow {
     let Some(sk) = full(skb) else { return ptr::null_mut() };
     // SAFETY: a full socket.
     let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
@@ -224,7 +190,7 @@ fn old<const DIR: usize>(skb: *mut __sk_buff, candidate: u32) -> *mut Flow {
     let Some(inbound) = watch::inbound(candidate, skb.cast(), TCP, packet.local_port) else {
         return ptr::null_mut();
     };
-    let Ok(peer) = parse::peer::<DIR>(skb, &packet) else { return ptr::null_mut() };
+    let Ok(peer) = parse::peer::<DIR>(skb, packet) else { return ptr::null_mut() };
     let mut flow = EMPTY;
     flows::fill(&mut flow.key, peer, packet.peer_port, TCP, inbound);
     // SAFETY: a full socket; the result is checked.
