@@ -16,6 +16,7 @@ mod hostile;
 mod net;
 mod owners;
 mod pins;
+mod recent;
 mod rig;
 mod tcp;
 mod udp;
