@@ -28,7 +28,7 @@ pub struct Flow {
     /// Monotonic nanoseconds (`CLOCK_MONOTONIC`) of the connection's establishment, or of its
     /// first packet.
     pub opened_ns: u64,
-    /// UDP: the last packet, to within a timer tick. TCP: when the flow was made; in `CLOSED` when
+    /// UDP: the agent's tick before the last packet (of packets since in `RECENT`: see there). TCP: when the flow was made; in `CLOSED` when
     /// the socket closed.
     pub last_ns: u64,
     /// The account slot that its bytes go to, or [`crate::user::ACCOUNT_NONE`].

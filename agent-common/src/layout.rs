@@ -8,6 +8,7 @@ use crate::{
     event::Event,
     flow::{Flow, FlowKey},
     rate::{Lane, Pace, Rate},
+    recent::Recent,
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -17,6 +18,7 @@ const _: () = {
     assert!(size_of::<Counters>() == 32);
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Flow>() == 112);
+    assert!(size_of::<Recent>() == 64 && align_of::<Recent>() == 64);
     assert!(size_of::<Account>() == 64 && align_of::<Account>() == 64);
     assert!(size_of::<User>() == 128 && align_of::<User>() == 64);
     assert!(size_of::<Lane>() == 64 && align_of::<Lane>() == 64);

@@ -12,12 +12,13 @@ pub mod layout;
 #[cfg(feature = "user")]
 pub mod pod;
 pub mod rate;
+pub mod recent;
 pub mod stats;
 pub mod user;
 pub mod watch;
 
 /// Version of the layout and of the meaning of all maps.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Client to server, what the kernel sees as ingress. An index into every pair of counters.
 pub const UPLOAD: usize = 0;
@@ -33,6 +34,7 @@ pub const UDP: u8 = 17;
 pub mod maps {
     pub const ACCOUNTS: &str = "ACCOUNTS";
     pub const BLOCKED: &str = "BLOCKED";
+    pub const CLOCK: &str = "CLOCK";
     pub const CLOSED: &str = "CLOSED";
     pub const COMMAND: &str = "COMMAND";
     pub const EVENTS: &str = "EVENTS";
@@ -44,6 +46,7 @@ pub mod maps {
     pub const PEERS: &str = "PEERS";
     pub const PORTS: &str = "PORTS";
     pub const RATES: &str = "RATES";
+    pub const RECENT: &str = "RECENT";
     pub const SOCKETS: &str = "SOCKETS";
     pub const STATS: &str = "STATS";
     pub const USERS: &str = "USERS";

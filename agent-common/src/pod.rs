@@ -6,6 +6,7 @@ use crate::{
     event::Event,
     flow::{Flow, FlowKey},
     rate::{Lane, Rate},
+    recent::Recent,
     user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
@@ -21,6 +22,6 @@ macro_rules! pod {
 }
 
 pod!(
-    Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, Lane, Rate, User, Inbound, WatchKey,
-    Watched
+    Meta, Command, Mailbox, Event, Flow, FlowKey, Account, Counters, Lane, Rate, Recent, User, Inbound,
+    WatchKey, Watched
 );

@@ -18,6 +18,7 @@ mod parse;
 mod peers;
 mod rates;
 mod reason;
+mod recent;
 mod sockets;
 mod stats;
 mod steer;

@@ -21,7 +21,7 @@ use crate::{
     map::{HASH, Inserted, Map, NO_PREALLOC},
     parse::{self, Packet},
     reason::Reason,
-    stats, users, watch,
+    recent, stats, users, watch,
 };
 
 #[btf_map]
@@ -29,12 +29,19 @@ static PEERS: Map<FlowKey, Flow, HASH, { PEERS_MAX as usize }, NO_PREALLOC> = Ma
 
 #[inline(always)]
 pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate: u32) -> Result<(), Reason> {
+    let body = parse::udp(skb, packet)?;
+    let peer = parse::peer::<DIR>(skb, packet)?;
+    let sought = recent::place(skb, peer, packet.peer_port, candidate);
+    if let Some(sought) = &sought
+        && recent::count::<DIR>(sought, candidate, &body)
+    {
+        return Ok(());
+    }
     let Some(inbound) = watch::inbound(candidate, skb.cast(), UDP, packet.local_port) else {
         return Err(Reason::NotWatched);
     };
-    let body = parse::udp(skb, packet)?;
     let mut key = MaybeUninit::<FlowKey>::uninit();
-    flows::fill(key.as_mut_ptr(), parse::peer::<DIR>(skb, packet)?, packet.peer_port, UDP, inbound);
+    flows::fill(key.as_mut_ptr(), peer, packet.peer_port, UDP, inbound);
     // SAFETY: every byte was written.
     let key = unsafe { key.assume_init_ref() };
     let flow = match PEERS.get(key) {
@@ -70,6 +77,11 @@ pub fn packet<const DIR: usize>(skb: *mut __sk_buff, packet: &Packet, candidate:
     seen::<DIR>(flow, body.payload);
     watch::add::<DIR>(inbound, body.payload, body.wire);
     users::add::<DIR>(account, user, body.payload, body.wire);
+    if let Some(sought) = &sought
+        && inbound == candidate
+    {
+        recent::offer(sought, flow, owner);
+    }
     Ok(())
 }
 
@@ -90,7 +102,7 @@ fn admitted<const DIR: usize>(
 #[inline(always)]
 fn seen<const DIR: usize>(flow: *mut Flow, payload: u32) {
     // SAFETY: see `packet`.
-    unsafe { (&raw mut (*flow).last_ns).write_volatile(clock::coarse_ns()) };
+    unsafe { (&raw mut (*flow).last_ns).write_volatile(clock::agent_ns()) };
     flows::show::<DIR>(flow, payload);
 }
 
@@ -175,12 +187,32 @@ pub fn close(key: &FlowKey, id: u64, before_ns: u64) -> u32 {
     let Some(flow) = find(key, id) else { return RESULT_NOT_FOUND };
     // SAFETY: see `packet`.
     unsafe {
-        if atomic::load(&raw const (*flow).last_ns) >= before_ns {
+        // What was seen lately is not in the flow yet.
+        if !recent::take_out(key) || atomic::load(&raw const (*flow).last_ns) >= before_ns {
             return RESULT_LIVE;
         }
         atomic::fetch_or(&raw mut (*flow).flags, FLOW_CLOSING);
+        // It may have come in again before the mark. Who is putting it in just now sees the mark.
+        recent::take_out(key);
     }
     RESULT_ENDED
+}
+
+/// Takes what `RECENT` counted for a flow.
+#[inline(always)]
+pub fn returned(key: &FlowKey, last_ns: u64, payload: [u64; 2]) {
+    let Some(flow) = PEERS.get(key) else { return };
+    // SAFETY: see `packet`.
+    unsafe {
+        // To a flow that may be gone at any moment nothing is written.
+        if atomic::load32(&raw const (*flow).flags) & FLOW_CLOSING != 0 {
+            return;
+        }
+        (&raw mut (*flow).last_ns).write_volatile(last_ns);
+        let shown = &raw mut (*flow).payload;
+        (&raw mut (*shown)[0]).write_volatile((*shown)[0] + payload[0]);
+        (&raw mut (*shown)[1]).write_volatile((*shown)[1] + payload[1]);
+    }
 }
 
 #[inline(never)]

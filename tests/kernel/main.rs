@@ -8,6 +8,8 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod bench_baseline;
+mod bench_cost;
 mod bench_rates;
 mod blocks;
 mod budget;
@@ -19,6 +21,7 @@ mod net;
 mod owners;
 mod pins;
 mod rates;
+mod recent;
 mod rig;
 mod tcp;
 mod udp;

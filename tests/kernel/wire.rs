@@ -15,7 +15,7 @@ const SET_OFF: [u32; 3] = [0x1f, 0x24, 0x2c];
 const ETHERNET: u64 = 14;
 
 /// Turns segmentation and merging off, so that the interface counts what a wire would carry.
-fn no_offload(interface: &str) {
+pub fn no_offload(interface: &str) {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     for command in SET_OFF {
         let mut value = [command, 0u32];

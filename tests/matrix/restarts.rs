@@ -8,7 +8,6 @@ use boxmeter_tests::{needs_machine, wait};
 use serde_json::{Value, json};
 use std::io::Write;
 
-
 use boxmeter_tests::questions::exact;
 
 fn metered(site: &Site) -> Agent {

@@ -20,9 +20,9 @@ use tokio::{
 
 use super::{
     commits::Commits,
+    delays::Delays,
     gate::Gate,
     hands::Hands,
-    delays::Delays,
     meter::Meter,
     people,
     proxy::{Changes, News, Proxy, Synced},

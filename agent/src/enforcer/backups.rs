@@ -127,7 +127,8 @@ impl Backups {
             let entry = entry.map_err(io)?;
             let name = entry.file_name();
             let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-            if rest.is_some_and(|rest| rest.len() == 2 * NAME_HASH && rest.iter().all(u8::is_ascii_hexdigit)) {
+            if rest.is_some_and(|rest| rest.len() == 2 * NAME_HASH && rest.iter().all(u8::is_ascii_hexdigit))
+            {
                 let written = entry.metadata().and_then(|meta| meta.modified()).map_err(io)?;
                 kept.push((written, entry.path()));
             }

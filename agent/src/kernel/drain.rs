@@ -196,9 +196,14 @@ impl Kernel {
         cursor: PeerCursor,
         max: u32,
     ) -> Result<(Vec<Flow>, Option<PeerCursor>), KernelError> {
+        self.wind_clock();
         let (found, next) = sys::lookup_batch::<FlowKey, Flow>(self.peers.as_fd(), cursor.0, max)
             .map_err(KernelError::io("bpf: walking the UDP peers"))?;
-        Ok((found.into_iter().map(|(_, flow)| flow).collect(), next.map(PeerCursor)))
+        let mut flows: Vec<Flow> = found.into_iter().map(|(_, flow)| flow).collect();
+        for flow in &mut flows {
+            self.complete(flow);
+        }
+        Ok((flows, next.map(PeerCursor)))
     }
 
     /// Every TCP flow that ended without an owner and still waits for one.

@@ -17,6 +17,7 @@ use boxmeter_common::{
     command::{COMMANDS_MAX, Command, Mailbox},
     maps,
     rate::{RATES_MAX, Rate},
+    recent::{RECENT_MAX, Recent},
     stats::STATS_MAX,
     user::{ACCOUNTS_MAX, Account, USERS_MAX, User},
     watch::{INBOUNDS_MAX, Inbound, PORTS_WORDS, WATCHED_SHARDS, Watched},
@@ -65,6 +66,8 @@ pub struct Kernel {
     pub(super) watched: Shared<Watched>,
     pub(super) ports: Shared<u64>,
     pub(super) stats: Shared<u64>,
+    pub(super) clock: Shared<u64>,
+    pub(super) recent: Shared<Recent>,
     pub(super) mailbox: Shared<Mailbox>,
     pub(super) commands: Shared<Command>,
     pub(super) watch: OwnedFd,
@@ -77,6 +80,8 @@ pub struct Kernel {
     /// Users with a rate, by direction.
     pub(super) rated: [u64; 2],
     pub(super) directory: Directory,
+    /// Monotonic nanoseconds.
+    pub(super) opened_ns: u64,
     /// Where sockets are walked.
     pub(super) namespaces: Vec<Namespace>,
 }
@@ -140,6 +145,8 @@ impl Kernel {
             watched: map(&pins, maps::WATCHED, INBOUNDS_MAX * WATCHED_SHARDS)?,
             ports: map(&pins, maps::PORTS, PORTS_WORDS)?,
             stats: map(&pins, maps::STATS, STATS_MAX)?,
+            clock: map(&pins, maps::CLOCK, 1)?,
+            recent: map(&pins, maps::RECENT, RECENT_MAX)?,
             mailbox: map(&pins, maps::MAILBOX, 1)?,
             commands: map(&pins, maps::COMMAND, COMMANDS_MAX)?,
             watch: pins.open(maps::WATCH)?,
@@ -154,10 +161,12 @@ impl Kernel {
             _links: links,
             pins,
             directory: Directory::default(),
+            opened_ns: crate::clock::mono_ns(),
             namespaces: vec![Namespace::own()?],
         };
         kernel.directory = kernel.read_directory();
         kernel.rated = limits::count_rated(&kernel.rates, kernel.directory.users_next);
+        kernel.wind_clock();
         Ok(kernel)
     }
 
@@ -201,8 +210,13 @@ fn open_cgroup(path: Option<&Path>) -> Result<File, KernelError> {
 fn load_maps(config: &KernelConfig, pins: &Pins, netns_aware: bool) -> Result<Ebpf, KernelError> {
     let btf = Btf::from_sys_fs().map_err(|_| KernelError::NoBtf)?;
     let flag = u32::from(netns_aware);
+    let ordered_loads = u32::from(cfg!(target_arch = "x86_64"));
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &flag, true);
+    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &flag, true).override_global(
+        "ORDERED_LOADS",
+        &ordered_loads,
+        true,
+    );
     for name in pins::MAPS {
         loader.map_pin_path(name, pins.at(name));
     }

@@ -15,6 +15,7 @@ mod load;
 mod netns;
 mod pins;
 pub mod probe;
+mod recent;
 mod shared;
 mod sys;
 mod watch;

@@ -22,9 +22,10 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 pub const LINKS: [&str; 3] = ["link_ingress", "link_egress", "link_sock_ops"];
 
 /// Every pinned map.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 20] = [
     maps::ACCOUNTS,
     maps::BLOCKED,
+    maps::CLOCK,
     maps::CLOSED,
     maps::COMMAND,
     maps::EVENTS,
@@ -36,6 +37,7 @@ pub const MAPS: [&str; 18] = [
     maps::PEERS,
     maps::PORTS,
     maps::RATES,
+    maps::RECENT,
     maps::SOCKETS,
     maps::STATS,
     maps::USERS,
