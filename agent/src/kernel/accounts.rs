@@ -177,6 +177,12 @@ impl Kernel {
         }
     }
 
+    /// The accounts of one user, on every inbound of this epoch.
+    pub fn accounts_of(&self, id: UserId) -> impl Iterator<Item = Slot> + '_ {
+        let inbounds = self.inbounds().into_iter();
+        inbounds.filter_map(move |inbound| self.directory.accounts.get(&(id, inbound.index)).copied())
+    }
+
     /// The slot of a user that has one.
     pub fn user_slot(&self, id: UserId) -> Option<UserSlot> {
         self.directory.users.get(&id).copied()

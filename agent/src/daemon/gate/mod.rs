@@ -277,8 +277,8 @@ pub fn of_meter(meter: u32) -> OfMeter {
 
 /// What the kernel counted for a user in its epoch, of the billed meter.
 pub fn counted(meter: &Meter, user: UserId, of_meter: OfMeter) -> u64 {
-    let slots = meter.accounts.accounts_of(user);
-    slots.fold(0, |sum: u64, (slot, _)| sum.saturating_add(of_meter(&meter.kernel.counters(slot))))
+    let slots = meter.kernel.accounts_of(user);
+    slots.fold(0, |sum: u64, slot| sum.saturating_add(of_meter(&meter.kernel.counters(slot))))
 }
 
 /// How far the billed counter is from what the accounts have. The billed one is read first: if bytes
