@@ -1,0 +1,11 @@
+//! Limits on real users of a real sing-box: whoever is over the quota is cut at the byte, everybody else
+//! streams on, and people can read why.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
+
+mod changes;
+mod quota;
+mod rig;

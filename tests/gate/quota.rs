@@ -1,0 +1,101 @@
+//! Quotas.
+
+use std::thread::available_parallelism;
+
+use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
+use serde_json::json;
+
+use crate::rig::{MIB, Rig, while_streaming};
+
+/// The most that passes beyond a quota: one packet of the largest size for each CPU.
+fn overshoot_max() -> u64 {
+    // Packets on loopback and veth reach twice the usual 64 KiB.
+    (128 << 10) * available_parallelism().unwrap().get() as u64
+}
+
+/// Over the quota in the middle of a download: cut at the byte, while another user streams on; a package
+/// brings the user back without a reload.
+fn cut_and_back(version: &'static str, case: &'static str) {
+    let rig = Rig::new(version, case);
+    let (alice, bob) = (rig.alice(), rig.bob());
+    let quota = 4 * MIB;
+    let before = rig.config();
+    rig.done(&["users", "set", &alice.name, "--quota", "4MiB"]);
+    while_streaming(&rig, bob, || {
+        rig.exchange(alice, 0, 64 * MIB).expect_err("more than the quota passed");
+        let shown = rig.until_state(&alice.name, "limited");
+        let used = rig.used(&alice.name);
+        assert!((quota..=quota + overshoot_max()).contains(&used), "{version} {case}: {used} of {quota}");
+        assert_eq!(shown["cause"]["kind"], json!("period_quota"), "{shown}");
+        assert!(shown["reason"].as_str().unwrap().contains("comes back"), "{shown}");
+        // It is said why, once.
+        let told = rig.events("state_changed");
+        let told: Vec<_> = told.iter().filter(|event| event["user"] == json!(alice.name)).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0]["data"]["to"], json!("limited"));
+        // New connections carry nothing.
+        rig.exchange(alice, 0, MIB).expect_err("a cut user got through");
+        assert!(rig.used(&alice.name) <= quota + 2 * overshoot_max());
+        wait("the entry is out of the file", || match rig.config().contains(&alice.name) {
+            true => Err("it is there".to_owned()),
+            false => Ok(()),
+        });
+        assert!(rig.config().contains(&bob.name));
+        rig.done(&["packages", "add", &alice.name, "8MiB"]);
+        rig.until_state(&alice.name, "active");
+        rig.exchange(alice, 0, 2 * MIB).unwrap();
+        wait("the file is as it was", || match rig.config() == before {
+            true => Ok(()),
+            false => Err(rig.config()),
+        });
+        assert_eq!(rig.done(&["status"])["enforcement"]["reloads"], json!(0));
+    });
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+#[test]
+fn a_user_over_quota_is_cut_at_the_byte_and_a_package_brings_it_back() {
+    needs_machine!();
+    for version in VERSIONS {
+        cut_and_back(version, "trojan-tls");
+    }
+}
+
+#[test]
+fn a_quic_user_over_quota_is_cut_at_the_byte_and_a_package_brings_it_back() {
+    needs_machine!();
+    cut_and_back(VERSIONS[2], "hysteria2");
+}
+
+/// The agent may die at any moment: the kernel cuts on, and the next agent explains it.
+#[test]
+fn the_cut_holds_without_an_agent() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let name = rig.alice().name.clone();
+    rig.done(&["users", "set", &name, "--quota", "4MiB"]);
+    rig.exchange(rig.alice(), 0, MIB).unwrap();
+    rig.agent.kill();
+    // Owned before: nobody is needed to cut it. A new connection has no owner without an agent, so that
+    // the quota is used up on one that was open.
+    rig.agent.start();
+    let mut stream = crate::rig::Stream::open(&rig, rig.alice());
+    let (stop, taken) = (false.into(), 0.into());
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| stream.take(&stop, &taken));
+        taking.join().unwrap().expect_err("the quota ends the stream");
+    });
+    rig.until_state(&name, "limited");
+    rig.agent.kill();
+    rig.agent.start();
+    let shown = rig.until_state(&name, "limited");
+    assert_eq!(rig.events("state_changed").len(), 1, "what goes on is not told again");
+    assert!(shown["enforcement"]["cut"].as_bool().unwrap());
+    rig.exchange(rig.alice(), 0, MIB).expect_err("a cut user got through");
+    rig.done(&["users", "reset", &name]);
+    rig.until_state(&name, "active");
+    rig.exchange(rig.alice(), 0, MIB).unwrap();
+    let used = rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();
+    assert!((MIB..2 * MIB).contains(&used), "the period began anew: {used}");
+    assert!(rig.used(&name) > 5 * MIB, "history stays");
+}
