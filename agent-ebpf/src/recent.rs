@@ -101,7 +101,8 @@ pub fn count<const DIR: usize>(sought: &Sought, inbound: u32, body: &Body) -> bo
     }
     let Some(account) = users::account(owner) else { return false };
     let user = users::user(account);
-    if user.is_null() || users::exhausted(user) {
+    // Rates and blocked flows are looked at on the longer way.
+    if user.is_null() || users::exhausted(user) || users::limits(user) != 0 {
         return false;
     }
     // SAFETY: see `holds`. Should the entry be another flow's by now, that one shows a packet more.

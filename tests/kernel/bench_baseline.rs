@@ -1,29 +1,36 @@
-//! What the programs' cost is measured beside: an empty program, and two plain counters, as systemd
-//! attaches them for IP accounting. Both are written as instructions, so that no object is shipped
-//! for them.
+//! What the programs' cost is measured beside: an empty program; two plain counters, as systemd
+//! attaches them for IP accounting; and the one lookup without which nobody can tell flows apart. All
+//! are written as instructions, so that no object is shipped for them.
 
 use std::{
     fs,
     io::Read,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
 const MAP_CREATE: u32 = 0;
+const MAP_UPDATE: u32 = 2;
 const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
 
+const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const NO_PREALLOC: u32 = 1;
 const CGROUP_SKB: u32 = 8;
 
-/// Calls bpf(2) with the beginning of its attributes and returns the descriptor that it made.
-fn bpf<T>(command: u32, mut attr: T) -> OwnedFd {
-    // SAFETY: a live value of the told length; the result is a new descriptor.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<T>());
-        assert!(fd >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(fd as i32)
-    }
+/// Calls bpf(2) with the beginning of its attributes.
+fn call<T>(command: u32, mut attr: T) -> i32 {
+    // SAFETY: a live value of the told length.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<T>()) };
+    assert!(result >= 0, "bpf({command}): {}", std::io::Error::last_os_error());
+    result as i32
+}
+
+/// Calls bpf(2) for a new descriptor.
+fn bpf<T>(command: u32, attr: T) -> OwnedFd {
+    // SAFETY: the call returned a descriptor that nobody else has.
+    unsafe { OwnedFd::from_raw_fd(call(command, attr)) }
 }
 
 fn instruction(opcode: u8, to: u8, from: u8, offset: i16, value: u32) -> u64 {
@@ -49,9 +56,8 @@ fn counters(map: &OwnedFd) -> Vec<u64> {
             instruction(0x62, 10, 0, -4, key),
             instruction(0xbf, 2, 10, 0, 0),
             instruction(0x07, 2, 0, 0, -4i32 as u32),
-            // Two words: the address of the map, by descriptor.
-            instruction(0x18, 1, 1, 0, map.as_raw_fd() as u32),
-            0,
+            map_address(map.as_raw_fd())[0],
+            map_address(map.as_raw_fd())[1],
             instruction(0x85, 0, 0, 0, 1),
             // No such entry: on, past the addition.
             instruction(0x15, 0, 0, 2, 0),
@@ -62,6 +68,42 @@ fn counters(map: &OwnedFd) -> Vec<u64> {
     }
     code.extend(pass());
     code
+}
+
+/// Two words that put the address of a map into `r1`.
+fn map_address(map: RawFd) -> [u64; 2] {
+    [instruction(0x18, 1, 1, 0, map as u32), 0]
+}
+
+/// Finds the storage of the packet's socket, and makes it with the first packet.
+fn storage_lookup(sockets: RawFd) -> Vec<u64> {
+    let mut code = vec![instruction(0x79, 2, 1, 168, 0), instruction(0x15, 2, 0, 5, 0)];
+    code.extend(map_address(sockets));
+    code.extend([
+        instruction(0xb7, 3, 0, 0, 0),
+        instruction(0xb7, 4, 0, 0, 1),
+        instruction(0x85, 0, 0, 0, 107),
+    ]);
+    code.extend(pass());
+    code
+}
+
+/// Finds an entry by a key of 24 bytes.
+fn hash_lookup(map: RawFd) -> Vec<u64> {
+    let mut code: Vec<u64> = [-8, -16, -24].map(|at| instruction(0x7a, 10, 0, at, 0)).to_vec();
+    code.extend([instruction(0xbf, 2, 10, 0, 0), instruction(0x07, 2, 0, 0, -24i32 as u32)]);
+    code.extend(map_address(map));
+    code.push(instruction(0x85, 0, 0, 0, 1));
+    code.extend(pass());
+    code
+}
+
+/// A hash as large as the one of UDP peers, with one entry: of the key that is all zero.
+fn hash() -> OwnedFd {
+    let map = bpf(MAP_CREATE, [HASH, 24, 112, 262_144, NO_PREALLOC]);
+    let (key, value) = ([0u64; 3], [0u64; 14]);
+    call(MAP_UPDATE, [map.as_raw_fd() as u64, key.as_ptr() as u64, value.as_ptr() as u64, 0]);
+    map
 }
 
 fn array() -> OwnedFd {
@@ -109,6 +151,18 @@ impl Attached {
         // The programs keep their maps.
         let maps = [array(), array()];
         Self::attach(cgroup, |direction| counters(&maps[direction]))
+    }
+
+    /// Only looks up sockets' storage, in the map that is pinned at `pin`.
+    pub fn storage_lookup(cgroup: &Path, pin: &Path) -> Self {
+        let map = aya::maps::MapData::from_pin(pin).unwrap();
+        Self::attach(cgroup, |_| storage_lookup(map.fd().as_fd().as_raw_fd()))
+    }
+
+    /// Only looks up an entry of a hash.
+    pub fn hash_lookup(cgroup: &Path) -> Self {
+        let map = hash();
+        Self::attach(cgroup, |_| hash_lookup(map.as_raw_fd()))
     }
 
     fn attach(cgroup: &Path, code: impl Fn(usize) -> Vec<u64>) -> Self {

@@ -1,5 +1,6 @@
-//! What a packet costs in the programs, beside an empty program and two plain counters in the same
-//! run, as the kernel's own statistics time them (`cargo xtask bench`).
+//! What a packet costs in the programs, beside an empty program, two plain counters and the lookup
+//! of a flow (socket storage for TCP, a hash with a key of 24 bytes for UDP) in the same run, as the
+//! kernel's own statistics time them (`cargo xtask bench`).
 //!
 //! Each kind of program is attached to a cgroup of its own, which holds nothing but the server
 //! sockets of that kind: rounds alternate without anything being attached or detached, and neither
@@ -28,17 +29,19 @@ use crate::{
 };
 
 const ROUNDS: usize = 21;
-const KINDS: usize = 3;
+const KINDS: usize = 4;
 const EMPTY: usize = 0;
 const PLAIN: usize = 1;
-const OURS: usize = 2;
-const NAMES: [&str; KINDS] = ["empty", "two plain counters", "boxmeter"];
+const LOOKUP: usize = 2;
+const OURS: usize = 3;
+const NAMES: [&str; KINDS] = ["empty", "two plain counters", "the lookup alone", "boxmeter"];
 
-/// The three kinds of program, each with its cgroup.
+/// The kinds of program, each with its cgroup.
 struct Lanes {
     rig: Rig,
     empty: Attached,
     plain: Attached,
+    lookup: Attached,
     // After the programs: a cgroup goes last.
     groups: [Group; KINDS],
 }
@@ -47,10 +50,19 @@ struct Lanes {
 type Spent = [(u64, u64); 2];
 
 impl Lanes {
-    fn new() -> Self {
-        let groups = ["empty", "plain", "ours"].map(Group::new);
+    fn new(network: Network) -> Self {
+        let groups = ["empty", "plain", "lookup", "ours"].map(Group::new);
+        let rig = Rig::with(|config| config.cgroup = Some(groups[OURS].path().to_path_buf()));
+        let lookup = match network {
+            Network::Tcp => {
+                let pin = rig.mount.pins().join(boxmeter_common::maps::SOCKETS);
+                Attached::storage_lookup(groups[LOOKUP].path(), &pin)
+            }
+            Network::Udp => Attached::hash_lookup(groups[LOOKUP].path()),
+        };
         Lanes {
-            rig: Rig::with(|config| config.cgroup = Some(groups[OURS].path().to_path_buf())),
+            rig,
+            lookup,
             empty: Attached::empty(groups[EMPTY].path()),
             plain: Attached::counters(groups[PLAIN].path()),
             groups,
@@ -61,6 +73,7 @@ impl Lanes {
         match kind {
             EMPTY => self.empty.run_time(),
             PLAIN => self.plain.run_time(),
+            LOOKUP => self.lookup.run_time(),
             _ => self.rig.kernel.run_time(),
         }
     }
@@ -195,7 +208,7 @@ fn ping_pong((mut client, mut server): (&TcpStream, &TcpStream), rounds: usize) 
 #[test]
 #[ignore = "a benchmark"]
 fn bench_cost_tcp() {
-    let mut lanes = Lanes::new();
+    let mut lanes = Lanes::new(Network::Tcp);
     between_namespaces(|client| {
         let pairs = connections(&mut lanes, client);
         let lanes = &lanes;
@@ -294,7 +307,7 @@ fn own_all_peers(rig: &mut Rig, slot: boxmeter::core::event::Slot) -> usize {
 }
 
 fn udp(name: &str, peers: u32, datagrams_per_round: usize) {
-    let mut lanes = Lanes::new();
+    let mut lanes = Lanes::new(Network::Udp);
     in_new_namespace(|| {
         ip("link set lo up");
         let servers: Vec<UdpSocket> = (0..KINDS)
