@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    paths, setup,
+    bench_lib, paths, setup,
     shell::{cargo, is_root, succeed},
 };
 
@@ -29,6 +29,7 @@ const AIMS: &[(&str, &str)] = &[
     ("owner known after the report, 1,000 connections/s, p99", "≤ 10 ms"),
     ("16,000 short connections in 12 s, owned", "≥ 99.9 %"),
     ("tick with 10,000 users and 100,000 flows", "≤ 50 ms CPU"),
+    ("edit of a configuration with 10,000 users", "≤ 100 ms"),
 ];
 
 pub fn run(_args: &Args) -> Result<()> {
@@ -44,6 +45,7 @@ pub fn run(_args: &Args) -> Result<()> {
     let output = command.stderr(Stdio::inherit()).output().context("the benchmarks do not start")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "a benchmark failed:\n{text}");
+    let text = text + &bench_lib::figures()?;
     let measured: Vec<(&str, &str)> =
         text.lines().filter_map(|line| line.split_once("FIGURE\t")?.1.split_once('\t')).collect();
     let table = table(&measured);
