@@ -14,7 +14,7 @@ fn disable_and_enable_touch_one_user_and_leave_the_file_as_it_was() {
         let before = rig.config();
         while_streaming(&rig, bob, || {
             rig.done(&["users", "disable", &alice.name]);
-            rig.exchange(alice, 0, MIB).expect_err("a disabled user got through");
+            rig.exchange(alice, 0, 64 * MIB).expect_err("a disabled user got through");
             wait("the entry is out", || match rig.config() != before {
                 true => Ok(()),
                 false => Err("not yet".to_owned()),

@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 pub const MIB: u64 = 1 << 20;
 
 pub struct Rig {
-    pub site: Site,
+    /// The first to be dropped: it needs the site's folder.
     pub agent: Agent,
+    pub site: Site,
 }
 
 impl Rig {
@@ -27,7 +28,7 @@ impl Rig {
         let site = Site::new(version, &[named(case)]);
         let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
         agent.start();
-        Rig { site, agent }
+        Rig { agent, site }
     }
 
     pub fn alice(&self) -> &User {

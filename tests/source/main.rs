@@ -6,7 +6,9 @@
 )]
 // Helpers of tests are tests.
 
+mod edit;
 mod fix;
+mod managed;
 mod netns;
 mod owners;
 mod server;

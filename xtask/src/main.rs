@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bench;
+mod bench_lib;
 mod bpf;
 mod build;
 mod demo;

@@ -21,6 +21,7 @@ use super::{
     },
 };
 use crate::singbox::{
+    config::LOCKED_USER,
     files::FileText,
     splice::{self, Splice},
 };
@@ -112,6 +113,41 @@ pub fn plan(
     plan.parked_after = after;
     plan.edits = edits(files, &places)?;
     Ok(plan)
+}
+
+/// What sing-box, which runs with the texts `loaded` (`Singbox::loaded_texts`), has not read of the files
+/// as they are `now`: what an agent that starts tells its `Reloads`.
+pub fn unread(loaded: &[FileText], now: &[FileText]) -> Result<Vec<Change>, EditRefused> {
+    let (loaded, now) = (Places::read(loaded, &[], &[])?, Places::read(now, &[], &[])?);
+    let entries = |places: &Places<'_>| -> HashMap<(String, String), Vec<String>> {
+        let mut entries: HashMap<_, Vec<String>> = HashMap::new();
+        for list in places.places.iter().filter_map(|place| place.list.as_ref().ok()) {
+            for item in list.items.iter().filter(|item| item.name != LOCKED_USER) {
+                let key = (list.tag.clone(), item.name.clone().into_owned());
+                entries.entry(key).or_default().push(item.text.clone().into_owned());
+            }
+        }
+        entries
+    };
+    let (loaded, now) = (entries(&loaded), entries(&now));
+    let mut changes = Vec::new();
+    let mut note = |(inbound, user): &(String, String), what| {
+        changes.push(Change { user: user.clone(), inbound: inbound.clone(), what });
+    };
+    for key in loaded.keys().filter(|key| !now.contains_key(*key)) {
+        note(key, What::TakenOut);
+    }
+    for (key, texts) in &now {
+        match loaded.get(key) {
+            None => note(key, What::PutBack),
+            Some(old) if old != texts => {
+                note(key, What::Deleted);
+                note(key, What::Added);
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(changes)
 }
 
 /// Brings one inbound to what is wanted.

@@ -164,6 +164,20 @@ impl Singbox {
         Ok(self.running(&backups)?.files.into_values().map(|file| file.loaded).collect())
     }
 
+    /// The files with the texts that sing-box runs with, as far as boxmeter knows.
+    pub fn loaded_texts(&self) -> Result<Vec<FileText>, EditError> {
+        let mut now = files::read(&self.config)?;
+        let Some(backups) = self.backups() else { return Ok(now) };
+        let running = self.running(&backups)?;
+        for file in &mut now {
+            if let Some(known) = running.files.get(file.path.as_ref()) {
+                file.text = backups.text(&file.path, &known.loaded)?;
+                file.sha256 = known.loaded;
+            }
+        }
+        Ok(now)
+    }
+
     fn backups(&self) -> Option<Backups> {
         self.backups.clone().map(Backups::new)
     }

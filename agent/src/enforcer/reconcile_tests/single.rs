@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::enforcer::{
-    reconcile::plan,
+    reconcile::{plan, unread},
     users_edit::{EditRefused, Excluded, Homeless, UserRefused, What},
 };
 
@@ -225,4 +225,21 @@ fn inbounds_without_editable_users_are_left_out_with_the_reason() {
         unknown.refused
     );
     assert!(unknown.is_empty());
+}
+
+#[test]
+fn what_sing_box_has_not_read_is_found_again() {
+    let mut world = World::one(TWO);
+    world.reach(&all(&["alice"], &Want::Out));
+    let loaded = world.files.clone();
+    assert!(unread(&loaded, &world.files).unwrap().is_empty());
+    world.reach(&wanted(&[("alice", Want::In), ("bob", Want::Out)]));
+    let mut found: Vec<_> = unread(&loaded, &world.files)
+        .unwrap()
+        .into_iter()
+        .map(|change| (change.user, change.inbound, change.what.admits()))
+        .collect();
+    found.sort();
+    let text = |user: &str, inbound: &str, admits| (user.to_owned(), inbound.to_owned(), admits);
+    assert_eq!(found, [text("alice", "h", true), text("bob", "h", false), text("bob", "m", false)]);
 }
