@@ -83,7 +83,7 @@ pub(super) fn create(
         params![id.0.into_bytes(), name, columns::to_json(terms)?, rev],
     )?;
     asked.event(transaction, "policy_created", None, json!({ "policy": name, "terms": terms }), rev)?;
-    Ok(known(transaction, id)?)
+    known(transaction, id)
 }
 
 /// A new name, new terms, or both. The id stays, and so do its users.
@@ -136,7 +136,7 @@ pub(super) fn change(
         data["after"] = json!(terms);
     }
     asked.event(transaction, "policy_changed", None, data, rev)?;
-    Ok(known(transaction, id)?)
+    known(transaction, id)
 }
 
 /// A tombstone, for a policy that nobody has.
