@@ -162,6 +162,15 @@ pub(super) fn delete(
     Ok(asked.event(transaction, "policy_deleted", None, json!({ "policy": &*before.name }), rev)?)
 }
 
+/// The terms alone: without counting who has them.
+pub(super) fn terms(connection: &Connection, id: PolicyId) -> Result<Terms, CommitError> {
+    let terms = connection
+        .prepare_cached("SELECT terms FROM policies WHERE id = ?1 AND tombstoned_ms IS NULL")?
+        .query_row([id.0.into_bytes()], |row| columns::json(row, 0))
+        .optional()?;
+    Ok(terms.ok_or_else(|| Refusal::NoSuchPolicy(id.to_string()))?)
+}
+
 fn bearers_with_wallets(connection: &Connection, id: PolicyId) -> rusqlite::Result<Vec<UserId>> {
     let mut statement = connection.prepare(
         "SELECT id FROM users WHERE policy_id = ?1 AND tombstoned_ms IS NULL
