@@ -50,16 +50,18 @@ pub(super) fn find(
     actor: &str,
     key: &IdempotencyKey,
 ) -> Result<Option<StoredAnswer>, CommitError> {
-    let row: Option<([u8; 32], i64, Option<u16>, Option<String>)> = connection
+    let known = connection
         .prepare_cached(
             "SELECT request, at_ms, status, answer FROM idempotency_keys WHERE actor = ?1 AND key = ?2",
         )?
-        .query_row(params![actor, key.key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .query_row(params![actor, key.key], |row| {
+            let answer = row.get::<_, Option<u16>>(2)?.zip(row.get(3)?);
+            Ok((row.get::<_, [u8; 32]>(0)?, StoredAnswer { at_ms: row.get(1)?, answer }))
+        })
         .optional()?;
-    match row {
-        None => Ok(None),
-        Some((request, ..)) if request != key.request => Err(Refusal::KeyReused.into()),
-        Some((_, at_ms, status, answer)) => Ok(Some(StoredAnswer { at_ms, answer: status.zip(answer) })),
+    match known {
+        Some((request, _)) if request != key.request => Err(Refusal::KeyReused.into()),
+        known => Ok(known.map(|(_, answer)| answer)),
     }
 }
 

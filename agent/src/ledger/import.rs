@@ -265,7 +265,7 @@ fn read_usage(
 }
 
 /// Bounded as the users are: a log may name anybody.
-fn place<'a>(usage: &'a mut BTreeMap<String, Usage>, name: String) -> Option<&'a mut Usage> {
+fn place(usage: &mut BTreeMap<String, Usage>, name: String) -> Option<&mut Usage> {
     if usage.len() >= USERS_MAX && !usage.contains_key(&name) {
         return None;
     }

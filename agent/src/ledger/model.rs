@@ -172,6 +172,8 @@ pub struct UserRecord {
     pub settings: Settings,
     pub admin: AdminRecord,
     pub account: AccountPeriod,
+    /// Percentages at which a warning was given in this account.
+    pub warned: Vec<u16>,
     pub first_use_ms: Option<i64>,
     pub state: StateRecord,
     /// In the order of their numbers; those where the entry is parked included.

@@ -105,10 +105,11 @@ pub(super) fn stages(
 
 /// All records, by user and tag.
 pub(super) fn all(connection: &Connection, user: Option<UserId>) -> rusqlite::Result<Vec<ParkedRecord>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT user_id, inbound_tag, stage, entry, at_ms, nth FROM parked WHERE ?1 IS NULL OR user_id = ?1
-         ORDER BY user_id, inbound_tag, nth",
-    )?;
+    let whose = if user.is_some() { "user_id = ?1" } else { "?1 IS NULL" };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT user_id, inbound_tag, stage, entry, at_ms, nth FROM parked WHERE {whose}
+         ORDER BY user_id, inbound_tag, nth"
+    ))?;
     let rows = statement.query_map([user.map(id_bytes)], |row| {
         Ok(ParkedRecord {
             user: user_id(row.get(0)?),

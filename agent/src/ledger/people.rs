@@ -295,7 +295,8 @@ pub(super) fn members(connection: &Connection) -> rusqlite::Result<HashMap<UserI
 const USER: &str = "SELECT u.id, u.name, u.created_ms, u.tombstoned_ms, u.purged_ms, u.file_state, p.name,
         u.policy_id, u.overrides, u.expires_ms, u.email, u.note, u.admin_state, u.admin_since_ms, u.admin_actor,
         u.admin_why, u.account_start_ms, u.account_generation, u.first_use_ms, u.state, u.state_since_ms,
-        u.settings_rev, u.rev, u.admin_until_ms, u.admin_evidence, u.state_cause
+        u.settings_rev, u.rev, u.admin_until_ms, u.admin_evidence, u.state_cause,
+        u.warned
     FROM users u JOIN policies p ON p.id = u.policy_id";
 
 fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
@@ -323,6 +324,7 @@ fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
             evidence: columns::json_or_null(row, 24)?,
         },
         account: AccountPeriod { start_ms: row.get(16)?, generation: row.get(17)? },
+        warned: columns::json(row, 26)?,
         first_use_ms: row.get(18)?,
         state: StateRecord { state: row.get(19)?, cause: row.get(25)?, since_ms: row.get(20)? },
         inbounds: Vec::new(),

@@ -83,7 +83,7 @@ pub(super) fn create(
         params![id.0.into_bytes(), name, columns::to_json(terms)?, rev],
     )?;
     asked.event(transaction, "policy_created", None, json!({ "policy": name, "terms": terms }), rev)?;
-    Ok(known(transaction, id)?)
+    known(transaction, id)
 }
 
 /// A new name, new terms, or both. The id stays, and so do its users.
@@ -136,7 +136,7 @@ pub(super) fn change(
         data["after"] = json!(terms);
     }
     asked.event(transaction, "policy_changed", None, data, rev)?;
-    Ok(known(transaction, id)?)
+    known(transaction, id)
 }
 
 /// A tombstone, for a policy that nobody has.
@@ -160,6 +160,15 @@ pub(super) fn delete(
         params![id.0.into_bytes(), asked.at_ms, rev],
     )?;
     Ok(asked.event(transaction, "policy_deleted", None, json!({ "policy": &*before.name }), rev)?)
+}
+
+/// The terms alone: without counting who has them.
+pub(super) fn terms(connection: &Connection, id: PolicyId) -> Result<Terms, CommitError> {
+    let terms = connection
+        .prepare_cached("SELECT terms FROM policies WHERE id = ?1 AND tombstoned_ms IS NULL")?
+        .query_row([id.0.into_bytes()], |row| columns::json(row, 0))
+        .optional()?;
+    Ok(terms.ok_or_else(|| Refusal::NoSuchPolicy(id.to_string()))?)
 }
 
 fn bearers_with_wallets(connection: &Connection, id: PolicyId) -> rusqlite::Result<Vec<UserId>> {

@@ -67,13 +67,13 @@ pub(super) fn create(
         ],
     )?;
     parking::put(transaction, id, &new.entries, ParkedStage::Returning, asked.at_ms, rev)?;
-    let policy = policies::known(transaction, settings.policy)?;
+    let made = known(transaction, id)?;
     let data = json!({
-        "name": new.name, "policy": &*policy.name, "overrides": settings.overrides,
+        "name": new.name, "policy": made.policy, "overrides": settings.overrides,
         "expires_ms": settings.expires_ms, "admin": new.admin.word(),
     });
     asked.event(transaction, "user_created", Some(id), data, rev)?;
-    known(transaction, id)
+    Ok(made)
 }
 
 /// The entry could not be written: the user is gone again, without a trace in the file.
@@ -378,7 +378,7 @@ fn check_rev(now: &UserRecord, if_rev: Option<i64>) -> Result<(), Refusal> {
 }
 
 fn check_settings(transaction: &Transaction<'_>, settings: &Settings) -> Result<(), CommitError> {
-    policies::known(transaction, settings.policy)?;
+    policies::terms(transaction, settings.policy)?;
     check_text("an e-mail address", settings.email.as_deref())?;
     check_text("a note", settings.note.as_deref())
 }

@@ -71,7 +71,6 @@ pub(super) fn of_user(
     let connection = connection.unchecked_transaction()?;
     let Some(record) = people::user(&connection, user)? else { return Ok(None) };
     let parts = Parts {
-        warned: warned(&connection, Some(user))?.remove(&user).unwrap_or_default(),
         used: account_usage(&connection, user, record.account)?,
         total: total_usage(&connection, user)?,
         taken_over: taken_over(&connection, user, epoch)?,
@@ -86,7 +85,6 @@ pub(super) fn of_user(
 
 #[derive(Default)]
 struct Parts {
-    warned: Vec<u16>,
     used: Used,
     total: Used,
     taken_over: Counters,
@@ -104,7 +102,7 @@ fn standing(record: UserRecord, parts: Parts) -> Standing {
         settings: record.settings,
         admin: record.admin,
         account: record.account,
-        warned: parts.warned,
+        warned: record.warned,
         first_use_ms: record.first_use_ms,
         state: record.state,
         used: parts.used,
@@ -121,7 +119,6 @@ fn standing(record: UserRecord, parts: Parts) -> Standing {
 /// Everybody who lives or is still in the file, by id: one pass over each table.
 pub(super) fn all(connection: &Connection, epoch: [u8; 16]) -> rusqlite::Result<Vec<Standing>> {
     let connection = connection.unchecked_transaction()?;
-    let mut warned = warned(&connection, None)?;
     let mut used = usage(&connection)?;
     let mut taken = all_taken_over(&connection, epoch)?;
     let mut wallets = wallet::by_user(&connection)?;
@@ -137,7 +134,6 @@ pub(super) fn all(connection: &Connection, epoch: [u8; 16]) -> rusqlite::Result<
         let id = record.id;
         let (in_account, total) = used.remove(&id).unwrap_or_default();
         let parts = Parts {
-            warned: warned.remove(&id).unwrap_or_default(),
             used: in_account,
             total,
             taken_over: taken.remove(&id).unwrap_or_default(),
@@ -147,15 +143,6 @@ pub(super) fn all(connection: &Connection, epoch: [u8; 16]) -> rusqlite::Result<
         all.push(standing(record, parts));
     }
     Ok(all)
-}
-
-/// Only of users who were warned.
-fn warned(connection: &Connection, user: Option<UserId>) -> rusqlite::Result<HashMap<UserId, Vec<u16>>> {
-    let mut statement = connection
-        .prepare_cached("SELECT id, warned FROM users WHERE warned <> '[]' AND (?1 IS NULL OR id = ?1)")?;
-    let rows = statement
-        .query_map([user.map(id_bytes)], |row| Ok((user_id(row.get(0)?), super::columns::json(row, 1)?)))?;
-    rows.collect()
 }
 
 /// By user, what was used in the account in force and over all time.

@@ -263,7 +263,7 @@ fn book(
         account,
         next,
         policy: record.settings.policy,
-        terms: policies::known(transaction, record.settings.policy)?.terms,
+        terms: policies::terms(transaction, record.settings.policy)?,
         overrides: record.settings.overrides,
         used,
         wallet: of_user(transaction, user)?,

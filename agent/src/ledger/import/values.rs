@@ -215,8 +215,8 @@ fn amount(value: ValueRef<'_>, unit: f64) -> Option<u64> {
         _ => return None,
     };
     let bytes = number * unit;
-    // Not a number fails both comparisons.
-    (bytes >= 0.0 && bytes <= BYTES_MAX).then_some(bytes as u64)
+    // What is not a number is in no range.
+    (0.0..=BYTES_MAX).contains(&bytes).then_some(bytes as u64)
 }
 
 fn integer(value: ValueRef<'_>) -> Option<i64> {

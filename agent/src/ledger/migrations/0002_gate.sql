@@ -52,6 +52,9 @@ CREATE TABLE users_2 (
     rev                 INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- How much of the kernel's counters of one user is taken over is asked after each change of the user.
+CREATE INDEX cursors_by_user ON cursors (user_id, epoch_no) WHERE user_id IS NOT NULL;
+
 -- What a user was given and what of it was spent. Append-only: what is left is a sum.
 CREATE TABLE wallet_entries (
     no                  INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
