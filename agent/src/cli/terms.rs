@@ -408,80 +408,33 @@ mod tests {
 
     #[test]
     fn every_option_becomes_its_field() {
-        let (own, inherit) = read(&[
-            "--quota",
-            "100G",
-            "--total-quota",
-            "none",
-            "--reset-day",
-            "31",
-            "--period",
-            "30d",
-            "--time-zone",
-            "Asia/Shanghai",
-            "--speed-up",
-            "8Mbit/s",
-            "--speed-down",
-            "0",
-            "--max-flows",
-            "7",
-            "--max-addresses",
-            "none",
-            "--wins",
-            "oldest",
-            "--over-quota",
-            "100=throttle:1MiB/s,120=cut",
-            "--warn",
-            "50,90%",
-            "--rollover",
-            "yes",
-            "--valid-days",
-            "30",
-            "--sharing",
-            "5/10m=throttle:1MiB/s",
-        ])
-        .unwrap();
+        let words = "--quota 100G --total-quota none --reset-day 31 --period 30d --time-zone Asia/Shanghai \
+                     --speed-up 8Mbit/s --speed-down 0 --max-flows 7 --max-addresses none --wins oldest \
+                     --over-quota 100=throttle:1MiB/s,120=cut --warn 50,90% --rollover yes \
+                     --valid-days 30 --sharing 5/10m=throttle:1MiB/s";
+        let (own, inherit) = read(&words.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(inherit, Vec::<String>::new());
-        insta::assert_snapshot!(serde_json::to_string_pretty(&own).unwrap(), @r#"
-        {
-          "quota_bytes": 107374182400,
-          "total_quota_bytes": null,
-          "period": {
-            "days": 30
-          },
-          "reset_day": 31,
-          "time_zone": "Asia/Shanghai",
-          "speed_up": 1000000,
-          "speed_down": null,
-          "max_flows": 7,
-          "max_addresses": null,
-          "wins": "oldest",
-          "over_quota": [
-            {
-              "percent": 100,
-              "then": {
-                "throttle": 1048576
-              }
-            },
-            {
-              "percent": 120,
-              "then": "cut"
-            }
-          ],
-          "warn_percents": [
-            50,
-            90
-          ],
-          "rollover": true,
-          "valid_days": 30,
-          "sharing": {
-            "networks": 5,
-            "window_s": 600,
-            "action": {
-              "throttle": 1048576
-            }
-          }
-        }
+        let json = serde_json::to_string(&own).unwrap().replace(",\"", ",\n\"");
+        insta::assert_snapshot!(json, @r#"
+        {"quota_bytes":107374182400,
+        "total_quota_bytes":null,
+        "period":{"days":30},
+        "reset_day":31,
+        "time_zone":"Asia/Shanghai",
+        "speed_up":1000000,
+        "speed_down":null,
+        "max_flows":7,
+        "max_addresses":null,
+        "wins":"oldest",
+        "over_quota":[{"percent":100,
+        "then":{"throttle":1048576}},{"percent":120,
+        "then":"cut"}],
+        "warn_percents":[50,90],
+        "rollover":true,
+        "valid_days":30,
+        "sharing":{"networks":5,
+        "window_s":600,
+        "action":{"throttle":1048576}}}
         "#);
     }
 

@@ -93,7 +93,7 @@ impl Envelope {
 pub struct IdempotencyKey {
     pub key: String,
     /// SHA-256 of method, path, condition and body: what the key was given for.
-    pub fingerprint: String,
+    pub fingerprint: [u8; 32],
 }
 
 impl IdempotencyKey {
@@ -101,8 +101,8 @@ impl IdempotencyKey {
     ///
     /// # Errors
     /// `Invalid` if it was another.
-    pub fn check(&self, stored_fingerprint: &str) -> Result<(), ApiError> {
-        if self.fingerprint == stored_fingerprint {
+    pub fn check(&self, stored_fingerprint: &[u8; 32]) -> Result<(), ApiError> {
+        if self.fingerprint == *stored_fingerprint {
             return Ok(());
         }
         let text = "this key was used for another change: take a new one for every change";
@@ -205,6 +205,5 @@ fn idempotency_key(key: &str, parts: [&str; 3], body: &[u8]) -> Result<Idempoten
         hash.update(b"\n");
     }
     hash.update(body);
-    let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(IdempotencyKey { key: key.to_owned(), fingerprint })
+    Ok(IdempotencyKey { key: key.to_owned(), fingerprint: hash.finalize().into() })
 }

@@ -30,7 +30,7 @@ pub(super) struct State {
 struct Answered {
     actor: String,
     key: String,
-    fingerprint: String,
+    fingerprint: [u8; 32],
     answer: Value,
 }
 
@@ -58,7 +58,7 @@ impl State {
         self.keys.push(Answered {
             actor: envelope.actor.to_string(),
             key: key.key.clone(),
-            fingerprint: key.fingerprint.clone(),
+            fingerprint: key.fingerprint,
             answer: serde_json::to_value(answer).map_err(ApiError::internal)?,
         });
         Ok(())
@@ -461,7 +461,7 @@ fn standing(now: &Zoned, user: &User, terms: &Terms) -> (UserState, Option<Reaso
         return (UserState::Disabled, Some(cause.clone()));
     }
     if let Some(expired) = user.expires_at.filter(|it| it.instant <= now.timestamp()) {
-        return (UserState::Expired, Some(Reason::Expired { at: expired }));
+        return (UserState::Expired, Some(Reason::Expired { at: expired, valid_days: None }));
     }
     let (used_bytes, total) = (user.period.used_bytes, user.total.used_bytes);
     if let Some(quota_bytes) = terms.total_quota_bytes.filter(|quota| total >= *quota) {
@@ -477,11 +477,13 @@ fn standing(now: &Zoned, user: &User, terms: &Terms) -> (UserState, Option<Reaso
         |step: &&Step| u128::from(used_bytes) * 100 >= u128::from(quota_bytes) * u128::from(step.percent);
     match steps.iter().rfind(reached) {
         None => (UserState::Active, None),
-        Some(Step { then: Then::Cut, .. }) => {
-            (UserState::Limited, Some(Reason::PeriodQuota { at, used_bytes, quota_bytes, until }))
-        }
+        Some(Step { then: Then::Cut, .. }) => (
+            UserState::Limited,
+            Some(Reason::PeriodQuota { at, used_bytes, quota_bytes, packages_bytes: 0, until }),
+        ),
         Some(&Step { percent, then: Then::Throttle(rate) }) => {
-            let cause = Reason::OverQuota { at, percent, used_bytes, quota_bytes, rate, until };
+            let cause =
+                Reason::OverQuota { at, percent, used_bytes, quota_bytes, packages_bytes: 0, rate, until };
             (UserState::Throttled, Some(cause))
         }
     }

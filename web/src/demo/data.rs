@@ -28,6 +28,7 @@ pub fn user(now: &Zoned, number: u64, name: &str, state: UserState, quota: Optio
         at: Time::from(now),
         used_bytes: used,
         quota_bytes: quota.unwrap_or_default(),
+        packages_bytes: 0,
         until,
     });
     let zone = now.time_zone().iana_name();
@@ -219,6 +220,7 @@ pub(super) fn events(now: &Zoned) -> Vec<Event> {
         at: Time::from(now),
         used_bytes: used,
         quota_bytes: 6 * GIB,
+        packages_bytes: 0,
         until: user(now, 3, "", UserState::Limited, None).period.end,
     };
     let zone = now.time_zone().iana_name();
