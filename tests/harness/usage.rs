@@ -25,6 +25,20 @@ pub fn memory_mib(pid: u32, name: &str) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }
 
+/// How much of a process's resident memory is the kernel's maps that it shares, in MiB.
+pub fn mapped_counters_mib(pid: u32) -> f64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut ours, mut kib) = (false, 0.0);
+    for line in maps.lines() {
+        if let Some(size) = line.strip_prefix("Rss:") {
+            kib += if ours { size.trim().trim_end_matches(" kB").parse::<f64>().unwrap() } else { 0.0 };
+        } else if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            ours = line.ends_with("bpf-map");
+        }
+    }
+    kib / 1024.0
+}
+
 /// What kernel programs have used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ran {

@@ -5,11 +5,12 @@
 use crate::core::event::SourceEvent;
 
 /// Classes: at most so many milliseconds, and the counter's name.
-const CLASSES: [(i64, &str); 6] = [
+const CLASSES: [(i64, &str); 7] = [
     (1, "owners_told_within_1_ms"),
     (2, "owners_told_within_2_ms"),
     (5, "owners_told_within_5_ms"),
     (10, "owners_told_within_10_ms"),
+    (20, "owners_told_within_20_ms"),
     (50, "owners_told_within_50_ms"),
     (i64::MAX, "owners_told_later"),
 ];

@@ -62,6 +62,7 @@ use crate::{
 /// # Errors
 /// Whatever kept it from starting, with what to do.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    keep_memory_small();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // The ledger's reader, lookups in /proc: never many at a time.
@@ -70,6 +71,22 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .context("starting the runtime")?;
     runtime.block_on(agent_process(config))
 }
+
+/// Has the C library give memory back that is free. Left alone it raises its thresholds with the large blocks
+/// that reading the kernel's type information takes at the start, and keeps some 15 MiB of them for good.
+#[cfg(target_env = "gnu")]
+fn keep_memory_small() {
+    const THRESHOLD: libc::c_int = 128 << 10;
+    // SAFETY: settings of the allocator, before any other thread runs. One that is refused changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, THRESHOLD);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_memory_small() {}
 
 fn kernel_config(config: &Config) -> KernelConfig {
     KernelConfig {
