@@ -57,7 +57,7 @@ pub struct Agent {
     pub flush_waiting: Vec<Flushed>,
     pub flush_running: Vec<Flushed>,
     pub events: VecDeque<NewEvent>,
-    /// Turns in which the kernel refused something, without one in between in which it did not.
+    /// Ticks in a row in which the kernel refused something.
     pub refusals: u32,
 }
 
@@ -156,12 +156,8 @@ impl Agent {
 
     /// The kernel refused something: what it holds is not lost, and later turns try again.
     fn refused(&mut self, error: KernelError) -> Result<(), KernelError> {
-        self.refusals += 1;
         if self.refusals > REFUSALS_MAX {
             return Err(error);
-        }
-        if self.refusals == 1 {
-            tracing::error!("{error}");
         }
         self.meter.trouble(error.to_string(), clock::now());
         Ok(())
@@ -177,7 +173,9 @@ impl Agent {
     }
 
     fn kernel_news(&mut self) -> Result<(), KernelError> {
-        for event in self.meter.kernel_events(self.news.get_mut())? {
+        let mut events = Vec::new();
+        let done = self.meter.kernel_events(self.news.get_mut(), &mut events);
+        for event in events {
             let (kind, slot) = match event {
                 KernelEvent::Warned { user, .. } => ("quota_warned", user),
                 KernelEvent::Cut { user, .. } => ("quota_cut", user),
@@ -186,11 +184,12 @@ impl Agent {
             let user = self.meter.accounts.user_in(UserSlot(slot.0));
             self.event(kind, user, serde_json::json!({}));
         }
-        Ok(())
+        done
     }
 
     fn sightings(&mut self, first: SourceEvent) -> Result<(), KernelError> {
-        self.kernel_news()?;
+        // Whatever came of that, sightings come only once.
+        let news = self.kernel_news();
         self.sighting(first);
         for _ in 1..SIGHTINGS_PER_TURN {
             match self.proxy.try_event() {
@@ -198,7 +197,7 @@ impl Agent {
                 None => break,
             }
         }
-        self.meter.carry_out()
+        news.and(self.meter.carry_out())
     }
 
     fn sighting(&mut self, event: SourceEvent) {
@@ -257,6 +256,7 @@ impl Agent {
     }
 
     fn on_tick(&mut self) -> Result<(), KernelError> {
+        self.refusals += 1;
         // News beyond what one turn takes do not wake the agent again.
         self.kernel_news()?;
         let tick = self.meter.tick()?;
