@@ -56,7 +56,7 @@ pub fn inbounds(config: &SingboxConfig) -> Vec<FoundInbound> {
 pub fn users(config: &SingboxConfig) -> Vec<FoundUser> {
     let mut users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
     for inbound in &config.inbounds {
-        for user in inbound.users.iter().filter(|user| !user.name.is_empty()) {
+        for user in inbound.users.iter().filter(|user| !user.name.is_empty() && !user.is_locked()) {
             users.entry(Arc::clone(&user.name)).or_default().insert(Arc::clone(&inbound.tag));
         }
     }
@@ -135,7 +135,7 @@ pub fn listeners(config: &SingboxConfig) -> Vec<InboundStatus> {
                     Network::Udp => ApiNetwork::Udp,
                 })
                 .collect(),
-            users: inbound.users.len() as u64,
+            users: inbound.users.iter().filter(|user| !user.is_locked()).count() as u64,
             note: note(inbound),
         })
         .collect()

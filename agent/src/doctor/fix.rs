@@ -9,7 +9,6 @@ use std::{
 
 use rand::RngExt as _;
 
-use super::splice::{self, Splice};
 use crate::{
     enforcer::singbox::{Applied, Edit, EditError, Singbox},
     singbox::{
@@ -17,6 +16,7 @@ use crate::{
         config::{LogOptions, Secret},
         files::{self, ConfigError, FileText},
         process::Process,
+        splice::{self, Splice},
         tree::{self, Node, Value},
     },
     source::{self, Choice, NoSource, Setting, clash_logs, connect, singbox_api},

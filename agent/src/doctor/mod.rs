@@ -5,7 +5,6 @@ pub mod check;
 pub mod fix;
 pub mod gather;
 mod report;
-pub mod splice;
 
 pub use check::{Finding, Inputs, KernelFact, Severity, check};
 pub use report::run;

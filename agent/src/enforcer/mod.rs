@@ -1,5 +1,15 @@
 //! Changes other programs' configuration so that it agrees with what was decided: checked, atomic,
 //! reversible. Decides nothing itself.
 
+mod backups;
+mod check;
+mod command;
+pub mod managed;
+pub mod reconcile;
+#[cfg(test)]
+mod reconcile_tests;
+mod reload;
+pub mod reloads;
 pub mod singbox;
 pub mod swap;
+pub mod users_edit;

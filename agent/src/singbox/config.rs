@@ -12,7 +12,14 @@ use std::{
 
 use crate::core::event::Network;
 
-use super::tree::{Node, Value};
+use super::{
+    services::{self, ApiService, ClashApi, ManagerService},
+    tree::{Node, Value},
+};
+
+/// The name of entries that boxmeter writes where a list of users would otherwise become empty, which
+/// opens some inbound types to everyone. Nobody knows their credential.
+pub const LOCKED_USER: &str = "boxmeter-locked";
 
 /// Everything that was understood.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +28,8 @@ pub struct SingboxConfig {
     pub log: LogOptions,
     pub api_service: Option<ApiService>,
     pub clash_api: Option<ClashApi>,
+    /// Services of type `ssm-api`, which have the users of managed shadowsocks inbounds.
+    pub managers: Vec<ManagerService>,
     pub warnings: Vec<Warning>,
     /// In the order in which sing-box merges them.
     pub files: Vec<PathBuf>,
@@ -98,6 +107,13 @@ pub struct FoundUser {
     pub range: Range<usize>,
 }
 
+impl FoundUser {
+    /// Is it no user at all, but boxmeter's own entry of a list that is otherwise empty?
+    pub fn is_locked(&self) -> bool {
+        &*self.name == LOCKED_USER
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct LogOptions {
     pub disabled: bool,
@@ -124,22 +140,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_empty() { "Secret(empty)" } else { "Secret(…)" })
     }
-}
-
-/// The first service of type `api` (sing-box 1.14).
-#[derive(Clone, Debug)]
-pub struct ApiService {
-    pub listen: IpAddr,
-    pub listen_port: u16,
-    pub secret: Secret,
-    pub tls: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct ClashApi {
-    /// As written: `127.0.0.1:9090`, `:9090`, `localhost:9090`.
-    pub external_controller: String,
-    pub secret: Secret,
 }
 
 /// What is allowed, but makes users indistinguishable or was not meant.
@@ -203,7 +203,7 @@ pub struct Wrong {
     pub what: String,
 }
 
-fn wrong(node: &Node, what: impl Into<String>) -> Wrong {
+pub(super) fn wrong(node: &Node, what: impl Into<String>) -> Wrong {
     Wrong { file: node.file.as_ref().clone(), at: node.range.start, what: what.into() }
 }
 
@@ -263,11 +263,13 @@ pub fn read(root: &Node) -> Result<SingboxConfig, Wrong> {
     }
     link_detours(&mut config);
     for service in root.get("services").and_then(Node::array).unwrap_or_default() {
-        if service.get("type").and_then(Node::str) == Some("api") && config.api_service.is_none() {
-            config.api_service = Some(api_service(service)?);
+        match service.get("type").and_then(Node::str) {
+            Some("api") if config.api_service.is_none() => config.api_service = Some(services::api(service)?),
+            Some("ssm-api") => config.managers.push(services::manager(service)?),
+            _ => {}
         }
     }
-    config.clash_api = root.get("experimental").and_then(|e| e.get("clash_api")).and_then(clash_api);
+    config.clash_api = root.get("experimental").and_then(|e| e.get("clash_api")).and_then(services::clash);
     Ok(config)
 }
 
@@ -284,7 +286,7 @@ fn log(root: &Node) -> LogOptions {
     }
 }
 
-fn listen(node: &Node) -> Result<IpAddr, Wrong> {
+pub(super) fn listen(node: &Node) -> Result<IpAddr, Wrong> {
     match node.get("listen") {
         None => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         Some(listen) => {
@@ -295,7 +297,7 @@ fn listen(node: &Node) -> Result<IpAddr, Wrong> {
     }
 }
 
-fn listen_port(node: &Node) -> Result<Option<u16>, Wrong> {
+pub(super) fn listen_port(node: &Node) -> Result<Option<u16>, Wrong> {
     match node.get("listen_port") {
         None => Ok(None),
         Some(port) => port
@@ -433,24 +435,6 @@ fn link_detours(config: &mut SingboxConfig) {
             None => config.warnings.push(Warning::UnknownDetour { inbound: tag, detour }),
         }
     }
-}
-
-fn api_service(node: &Node) -> Result<ApiService, Wrong> {
-    let secret = node.get("secret").and_then(Node::str).unwrap_or_default();
-    Ok(ApiService {
-        listen: listen(node)?,
-        listen_port: listen_port(node)?
-            .ok_or_else(|| wrong(node, "the API service has no `listen_port`; give it one"))?,
-        secret: Secret(secret.to_owned()),
-        tls: node.get("tls").and_then(|t| t.get("enabled")).and_then(Node::bool).unwrap_or(false),
-    })
-}
-
-fn clash_api(node: &Node) -> Option<ClashApi> {
-    let text = |key| node.get(key).and_then(Node::str).unwrap_or_default().to_owned();
-    let external_controller = text("external_controller");
-    let secret = Secret(text("secret"));
-    (!external_controller.is_empty()).then_some(ClashApi { external_controller, secret })
 }
 
 impl SingboxConfig {

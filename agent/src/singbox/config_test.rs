@@ -97,6 +97,19 @@ fn secrets_are_not_printed() {
 }
 
 #[test]
+fn managed_inbounds_have_their_service() {
+    let config = read(
+        r#"{"inbounds":[{"type":"shadowsocks","tag":"a","managed":true}],
+            "services":[{"type":"ssm-api","listen":"::","listen_port":9,"servers":{"/":"a","/Two/":"b"}}]}"#,
+    );
+    let [manager] = &config.managers[..] else { panic!("{:?}", config.managers) };
+    assert_eq!((manager.listen_port, manager.tls), (9, false));
+    let servers: Vec<_> = manager.servers.iter().map(|(path, tag)| (path.as_str(), &**tag)).collect();
+    assert_eq!(servers, [("", "a"), ("/Two", "b")], "paths keep their case");
+    assert!(config.inbounds[0].managed);
+}
+
+#[test]
 fn a_directory_is_read_as_sing_box_does() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();

@@ -6,8 +6,11 @@ pub mod config;
 mod config_test;
 pub mod files;
 pub mod process;
+pub mod services;
 pub mod sockets;
+pub mod splice;
 pub mod tree;
 
-pub use config::{ApiService, ClashApi, FoundUser, Inbound, LogOptions, Secret, SingboxConfig};
+pub use config::{FoundUser, Inbound, LogOptions, Secret, SingboxConfig};
 pub use files::{ConfigError, ConfigWatch};
+pub use services::{ApiService, ClashApi, ManagerService};

@@ -20,6 +20,8 @@ pub struct Node {
     pub file: Arc<PathBuf>,
     /// Bytes of the file's text.
     pub range: Range<usize>,
+    /// The key it stands at as written, if that is not in lower case.
+    pub key: Option<Box<str>>,
     pub value: Value,
 }
 
@@ -237,7 +239,8 @@ impl Build<'_> {
                         ObjectPropName::Word(lit) => lit.value,
                     };
                     let key = written.to_lowercase();
-                    let node = self.node(&property.value, depth + 1)?;
+                    let mut node = self.node(&property.value, depth + 1)?;
+                    node.key = (key != written).then(|| written.into());
                     match entries.iter_mut().find(|(name, _)| *name == key) {
                         None => entries.push((key, node)),
                         Some((_, first)) => {
@@ -253,7 +256,7 @@ impl Build<'_> {
                 Value::Object(entries)
             }
         };
-        Ok(Node { file: self.file.clone(), range: range.start..range.end, value })
+        Ok(Node { file: self.file.clone(), range: range.start..range.end, key: None, value })
     }
 }
 

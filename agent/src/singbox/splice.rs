@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, ops::Range};
 
-use crate::singbox::tree::{Node, Value};
+use super::tree::{Node, Value};
 
 /// Lines around a change that a diff shows.
 const CONTEXT: usize = 3;
@@ -65,7 +65,8 @@ pub fn replace(value: &Node, with: &str) -> Splice {
     Splice { range: value.range.clone(), with: with.to_owned() }
 }
 
-fn indent_of_line(text: &str, at: usize) -> String {
+/// The blanks at the beginning of the line that holds a byte.
+pub fn indent_of_line(text: &str, at: usize) -> String {
     let line_start = text[..at].rfind('\n').map_or(0, |found| found + 1);
     text[line_start..at].chars().take_while(|c| matches!(c, ' ' | '\t')).collect()
 }
@@ -84,7 +85,7 @@ fn first_child_indent(text: &str, container: &Node) -> Option<String> {
 }
 
 /// One step of the file's indentation.
-fn unit(text: &str) -> &'static str {
+pub fn unit(text: &str) -> &'static str {
     match text.lines().find(|line| line.starts_with([' ', '\t'])) {
         Some(line) if line.starts_with('\t') => "\t",
         Some(line) if line.starts_with("    ") => "    ",

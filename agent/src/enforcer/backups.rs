@@ -1,0 +1,181 @@
+//! The last good versions of sing-box's files, and which of them the running sing-box has read.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{swap::SwapError, users_edit::hex};
+use crate::singbox::files::{self, FileText};
+
+/// Versions that are kept of a file.
+const KEPT: usize = 20;
+
+/// Bytes of the hash in a kept file's name.
+const NAME_HASH: usize = 6;
+
+const NOTE: &str = "running.json";
+
+/// What boxmeter has changed since a process last read its files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Running {
+    /// Its pid and start time.
+    pub process: (u32, u64),
+    pub files: BTreeMap<PathBuf, RunningFile>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RunningFile {
+    /// Hash of the text that it runs with.
+    pub loaded: [u8; 32],
+    /// Of the text that boxmeter wrote last.
+    pub written: [u8; 32],
+}
+
+/// A folder that only root can read.
+pub(super) struct Backups {
+    folder: PathBuf,
+}
+
+impl Backups {
+    pub fn new(folder: PathBuf) -> Self {
+        Backups { folder }
+    }
+
+    /// Where a version of a file is kept.
+    pub fn path(&self, file: &Path, hash: &[u8; 32]) -> PathBuf {
+        let mut name = OsString::from(file.file_name().unwrap_or_default());
+        name.push(format!(".{}", hex(&hash[..NAME_HASH])));
+        self.folder.join(name)
+    }
+
+    /// Keeps a version, and the newest ones before it.
+    pub fn keep(&self, file: &FileText) -> Result<PathBuf, SwapError> {
+        let path = self.path(&file.path, &file.sha256);
+        self.write(&path, file.text.as_bytes())?;
+        // Too many old versions are no reason to fail.
+        drop(self.prune(&file.path));
+        Ok(path)
+    }
+
+    pub fn text(&self, file: &Path, hash: &[u8; 32]) -> Result<String, SwapError> {
+        let path = self.path(file, hash);
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is not what was kept");
+        match files::read_file(&path) {
+            Ok(kept) if kept.sha256 == *hash => Ok(kept.text),
+            Ok(_) => Err(SwapError::Io { path, error: damaged() }),
+            Err(error) => Err(SwapError::Io { path, error: io::Error::other(error) }),
+        }
+    }
+
+    pub fn running(&self) -> Result<Option<Running>, SwapError> {
+        let path = self.folder.join(NOTE);
+        match fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(running) => Ok(Some(running)),
+                Err(error) => Err(SwapError::Io { path, error: error.into() }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(SwapError::Io { path, error }),
+        }
+    }
+
+    pub fn note(&self, running: &Running) -> Result<(), SwapError> {
+        let path = self.folder.join(NOTE);
+        let bytes =
+            serde_json::to_vec(running).map_err(|e| SwapError::Io { path: path.clone(), error: e.into() })?;
+        self.write(&path, &bytes)
+    }
+
+    pub fn forget(&self) -> Result<(), SwapError> {
+        let path = self.folder.join(NOTE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SwapError::Io { path, error }),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), SwapError> {
+        let write = || {
+            fs::create_dir_all(&self.folder)?;
+            fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
+            let mut new = tempfile::NamedTempFile::new_in(&self.folder)?;
+            io::Write::write_all(&mut new, bytes)?;
+            new.as_file().sync_all()?;
+            new.persist(path).map_err(|e| e.error)?;
+            fs::File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| SwapError::Io { path: path.to_owned(), error })
+    }
+
+    fn prune(&self, file: &Path) -> Result<(), SwapError> {
+        let io = |error| SwapError::Io { path: self.folder.clone(), error };
+        let needed: HashSet<PathBuf> = match self.running()? {
+            Some(running) => running.files.iter().map(|(path, file)| self.path(path, &file.loaded)).collect(),
+            None => HashSet::new(),
+        };
+        let mut prefix = OsString::from(file.file_name().unwrap_or_default());
+        prefix.push(".");
+        let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name();
+            let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
+            if rest.is_some_and(|rest| rest.len() == 2 * NAME_HASH && rest.iter().all(u8::is_ascii_hexdigit))
+            {
+                let written = entry.metadata().and_then(|meta| meta.modified()).map_err(io)?;
+                kept.push((written, entry.path()));
+            }
+        }
+        kept.sort();
+        let old = kept.len().saturating_sub(KEPT);
+        for (_, path) in kept.into_iter().take(old).filter(|(_, path)| !needed.contains(path)) {
+            fs::remove_file(&path).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforcer::swap::sha256;
+
+    fn version(number: usize) -> FileText {
+        let text = format!("version {number}");
+        FileText { path: std::sync::Arc::new("/etc/c.json".into()), sha256: sha256(text.as_bytes()), text }
+    }
+
+    #[test]
+    fn the_newest_versions_and_the_one_in_force_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let backups = Backups::new(dir.path().join("kept"));
+        assert!(backups.running().unwrap().is_none());
+        backups.keep(&version(0)).unwrap();
+        let file = RunningFile { loaded: version(0).sha256, written: version(1).sha256 };
+        let files = BTreeMap::from([(PathBuf::from("/etc/c.json"), file)]);
+        backups.note(&Running { process: (7, 9), files }).unwrap();
+        for number in 1..40 {
+            backups.keep(&version(number)).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let count = fs::read_dir(dir.path().join("kept")).unwrap().count();
+        assert!((KEPT..=KEPT + 2).contains(&count), "{count}");
+        let text = |number| backups.text(Path::new("/etc/c.json"), &version(number).sha256);
+        assert_eq!(text(0).unwrap(), "version 0");
+        assert_eq!(text(39).unwrap(), "version 39");
+        assert!(text(10).is_err());
+        assert_eq!(backups.running().unwrap().unwrap().process, (7, 9));
+        let mode = fs::metadata(dir.path().join("kept")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        backups.forget().unwrap();
+        backups.forget().unwrap();
+        assert!(backups.running().unwrap().is_none());
+    }
+}

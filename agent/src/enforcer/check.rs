@@ -1,0 +1,116 @@
+//! `sing-box check` on a copy of the configuration with the edits in it, by the executable that runs.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::{
+    command::{run, told},
+    singbox::{Edit, EditError, Singbox},
+};
+use crate::singbox::{
+    files::{self, FileText},
+    process::{self, Process},
+};
+
+impl Singbox {
+    /// `sing-box check` on a copy of all files with the edits in it.
+    pub fn check(&self, edits: &[Edit]) -> Result<(), EditError> {
+        let files = files::read(&self.config)?;
+        if let Some(edit) = edits.iter().find(|edit| !files.iter().any(|file| *file.path == edit.path)) {
+            return Err(EditError::NotAFile(edit.path.clone()));
+        }
+        let copies = Copies::make(&files, edits, self.process.as_ref()).map_err(EditError::Check)?;
+        let output = self
+            .check_command(&copies)
+            .and_then(|mut command| run(&mut command))
+            .map_err(EditError::Check)?;
+        if output.status.success() { Ok(()) } else { Err(EditError::Refused(copies.rename(&told(&output)))) }
+    }
+
+    fn check_command(&self, copies: &Copies) -> io::Result<Command> {
+        let mut command = match (&self.binary, &self.process) {
+            (Some(binary), _) => Command::new(binary),
+            (None, Some(process)) if process.other_mount_ns => {
+                let mut command = Command::new(&process.exe);
+                let namespace = File::open(process.proc("ns/mnt"))?;
+                let work = fs::read_link(process.proc("cwd"))?;
+                // SAFETY: between fork and exec the child has one thread and does system calls only;
+                // the path was allocated before.
+                unsafe {
+                    command.pre_exec(move || {
+                        setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+                        nix::unistd::chdir(&work)?;
+                        Ok(())
+                    });
+                }
+                command
+            }
+            (None, Some(process)) => Command::new(process.exe_link()),
+            (None, None) => Command::new("sing-box"),
+        };
+        command.arg("check").arg("--disable-color");
+        for file in &copies.seen {
+            command.arg("-c").arg(file);
+        }
+        // Certificates may be named relative to where sing-box runs. Not for another mount namespace,
+        // whose directory is entered in the child.
+        if let Some(process) = self.process.as_ref().filter(|p| !p.other_mount_ns) {
+            command.current_dir(process.proc("cwd"));
+        }
+        Ok(command)
+    }
+}
+
+/// Copies of the configuration that only root can read, removed at the end.
+struct Copies {
+    _directory: tempfile::TempDir,
+    /// As the checking process sees them.
+    seen: Vec<PathBuf>,
+    names: Vec<(String, String)>,
+}
+
+impl Copies {
+    fn make(files: &[FileText], edits: &[Edit], process: Option<&Process>) -> io::Result<Self> {
+        let parent = match process {
+            Some(process) if process.other_mount_ns => process::in_root(process.pid, Path::new("/tmp")),
+            _ => std::env::temp_dir(),
+        };
+        if !parent.is_dir() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "sing-box's container has no /tmp to check a copy in",
+            ));
+        }
+        let directory = tempfile::Builder::new().prefix("boxmeter-check-").tempdir_in(&parent)?;
+        let inside = match process {
+            Some(process) if process.other_mount_ns => {
+                Path::new("/tmp").join(directory.path().file_name().unwrap_or_default())
+            }
+            _ => directory.path().to_owned(),
+        };
+        let (mut seen, mut names) = (Vec::new(), Vec::new());
+        for (at, file) in files.iter().enumerate() {
+            let edit = edits.iter().find(|edit| edit.path == *file.path);
+            let text = edit.map_or(&file.text, |edit| &edit.content);
+            // Numbered, since sing-box merges in the order of the names.
+            let name = format!("{at:05}.json");
+            fs::write(directory.path().join(&name), text)?;
+            let path = inside.join(name);
+            names.push((path.display().to_string(), file.path.display().to_string()));
+            seen.push(path);
+        }
+        Ok(Copies { _directory: directory, seen, names })
+    }
+
+    /// People know their own files' names.
+    fn rename(&self, text: &str) -> String {
+        self.names.iter().fold(text.to_owned(), |text, (copy, file)| text.replace(copy, file))
+    }
+}

@@ -1,0 +1,169 @@
+//! New users: credentials for every type, the shape of the neighbours, names that are refused.
+
+use super::*;
+use crate::{
+    enforcer::users_edit::{self, CheckNew, UserRefused},
+    singbox::Secret,
+};
+
+fn brought(password: &str) -> Want {
+    let brought = Brought { password: Some(Secret(password.into())), uuid: None };
+    Want::New { inbounds: None, brought }
+}
+
+#[test]
+fn every_type_has_its_credentials() {
+    let inbounds = [
+        r#""trojan","tag":"trojan","users":[]"#,
+        r#""vmess","tag":"vmess","users":[]"#,
+        r#""vless","tag":"vless","users":[{"name":"a","uuid":"1","flow":"xtls-rprx-vision"}]"#,
+        r#""shadowsocks","tag":"ss16","method":"2022-blake3-aes-128-gcm","users":[]"#,
+        r#""shadowsocks","tag":"ss32","method":"2022-blake3-aes-256-gcm","users":[]"#,
+        r#""shadowsocks","tag":"ss","method":"aes-128-gcm","users":[]"#,
+        r#""hysteria","tag":"hysteria","users":[]"#,
+        r#""tuic","tag":"tuic","users":[]"#,
+        r#""naive","tag":"naive","users":[]"#,
+        r#""snell","tag":"snell","users":[]"#,
+    ];
+    let text =
+        format!("{{\"inbounds\":[{}]}}", inbounds.map(|inbound| format!("{{\"type\":{inbound}}}")).join(","));
+    let mut world = World::one(&text);
+    let done = world.reach(&wanted(&[("zoë", new(None))]));
+    let keys: Vec<String> = done
+        .credentials
+        .iter()
+        .map(|c| {
+            format!("{}: {}", c.inbound, c.fields.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "trojan: name password",
+            "vmess: name uuid",
+            "vless: name uuid flow",
+            "ss16: name password",
+            "ss32: name password",
+            "ss: name password",
+            "hysteria: name auth_str",
+            "tuic: name uuid password",
+            "naive: username password",
+            "snell: name userkey"
+        ]
+    );
+    let value = |at: usize, field: usize| done.credentials[at].fields[field].1.clone();
+    assert_eq!((value(3, 1).len(), value(4, 1).len()), (24, 44), "base64 of 16 and 32 bytes");
+    assert_eq!(value(2, 2), "xtls-rprx-vision");
+    assert!(uuid::Uuid::try_parse(&value(1, 1)).is_ok_and(|uuid| uuid.get_version_num() == 4));
+    let again = users_edit::credentials(&world.files, &world.parked, "zoë").unwrap();
+    assert!(again == done.credentials, "what was made is what is there");
+    world.reach(&all(&["zoë"], &Want::Out));
+    let out = users_edit::credentials(&world.files, &world.parked, "zoë").unwrap();
+    assert!(out == done.credentials, "also while they are out");
+    assert!(!format!("{done:?}{:?}", world.parked).contains(&value(0, 1)), "never printed");
+}
+
+#[test]
+fn a_new_entry_looks_like_its_neighbours() {
+    for (users, wanted) in [
+        ("", "\n  {\"name\": \"n\", \"password\": \"p\"}\n"),
+        (r#"{"name":"a","password":"1"}"#, r#"{"name":"a","password":"1"}, {"name":"n","password":"p"}"#),
+        (
+            r#"{"name":"a","password":"1"},{"name":"b","password":"2"}"#,
+            r#"{"name":"a","password":"1"},{"name":"b","password":"2"},{"name":"n","password":"p"}"#,
+        ),
+        (r#"[ { "name": "a" } ]"#, r#"[ { "name": "a" }, { "name": "n", "password": "p" } ]"#),
+        (
+            "\r\n\t{\r\n\t\t\"name\": \"a\"\r\n\t} // a\r\n",
+            "\r\n\t{\r\n\t\t\"name\": \"a\"\r\n\t}, // a\r\n\t{\r\n\t\t\"name\": \"n\",\r\n\t\t\"password\": \"p\"\r\n\t}\r\n",
+        ),
+        (
+            "\n    {\"name\": \"a\"},\n",
+            "\n    {\"name\": \"a\"},\n    {\"name\": \"n\", \"password\": \"p\"},\n",
+        ),
+    ] {
+        let (users, wanted) = (users.trim_matches(['[', ']']), wanted.trim_matches(['[', ']']));
+        let text = |users: &str| {
+            format!("{{\"inbounds\":[{{\"type\":\"trojan\",\"tag\":\"t\",\"users\":[{users}]}}]}}")
+        };
+        let mut world = World::one(&text(users));
+        world.reach(&super::wanted(&[("n", brought("p"))]));
+        assert_eq!(world.text(), text(wanted));
+        if !users.is_empty() {
+            world.reach(&all(&["n"], &Want::Deleted));
+            assert_eq!(world.text(), text(users), "as if nobody had been there");
+        }
+    }
+}
+
+#[test]
+fn dangerous_and_taken_names_are_refused() {
+    let mut world = World::one(
+        r#"{"inbounds":[{"type":"trojan","tag":"t","users":[{"name":"a","password":"1"}]},{"type":"http","tag":"h","users":[{"username":"b","password":"2"}]}]}"#,
+    );
+    let text = world.text().to_owned();
+    let long = "x".repeat(129);
+    for (name, wanted) in [
+        ("", "needs a name"),
+        ("line\nbreak", "line breaks"),
+        ("esc\u{1b}[0m", "control"),
+        ("turn\u{202e}ed", "invisible"),
+        (" a", "begin or end"),
+        ("a\u{3000}", "begin or end"),
+        ("br]", "square brackets"),
+        ("4", "digits only"),
+        ("boxmeter-locked", "boxmeter's own"),
+        ("Boxmeter-Locked", "boxmeter's own"),
+        (long.as_str(), "128 bytes"),
+        ("a:b", "colon"),
+    ] {
+        let error = users_edit::check_new(&world.files, &world.parked, name, None).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{name:?}: {error}");
+        let plan = world.plan(&super::wanted(&[(name, new(Some(&["h"])))]));
+        assert!(matches!(&plan.refused[..], [UserRefused::Name { .. }]), "{name:?}: {plan:?}");
+        assert!(plan.is_empty());
+    }
+    let only = |tag: &str| users_edit::check_new(&world.files, &world.parked, "a:b", Some(&[tag.to_owned()]));
+    assert_eq!(only("t").unwrap(), [("t".to_owned(), "trojan".to_owned())], "no login ends there");
+    world.reach(&all(&["b"], &Want::Out));
+    for name in ["a", "b"] {
+        let error = users_edit::check_new(&world.files, &world.parked, name, None).unwrap_err();
+        assert!(matches!(error, CheckNew::User(UserRefused::DuplicateName { .. })), "{name}: {error}");
+    }
+    world.reach(&all(&["b"], &Want::In));
+    assert_eq!(world.text(), text);
+}
+
+#[test]
+fn what_is_brought_is_used_or_refused() {
+    let mut world = World::one(
+        r#"{"inbounds":[{"type":"trojan","tag":"t","users":[{"name":"a","password":"1"}]},{"type":"shadowsocks","tag":"s","method":"2022-blake3-aes-128-gcm","users":[{"name":"a","password":"2"}]}]}"#,
+    );
+    // Somebody who is out keeps the credential.
+    world.reach(&all(&["a"], &Want::Out));
+    let done = world.plan(&wanted(&[("b", brought("1"))]));
+    assert_eq!(
+        done.refused,
+        [
+            UserRefused::DuplicateCredential { user: "b".into(), other: "a".into(), inbound: "t".into() },
+            UserRefused::WrongKey { user: "b".into(), inbound: "s".into(), bytes: 16 },
+        ]
+    );
+    assert!(done.is_empty() && done.credentials.is_empty());
+    let key = "AAAAAAAAAAAAAAAAAAAAAA==";
+    let done = world.reach(&wanted(&[("b", brought(key))]));
+    assert!(done.credentials.iter().all(|c| c.fields[1].1 == key));
+    assert_eq!((world.names("t"), world.names("s")), (vec!["b".to_owned()], vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_second_want_of_the_same_user_makes_nothing() {
+    let mut world = World::one(r#"{"inbounds":[{"type":"mixed","tag":"m","users":[]}]}"#);
+    let want = wanted(&[("n", new(None)), ("o", new(None))]);
+    let plan = world.plan(&want);
+    // Dies after the file was written: the credentials are in the file.
+    world.write(&plan);
+    assert!(world.plan(&want).is_empty());
+    assert!(users_edit::credentials(&world.files, &[], "n").unwrap() == plan.credentials[..1]);
+    assert_eq!(world.names("m"), ["n", "o"]);
+}

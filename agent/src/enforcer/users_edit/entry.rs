@@ -1,0 +1,272 @@
+//! Entries of `users`: which names and credentials are good, what a new one has for each inbound type,
+//! and how it is written like its neighbours. Pure but for random numbers.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use rand::RngExt as _;
+use uuid::Uuid;
+
+use crate::singbox::{
+    Secret,
+    config::{LOCKED_USER, credential_keys, name_key},
+    tree::{self, Node},
+};
+
+/// Bytes of a user's name. SOCKS5 and HTTP logins have room for 255.
+pub const NAME_MAX: usize = 128;
+
+/// Letters and digits of a made password: 143 bits.
+const PASSWORD_LENGTH: usize = 24;
+
+/// Neighbours that are asked for their vless flow.
+const FLOW_SAMPLE: usize = 16;
+
+/// Why a name is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    #[error("a user needs a name; give one")]
+    Empty,
+    #[error("a name may have at most {NAME_MAX} bytes; give a shorter one")]
+    TooLong,
+    #[error("a name must not begin or end with a blank; leave it out")]
+    Blanks,
+    #[error(
+        "a name must not have line breaks or other control or invisible characters, which forge lines in sing-box's log; leave them out"
+    )]
+    Control,
+    #[error("a name must not have square brackets, which sing-box's log puts around names; use round ones")]
+    Brackets,
+    #[error(
+        "a name must not be digits only: sing-box's log writes such numbers for users without a name; add a letter"
+    )]
+    Digits,
+    #[error("{LOCKED_USER:?} is the name of boxmeter's own entries; give another one")]
+    Reserved,
+    #[error(
+        "a name must not have a colon on inbounds of type http, mixed, socks and naive, whose logins end the name there; leave it out or name other inbounds"
+    )]
+    Colon,
+    #[error("a name must not have a slash on a managed inbound, whose API could not delete it; leave it out")]
+    Slash,
+}
+
+/// Characters that are not seen, or that turn the direction of the text around them.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Is the name one that a new user may have on an inbound of this type?
+pub fn check_name(name: &str, kind: &str) -> Result<(), BadName> {
+    if name.is_empty() {
+        Err(BadName::Empty)
+    } else if name.chars().any(|c| c.is_control() || is_invisible(c)) {
+        Err(BadName::Control)
+    } else if name.trim() != name {
+        Err(BadName::Blanks)
+    } else if name.contains(['[', ']']) {
+        Err(BadName::Brackets)
+    } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        Err(BadName::Digits)
+    } else if name.len() > NAME_MAX {
+        Err(BadName::TooLong)
+    } else if name.eq_ignore_ascii_case(LOCKED_USER) {
+        Err(BadName::Reserved)
+    } else if name.contains(':') && name_key(kind) == "username" {
+        Err(BadName::Colon)
+    } else {
+        Ok(())
+    }
+}
+
+/// Credentials that a new user brings along, as an import does; what is missing is made.
+#[derive(Clone, Debug, Default)]
+pub struct Brought {
+    pub password: Option<Secret>,
+    pub uuid: Option<Secret>,
+}
+
+/// A user's login on one inbound: shown once, never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub inbound: String,
+    pub kind: String,
+    /// As in the file: `name`, `password`, `uuid`, `flow`, …
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.fields.iter().map(|(key, _)| *key).collect();
+        f.debug_struct("Credentials")
+            .field("inbound", &self.inbound)
+            .field("keys", &keys)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A brought password that the inbound cannot take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongKey {
+    /// That a key of the inbound's method has.
+    pub bytes: usize,
+}
+
+/// What is known of the inbound and matters for its entries.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub kind: String,
+    /// Of shadowsocks.
+    pub method: String,
+}
+
+impl Shape {
+    /// Bytes of a user's key where it must be one in base64.
+    pub fn key_bytes(&self) -> Option<usize> {
+        match self.method.as_str() {
+            "2022-blake3-aes-128-gcm" if self.kind == "shadowsocks" => Some(16),
+            method if self.kind == "shadowsocks" && method.starts_with("2022-") => Some(32),
+            _ => None,
+        }
+    }
+
+    /// The fields of a new entry.
+    pub fn fields(
+        &self,
+        name: &str,
+        flow: &str,
+        brought: &Brought,
+    ) -> Result<Vec<(&'static str, String)>, WrongKey> {
+        let kind = self.kind.as_str();
+        let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
+        let uuid = || text(&brought.uuid).unwrap_or_else(|| Uuid::new_v4().to_string());
+        let password = || text(&brought.password).unwrap_or_else(password);
+        let mut fields = vec![(name_key(kind), name.to_owned())];
+        match kind {
+            "vmess" => fields.push(("uuid", uuid())),
+            "vless" => {
+                fields.push(("uuid", uuid()));
+                fields.extend((!flow.is_empty()).then(|| ("flow", flow.to_owned())));
+            }
+            "tuic" => fields.extend([("uuid", uuid()), ("password", password())]),
+            "hysteria" => fields.push(("auth_str", password())),
+            "snell" => fields.push(("userkey", password())),
+            "shadowsocks" => fields.push(("password", self.key(brought)?)),
+            _ => fields.push(("password", password())),
+        }
+        Ok(fields)
+    }
+
+    fn key(&self, brought: &Brought) -> Result<String, WrongKey> {
+        let Some(bytes) = self.key_bytes() else {
+            return Ok(brought.password.as_ref().map_or_else(password, |secret| secret.0.clone()));
+        };
+        match &brought.password {
+            None => {
+                let key: [u8; 32] = rand::rng().random();
+                Ok(BASE64.encode(&key[..bytes]))
+            }
+            Some(key) if BASE64.decode(&key.0).is_ok_and(|key| key.len() == bytes) => Ok(key.0.clone()),
+            Some(_) => Err(WrongKey { bytes }),
+        }
+    }
+}
+
+/// A password that needs no escape in any file, link or form.
+pub fn password() -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    (0..PASSWORD_LENGTH).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect()
+}
+
+/// What sing-box looks a user up by, in one form for equal ones.
+pub fn credential(kind: &str, user: &Node) -> Option<String> {
+    let texts = credential_keys(kind).iter().filter_map(|key| user.get(key).and_then(Node::str));
+    texts.into_iter().find(|text| !text.is_empty()).map(|text| normal(kind, text))
+}
+
+/// Of the fields of a new entry.
+pub fn credential_in(kind: &str, fields: &[(&'static str, String)]) -> Option<String> {
+    let keys = credential_keys(kind);
+    fields.iter().find(|(key, _)| keys.contains(key)).map(|(_, value)| normal(kind, value))
+}
+
+/// UUIDs are the same in capitals and with other punctuation.
+fn normal(kind: &str, text: &str) -> String {
+    let uuid = (credential_keys(kind) == ["uuid"]).then(|| Uuid::try_parse(text).ok()).flatten();
+    uuid.map_or_else(|| text.to_owned(), |uuid| uuid.to_string())
+}
+
+fn parse(text: &str) -> Option<Node> {
+    tree::parse(&Arc::new(PathBuf::new()), text).ok().map(|(node, _)| node)
+}
+
+/// Of an entry's text.
+pub fn credential_of(kind: &str, text: &str) -> Option<String> {
+    credential(kind, &parse(text)?)
+}
+
+/// All fields of an entry that a client needs.
+pub fn fields_of(kind: &str, text: &str) -> Vec<(&'static str, String)> {
+    const KEYS: [&str; 8] = ["name", "username", "uuid", "password", "flow", "auth", "auth_str", "userkey"];
+    let Some(node) = parse(text) else { return Vec::new() };
+    let value = |key| node.get(key).and_then(Node::str).map(str::to_owned);
+    let fits = |key: &&str| !matches!(*key, "name" | "username") || *key == name_key(kind);
+    KEYS.into_iter().filter(fits).filter_map(|key| Some((key, value(key)?))).collect()
+}
+
+/// The flow that most of the last entries have.
+pub fn usual_flow<'t>(texts: impl DoubleEndedIterator<Item = &'t str>) -> String {
+    let flow = |text| {
+        let node = parse(text)?;
+        Some(node.get("flow").and_then(Node::str).unwrap_or_default().to_owned())
+    };
+    let flows: Vec<String> = texts.rev().take(FLOW_SAMPLE).filter_map(flow).collect();
+    let count = |wanted: &str| flows.iter().filter(|flow| *flow == wanted).count();
+    flows.iter().max_by_key(|flow| count(flow)).cloned().unwrap_or_default()
+}
+
+/// Writes an entry like its neighbour.
+pub fn compose(fields: &[(&'static str, String)], neighbour: Option<&str>) -> String {
+    let plain = || Layout { between: " ".into(), colon: " ".into(), ..Layout::default() };
+    let Layout { opens, between, colon, closes } = neighbour.and_then(Layout::of).unwrap_or_else(plain);
+    let pairs: Vec<String> = fields
+        .iter()
+        .map(|(key, value)| format!("\"{key}\":{colon}{}", serde_json::Value::from(value.as_str())))
+        .collect();
+    format!("{{{opens}{}{closes}}}", pairs.join(&format!(",{between}")))
+}
+
+/// The blanks of an object.
+#[derive(Default)]
+struct Layout {
+    opens: String,
+    between: String,
+    colon: String,
+    closes: String,
+}
+
+impl Layout {
+    fn of(text: &str) -> Option<Layout> {
+        let blanks = |text: &str| text.chars().take_while(|c| c.is_ascii_whitespace()).collect::<String>();
+        let opens = blanks(text.strip_prefix('{')?);
+        let rest = text[1..].trim_start().strip_prefix('"')?;
+        let colon = rest.split_once("\":").map(|(_, value)| blanks(value))?;
+        let inside = text.strip_suffix('}')?;
+        let closes = inside[inside.trim_end().len()..].to_owned();
+        let between = match (opens.contains('\n'), text.contains("\",\"")) {
+            (true, _) => opens.clone(),
+            (false, true) => String::new(),
+            (false, false) => " ".to_owned(),
+        };
+        // Comments inside are not repeated.
+        let plain = !opens.contains('\n') || closes.contains('\n');
+        (!inside.trim_end().ends_with("*/") && plain && !colon.contains('\n')).then_some(Layout {
+            opens,
+            between,
+            colon,
+            closes,
+        })
+    }
+}

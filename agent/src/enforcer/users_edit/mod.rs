@@ -1,0 +1,347 @@
+//! Edits the `users` of sing-box's inbounds and leaves every other byte of the files alone. Texts and
+//! records go in, splices and records come out; nothing is read or written here.
+//!
+//! An entry that is taken out becomes a [`Parked`] record; put back, it stands where it stood, whatever
+//! else was taken out, put back, added or edited by hand meanwhile.
+
+mod entry;
+mod gap;
+mod list;
+mod parked;
+
+use std::{collections::HashMap, fmt, path::PathBuf};
+
+pub use entry::{BadName, Brought, Credentials, NAME_MAX, check_name, password};
+pub use parked::{Parked, ParkedKey};
+
+pub(super) use entry::Shape;
+pub(super) use list::List;
+
+use crate::singbox::{
+    config::{LOCKED_USER, carries_users, name_key},
+    files::{ConfigError, FileText},
+    tree::{self, Node},
+};
+
+/// Why an inbound's users are not edited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excluded {
+    /// Shadowsocks with `managed`: by the API of its service.
+    Managed,
+    /// ShadowTLS below version 3 has one password for all.
+    OnePassword,
+    /// A type that knows no users.
+    NoUserType,
+    /// The option `users` is not written.
+    NoUsersOption,
+}
+
+impl fmt::Display for Excluded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Excluded::Managed => "its users live in sing-box's ssm-api service",
+            Excluded::OnePassword => {
+                "shadowtls below version 3 has one password for all; set `\"version\": 3` to have users"
+            }
+            Excluded::NoUserType => "inbounds of this type have no users",
+            Excluded::NoUsersOption => {
+                "it has no `users`, so that whoever knows its address or its one password comes in; write `\"users\": []` into it to give it users"
+            }
+        })
+    }
+}
+
+/// Why nothing can be edited.
+#[derive(Debug, thiserror::Error)]
+pub enum EditRefused {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "{}:{line}: the key {key:?} stands twice in one object, and sing-box takes only the last one; delete the other one first",
+        file.display()
+    )]
+    RepeatedKey { file: PathBuf, line: usize, key: String },
+    #[error("two inbounds have the tag {0:?}; sing-box refuses that: rename one")]
+    RepeatedTag(String),
+    #[error(
+        "the edited text of {} does not read back as it should, so nothing was changed; please report this with the shape of the `users` array",
+        file.display()
+    )]
+    ReadBack { file: PathBuf },
+}
+
+/// What is wrong with one user; the others are not held up by it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserRefused {
+    #[error("{name:?}: {why}")]
+    Name { name: String, why: BadName },
+    #[error(
+        "the inbound {inbound:?} already has a user {user:?}; give another name, or delete that user first"
+    )]
+    DuplicateName { user: String, inbound: String },
+    #[error(
+        "on the inbound {inbound:?}, {user:?} would have the same credential as {other:?}, and sing-box could not tell them apart; give one of them another"
+    )]
+    DuplicateCredential { user: String, other: String, inbound: String },
+    #[error(
+        "the password brought for {user:?} is no key of {bytes} bytes in base64, which the method of the inbound {inbound:?} needs; leave it out, and one is made"
+    )]
+    WrongKey { user: String, inbound: String, bytes: usize },
+    #[error("there is no inbound {tag:?}; there are {known}")]
+    UnknownInbound { tag: String, known: String },
+    #[error("the users of the inbound {tag:?} cannot be edited: {why}")]
+    Excluded { tag: String, why: Excluded },
+    #[error("no inbound of the configuration has users that can be edited")]
+    NoInbounds,
+}
+
+/// What became of a user on an inbound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Added,
+    PutBack,
+    TakenOut,
+    Deleted,
+}
+
+impl What {
+    /// Does sing-box let somebody in after it that it would not have before?
+    pub fn admits(self) -> bool {
+        matches!(self, What::Added | What::PutBack)
+    }
+}
+
+/// A change of the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub user: String,
+    pub inbound: String,
+    pub what: What,
+}
+
+/// Why a record has no place now. It is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Homeless {
+    /// No inbound has its tag.
+    Vanished,
+    /// The inbound has another type now.
+    OtherType,
+    Excluded(Excluded),
+}
+
+/// An inbound as far as its users are concerned.
+pub(super) struct Place<'a> {
+    pub tag: String,
+    pub shape: Shape,
+    pub list: Result<List<'a>, Excluded>,
+}
+
+/// All inbounds of a configuration.
+pub(super) struct Places<'a> {
+    pub places: Vec<Place<'a>>,
+    pub homeless: Vec<(Parked, Homeless)>,
+}
+
+fn excluded(kind: &str, node: &Node) -> Option<Excluded> {
+    let version = node.get("version").and_then(Node::port).unwrap_or(1);
+    if !carries_users(kind) {
+        Some(Excluded::NoUserType)
+    } else if node.get("managed").and_then(Node::bool) == Some(true) {
+        Some(Excluded::Managed)
+    } else if kind == "shadowtls" && version < 3 {
+        Some(Excluded::OnePassword)
+    } else if node.get("users").and_then(Node::array).is_none() {
+        Some(Excluded::NoUsersOption)
+    } else {
+        None
+    }
+}
+
+impl<'a> Places<'a> {
+    /// `own`: hashes of texts that boxmeter itself has put into the files.
+    pub fn read(files: &'a [FileText], parked: &[Parked], own: &[[u8; 32]]) -> Result<Self, EditRefused> {
+        let mut records: HashMap<&str, Vec<Parked>> = HashMap::new();
+        for record in parked {
+            records.entry(&record.key.inbound).or_default().push(record.clone());
+        }
+        let (mut places, mut homeless) = (Vec::new(), Vec::new());
+        for file in files {
+            // The file is as it was before, or boxmeter put it back: the entries never left it.
+            let (hash, put_back) = (hex(&file.sha256), own.contains(&file.sha256));
+            let unwritten = |from: &str| put_back || from == hash;
+            let (root, repeated) = tree::parse(&file.path, &file.text).map_err(ConfigError::from)?;
+            let ours = |key: &str| key.eq_ignore_ascii_case("inbounds") || key.eq_ignore_ascii_case("users");
+            if let Some(key) = repeated.into_iter().find(|repeated| ours(&repeated.key)) {
+                return Err(EditRefused::RepeatedKey { file: key.file, line: key.line, key: key.key });
+            }
+            for node in root.get("inbounds").and_then(Node::array).unwrap_or_default() {
+                let text = |key| node.get(key).and_then(Node::str).unwrap_or_default();
+                let tag = match text("tag") {
+                    "" => places.len().to_string(),
+                    tag => tag.to_owned(),
+                };
+                if places.iter().any(|place: &Place<'_>| place.tag == tag) {
+                    return Err(EditRefused::RepeatedTag(tag));
+                }
+                let kind = text("type");
+                let mut records = records.remove(tag.as_str()).unwrap_or_default();
+                let list = match (excluded(kind, node), node.get("users")) {
+                    (None, Some(users)) => {
+                        homeless.extend(
+                            records.extract_if(.., |r| r.kind != kind).map(|r| (r, Homeless::OtherType)),
+                        );
+                        Ok(List::read(file, &tag, kind, users, records, &unwritten))
+                    }
+                    (why, _) => {
+                        let why = why.unwrap_or(Excluded::NoUsersOption);
+                        let gone = records.into_iter();
+                        homeless.extend(gone.map(|r| (r, Homeless::Excluded(why.clone()))));
+                        Err(why)
+                    }
+                };
+                let shape = Shape { kind: kind.to_owned(), method: text("method").to_owned() };
+                places.push(Place { tag, shape, list });
+            }
+        }
+        homeless.extend(records.into_values().flatten().map(|r| (r, Homeless::Vanished)));
+        homeless.sort_by(|a, b| a.0.key.cmp(&b.0.key));
+        Ok(Places { places, homeless })
+    }
+
+    /// The inbounds that a new user is to be on: the named ones, or all that have users.
+    pub fn targets(&self, inbounds: Option<&[String]>) -> Result<Vec<usize>, UserRefused> {
+        let Some(tags) = inbounds else {
+            let all: Vec<usize> =
+                self.places.iter().enumerate().filter(|(_, p)| p.list.is_ok()).map(|(at, _)| at).collect();
+            return if all.is_empty() { Err(UserRefused::NoInbounds) } else { Ok(all) };
+        };
+        let find = |tag: &String| {
+            let at = self.places.iter().position(|place| place.tag == *tag).ok_or_else(|| {
+                let known = self.places.iter().filter(|p| p.list.is_ok()).map(|p| p.tag.as_str());
+                let known = known.collect::<Vec<_>>().join(", ");
+                UserRefused::UnknownInbound { tag: tag.clone(), known }
+            })?;
+            match &self.places[at].list {
+                Ok(_) => Ok(at),
+                Err(why) => Err(UserRefused::Excluded { tag: tag.clone(), why: why.clone() }),
+            }
+        };
+        let mut found = tags.iter().map(find).collect::<Result<Vec<usize>, _>>()?;
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+impl Place<'_> {
+    /// The fields of a new user's entry and its text, written like the others.
+    pub fn new_entry(
+        &self,
+        list: &List<'_>,
+        name: &str,
+        brought: &Brought,
+    ) -> Result<(Vec<(&'static str, String)>, String), UserRefused> {
+        let (user, inbound) = (name.to_owned(), self.tag.clone());
+        check_name(name, &self.shape.kind).map_err(|why| UserRefused::Name { name: user.clone(), why })?;
+        let users = || list.items.iter().filter(|item| item.name != LOCKED_USER).map(|item| &*item.text);
+        let flow = if self.shape.kind == "vless" { entry::usual_flow(users()) } else { String::new() };
+        let fields = self.shape.fields(name, &flow, brought).map_err(|wrong| UserRefused::WrongKey {
+            user: user.clone(),
+            inbound: inbound.clone(),
+            bytes: wrong.bytes,
+        })?;
+        let credential = entry::credential_in(&self.shape.kind, &fields);
+        if let Some(other) = credential.and_then(|wanted| list.holder(&wanted)) {
+            return Err(UserRefused::DuplicateCredential { user, other, inbound });
+        }
+        let text = entry::compose(&fields, users().next_back());
+        Ok((fields, text))
+    }
+}
+
+/// An entry that nobody can use.
+pub(super) fn locked_entry(list: &List<'_>, shape: &Shape) -> String {
+    // Nothing was brought, so that there is no key that could be wrong.
+    let fields = shape.fields(LOCKED_USER, "", &Brought::default()).unwrap_or_default();
+    entry::compose(&fields, list.items.first().map(|item| &*item.text))
+}
+
+/// Are exactly those in a file's new text who should be?
+pub(super) fn reads_back(file: &FileText, text: &str, lists: &[&List<'_>]) -> bool {
+    let Ok((root, _)) = tree::parse(&file.path, text) else { return false };
+    let inbounds = root.get("inbounds").and_then(Node::array).unwrap_or_default();
+    let edited = inbounds
+        .iter()
+        .filter(|node| excluded(node.get("type").and_then(Node::str).unwrap_or_default(), node).is_none());
+    let same = |(node, list): (&Node, &&List<'_>)| {
+        let users = node.get("users").and_then(Node::array).unwrap_or_default();
+        let name =
+            |user: &Node| user.get(name_key(&list.kind)).and_then(Node::str).unwrap_or_default().to_owned();
+        users.iter().map(name).eq(list.names().into_iter().map(str::to_owned))
+    };
+    edited.clone().count() == lists.len() && edited.zip(lists).all(same)
+}
+
+/// In hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// May a new user have this name on these inbounds (`None`: all that have users)? The tags and types
+/// that it would be on, for showing them before the edit.
+pub fn check_new(
+    files: &[FileText],
+    parked: &[Parked],
+    name: &str,
+    inbounds: Option<&[String]>,
+) -> Result<Vec<(String, String)>, CheckNew> {
+    let places = Places::read(files, parked, &[])?;
+    let mut found = Vec::new();
+    for at in places.targets(inbounds)? {
+        let place = &places.places[at];
+        check_name(name, &place.shape.kind)
+            .map_err(|why| UserRefused::Name { name: name.to_owned(), why })?;
+        if place.list.as_ref().is_ok_and(|list| list.knows(name)) {
+            let (user, inbound) = (name.to_owned(), place.tag.clone());
+            return Err(UserRefused::DuplicateName { user, inbound }.into());
+        }
+        found.push((place.tag.clone(), place.shape.kind.clone()));
+    }
+    Ok(found)
+}
+
+/// Why a user cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckNew {
+    #[error(transparent)]
+    User(#[from] UserRefused),
+    #[error(transparent)]
+    Files(#[from] EditRefused),
+}
+
+/// A user's logins, also those that are out now: for showing them again to who may see them.
+pub fn credentials(
+    files: &[FileText],
+    parked: &[Parked],
+    name: &str,
+) -> Result<Vec<Credentials>, EditRefused> {
+    let places = Places::read(files, parked, &[])?;
+    let mut found = Vec::new();
+    for place in &places.places {
+        let Ok(list) = &place.list else { continue };
+        let kind = &place.shape.kind;
+        let items = list.items.iter().filter(|item| item.name == name).map(|item| &*item.text);
+        let loose = list.loose.iter().filter(|record| record.key.user == name).map(|record| &*record.entry);
+        found.extend(items.chain(loose).map(|text| Credentials {
+            user: name.to_owned(),
+            inbound: place.tag.clone(),
+            kind: kind.clone(),
+            fields: entry::fields_of(kind, text),
+        }));
+    }
+    Ok(found)
+}
