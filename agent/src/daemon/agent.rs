@@ -358,7 +358,8 @@ impl Agent {
     /// Makes kernel, core and ledger follow the configuration that was read last.
     pub fn apply_config(&mut self) {
         let now = clock::now();
-        if let Err(error) = self.proxy.apply(&mut self.meter, &self.commits.ledger, now.wall_ms) {
+        let (ledger, directory) = (&self.commits.ledger, &self.directory);
+        if let Err(error) = self.proxy.apply(&mut self.meter, ledger, directory, now.wall_ms) {
             self.not_applied(&error);
         }
     }
