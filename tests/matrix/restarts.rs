@@ -6,7 +6,8 @@ use boxmeter_tests::singbox::{Dropped, Site, VERSIONS};
 use boxmeter_tests::target::{head, send};
 use boxmeter_tests::{needs_machine, wait};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 
 use boxmeter_tests::questions::exact;
 
@@ -85,6 +86,69 @@ fn a_user_taken_out_of_the_file_is_metered_until_sing_box_reads_it() {
             if count == 1 { Ok(()) } else { Err(users.to_string()) }
         });
         site.drive(1);
+        site.stop_client();
+        exact(&site, &agent, &Dropped::new());
+    }
+}
+
+const MANAGER_PORT: u16 = 20_998;
+
+/// Moves the users of a site's first inbound from the file into a service of type `ssm-api`.
+fn manage(site: &mut Site) -> Vec<Value> {
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let inbound = &mut config["inbounds"][0];
+    let users = inbound.as_object_mut().unwrap().remove("users").unwrap();
+    inbound["managed"] = json!(true);
+    let service = json!({"type": "ssm-api", "listen": "127.0.0.1", "listen_port": MANAGER_PORT,
+        "servers": {"/": inbound["tag"]}});
+    let mut services = config["services"].as_array().cloned().unwrap_or_default();
+    services.push(service);
+    config["services"] = json!(services);
+    std::fs::write(site.config(), config.to_string()).unwrap();
+    site.server = None;
+    site.start_server();
+    users.as_array().unwrap().clone()
+}
+
+fn add_managed(site: &Site, user: &Value) {
+    let body = json!({"username": user["name"], "uPSK": user["password"]}).to_string();
+    let answer = site.inside.run(|| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, MANAGER_PORT)).unwrap();
+        let head = "POST /server/v1/users HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                    Content-Type: application/json\r\nContent-Length:";
+        write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+}
+
+/// Managed users are in no file: they are read from the service, and known by it while the agent runs.
+#[test]
+fn users_of_a_managed_inbound_are_metered() {
+    needs_machine!();
+    for version in VERSIONS {
+        let mut site = Site::new(version, &[named("ss2022")]);
+        let users = manage(&mut site);
+        add_managed(&site, &users[0]);
+        let mut agent = metered(&site);
+        let known = |agent: &Agent, wanted: usize| {
+            wait("the agent knows the users", || {
+                let said = agent.ask(&["users", "list"])?;
+                let count = said["users"].as_array().map_or(0, Vec::len);
+                if count == wanted { Ok(()) } else { Err(format!("{said}\n{}", agent.ask(&["status"])?)) }
+            });
+        };
+        known(&agent, 1);
+        add_managed(&site, &users[1]);
+        known(&agent, 2);
+        drive(&site, 1);
+        agent.kill();
+        agent.start();
+        known(&agent, 2);
+        drive(&site, 1);
         site.stop_client();
         exact(&site, &agent, &Dropped::new());
     }

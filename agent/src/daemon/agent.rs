@@ -65,7 +65,7 @@ pub struct Agent {
     pub flush_waiting: Vec<Flushed>,
     pub flush_running: Vec<Flushed>,
     pub events: VecDeque<NewEvent>,
-    /// Turns in which the kernel refused something, without one in between in which it did not.
+    /// Ticks in a row in which the kernel refused something.
     pub refusals: u32,
     pub delays: Delays,
 }
@@ -171,12 +171,8 @@ impl Agent {
 
     /// The kernel refused something: what it holds is not lost, and later turns try again.
     fn refused(&mut self, error: KernelError) -> Result<(), KernelError> {
-        self.refusals += 1;
         if self.refusals > REFUSALS_MAX {
             return Err(error);
-        }
-        if self.refusals == 1 {
-            tracing::error!("{error}");
         }
         self.meter.trouble(error.to_string(), clock::now());
         Ok(())
@@ -192,18 +188,21 @@ impl Agent {
     }
 
     fn kernel_news(&mut self) -> Result<(), KernelError> {
-        for event in self.meter.kernel_events(self.news.get_mut())? {
+        let mut events = Vec::new();
+        let done = self.meter.kernel_events(self.news.get_mut(), &mut events);
+        for event in events {
             if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
                 && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
             {
                 self.gate.touch(user);
             }
         }
-        Ok(())
+        done
     }
 
     fn sightings(&mut self, first: SourceEvent) -> Result<(), KernelError> {
-        self.kernel_news()?;
+        // Whatever came of that, sightings come only once.
+        let news = self.kernel_news();
         self.sighting(first);
         for _ in 1..SIGHTINGS_PER_TURN {
             match self.proxy.try_event() {
@@ -211,9 +210,9 @@ impl Agent {
                 None => break,
             }
         }
-        self.meter.carry_out()?;
+        let done = news.and(self.meter.carry_out());
         self.delays.told(clock::wall_ms());
-        Ok(())
+        done
     }
 
     fn sighting(&mut self, event: SourceEvent) {
@@ -286,6 +285,7 @@ impl Agent {
     }
 
     fn on_tick(&mut self) -> Result<(), KernelError> {
+        self.refusals += 1;
         // News beyond what one turn takes do not wake the agent again.
         self.kernel_news()?;
         let tick = self.meter.tick()?;
@@ -397,7 +397,8 @@ impl Agent {
     /// Makes kernel, core and ledger follow the configuration that was read last.
     pub fn apply_config(&mut self) {
         let now = clock::now();
-        if let Err(error) = self.proxy.apply(&mut self.meter, &self.commits.ledger, now.wall_ms) {
+        let (ledger, directory) = (&self.commits.ledger, &self.directory);
+        if let Err(error) = self.proxy.apply(&mut self.meter, ledger, directory, now.wall_ms) {
             self.not_applied(&error);
         }
     }

@@ -149,12 +149,16 @@ impl Meter {
         self.carry_out()
     }
 
-    /// Reads what the kernel has to say. To be called before each batch of sightings.
+    /// Reads what the kernel has to say; what is about users goes to `others`. To be called before each
+    /// batch of sightings.
     ///
     /// # Errors
     /// When the kernel refuses a command.
-    pub fn kernel_events(&mut self, events: &mut Events) -> Result<Vec<KernelEvent>, KernelError> {
-        let mut others = Vec::new();
+    pub fn kernel_events(
+        &mut self,
+        events: &mut Events,
+        others: &mut Vec<KernelEvent>,
+    ) -> Result<(), KernelError> {
         for _ in 0..NEWS_PER_TURN {
             let Some(event) = events.poll() else { break };
             match event {
@@ -177,8 +181,7 @@ impl Meter {
             self.take_closed()?;
             self.events_lost = lost;
         }
-        self.carry_out()?;
-        Ok(others)
+        self.carry_out()
     }
 
     fn opened(&mut self, seen: FlowSeen, key: FlowKey) {
@@ -277,6 +280,9 @@ impl Meter {
 
     /// Something of the kernel's side does not work as it should: people see it for a while.
     pub fn trouble(&mut self, reason: String, now: Now) {
+        if self.trouble_until_ns.is_none() {
+            tracing::error!("{reason}");
+        }
         self.publisher.degrade("kernel", reason, now);
         self.trouble_until_ns = Some(now.mono_ns.saturating_add(TROUBLE_SHOWN_NS));
     }

@@ -8,6 +8,7 @@ use std::{
 
 use boxmeter_web::api::types::{InboundStatus, Network as ApiNetwork};
 
+use super::shared::Directory;
 use crate::{
     core::{
         attribute::InboundInfo,
@@ -51,10 +52,32 @@ pub fn inbounds(config: &SingboxConfig) -> Vec<FoundInbound> {
         .collect()
 }
 
+/// The users of managed inbounds, by the inbound's tag.
+pub type Managed = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
+/// Whom managed inbounds have: as their services told, and whom the ledger has there. A service that was
+/// not asked yet, or that forgot its users in a restart, makes nobody vanish.
+pub fn managed(config: &SingboxConfig, told: &Managed, directory: &Directory) -> Managed {
+    let of = |tag: &Arc<str>| config.inbounds.iter().any(|inbound| inbound.managed && inbound.tag == *tag);
+    let mut managed: Managed =
+        told.iter().filter(|(tag, _)| of(tag)).map(|(t, n)| (t.clone(), n.clone())).collect();
+    for (tag, name) in memberships(directory.users.values(), &directory.inbounds) {
+        if of(tag) {
+            managed.entry(Arc::clone(tag)).or_default().insert(Arc::clone(name));
+        }
+    }
+    managed
+}
+
 /// Users by name, over all inbounds; an account has one name and may be in several. Users without a
 /// name cannot be told apart and are left out: `doctor` asks for names.
-pub fn users(config: &SingboxConfig) -> Vec<FoundUser> {
+pub fn users(config: &SingboxConfig, managed: &Managed) -> Vec<FoundUser> {
     let mut users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
+    for (tag, names) in managed {
+        for name in names {
+            users.entry(Arc::clone(name)).or_default().insert(Arc::clone(tag));
+        }
+    }
     for inbound in &config.inbounds {
         for user in inbound.users.iter().filter(|user| !user.name.is_empty() && !user.is_locked()) {
             users.entry(Arc::clone(&user.name)).or_default().insert(Arc::clone(&inbound.tag));
@@ -77,11 +100,11 @@ pub fn names(users: &[UserRecord]) -> BTreeMap<Arc<str>, UserId> {
 /// The tags and names of whom the ledger has as users: those whom boxmeter itself took out of the file
 /// are among them, and sing-box knows those until it reads the file.
 pub fn memberships<'a>(
-    users: &'a [UserRecord],
+    users: impl IntoIterator<Item = &'a UserRecord>,
     inbounds: &'a [InboundRecord],
 ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> {
     let tags: BTreeMap<_, _> = inbounds.iter().map(|inbound| (inbound.no, &inbound.tag)).collect();
-    let present = users.iter().filter(|user| user.tombstoned_ms.is_none());
+    let present = users.into_iter().filter(|user| user.tombstoned_ms.is_none());
     let places = present.flat_map(|user| user.inbounds.iter().map(move |no| (*no, &user.name)));
     places.filter_map(move |(no, name)| Some((*tags.get(&no)?, name)))
 }
@@ -143,7 +166,7 @@ pub fn listeners(config: &SingboxConfig) -> Vec<InboundStatus> {
 
 fn note(inbound: &Inbound) -> Option<String> {
     if inbound.managed {
-        return Some("its users live in sing-box's ssm-api service and are not read yet".to_owned());
+        return Some("its users live in sing-box's ssm-api service".to_owned());
     }
     if inbound.users.is_empty() && inbound.detour.is_none() {
         return Some("has no users: all of its bytes are unattributed".to_owned());
@@ -188,6 +211,23 @@ mod tests {
         let watched = BTreeMap::from([(InboundIndex(1), Arc::from("other"))]);
         assert_eq!(&*tags(&known, &watched, &records)[&InboundIndex(1)], "other");
         assert_eq!(&*tags(&known, &BTreeMap::new(), &[])[&InboundIndex(3)], "short");
+    }
+
+    /// Managed inbounds have no users in the file.
+    #[test]
+    fn users_of_managed_inbounds_are_those_told_and_those_known() {
+        let text = r#"{"inbounds": [
+            {"type": "shadowsocks", "tag": "ss", "listen_port": 1, "managed": true, "method": "aes-128-gcm"},
+            {"type": "shadowsocks", "tag": "other", "listen_port": 2, "method": "aes-128-gcm"}]}"#;
+        let (root, _) = crate::singbox::tree::parse(&Arc::new("a.json".into()), text).expect("JSON");
+        let config = crate::singbox::config::read(&root).expect("a configuration");
+        let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect::<BTreeSet<Arc<str>>>();
+        let told = Managed::from([("ss".into(), names(&["bob"])), ("gone".into(), names(&["zoe"]))]);
+        let found = managed(&config, &told, &Directory::default());
+        assert_eq!(found, Managed::from([("ss".into(), names(&["bob"]))]));
+        let users: Vec<_> =
+            users(&config, &found).into_iter().map(|user| (user.name, user.inbounds)).collect();
+        assert_eq!(users, [("bob".into(), vec!["ss".into()])]);
     }
 
     #[test]

@@ -10,9 +10,11 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use super::{meter::Meter, people};
+use super::{meter::Meter, people, shared::Directory};
 use crate::{
+    clock,
     core::event::{self, InboundIndex, SourceEvent},
+    enforcer::managed::Manager,
     kernel::Namespace,
     ledger::{CommitError, InboundRecord, Ledger, UserRecord},
     singbox::{ConfigWatch, SingboxConfig, process},
@@ -23,6 +25,12 @@ use crate::{
 /// agent takes hundreds in one turn.
 const SIGHTINGS_MAX: usize = 16_384;
 
+/// Users of managed inbounds come and go without a change of any file.
+const LIST_EVERY_NS: u64 = 5_000_000_000;
+
+/// The names of each managed inbound, or why its service did not tell them.
+type Lists = Vec<(Arc<str>, Result<Vec<Arc<str>>, String>)>;
+
 pub struct Proxy {
     watch: ConfigWatch,
     setting: Setting,
@@ -32,6 +40,10 @@ pub struct Proxy {
     /// A process was there and is gone, and people do not know yet.
     process_gone: bool,
     searching: Option<Search>,
+    listing: Option<JoinHandle<Lists>>,
+    listed_ns: Option<u64>,
+    /// The users of managed inbounds, as their services told last.
+    managed: people::Managed,
     /// Where sing-box was seen last: its ports are watched there while it is stopped.
     namespace: Option<Namespace>,
     version: Option<String>,
@@ -113,6 +125,9 @@ impl Proxy {
             process: None,
             process_gone: false,
             searching: None,
+            listing: None,
+            listed_ns: None,
+            managed: people::Managed::new(),
             namespace: None,
             version: None,
             events,
@@ -130,7 +145,8 @@ impl Proxy {
         tokio::select! {
             // The proxy holds a sender itself, so that this never ends.
             Some(event) = self.events.recv() => News::Source(event),
-            found = found(&mut self.searching) => News::Changes(self.take_found(found)),
+            found = ended(&mut self.searching) => News::Changes(self.take_found(found)),
+            lists = ended(&mut self.listing) => News::Changes(self.take_lists(lists)),
             synced = synced(&mut self.applying) => News::Synced(synced),
         }
     }
@@ -178,7 +194,7 @@ impl Proxy {
     pub async fn first_look(&mut self) -> Changes {
         let mut changes = self.look();
         if self.searching.is_some() {
-            let found = found(&mut self.searching).await;
+            let found = ended(&mut self.searching).await;
             changes.add(self.take_found(found));
         }
         changes
@@ -196,6 +212,57 @@ impl Proxy {
         if self.searching.is_none() {
             self.choose_source(&mut changes);
         }
+        self.list_managed();
+        changes
+    }
+
+    /// Asks the services of managed inbounds for their users, from time to time.
+    fn list_managed(&mut self) {
+        let (Some(config), Some(process), None) = (&self.config, &self.process, &self.listing) else {
+            return;
+        };
+        let now_ns = clock::mono_ns();
+        if self.listed_ns.is_some_and(|at| now_ns.saturating_sub(at) < LIST_EVERY_NS) {
+            return;
+        }
+        self.listed_ns = Some(now_ns);
+        let manager = |tag: &Arc<str>| Manager::of(&config.managers, tag, process.netns_path());
+        let managed = config.inbounds.iter().filter(|inbound| inbound.managed);
+        let managers: Vec<_> = managed.map(|i| (Arc::clone(&i.tag), manager(&i.tag))).collect();
+        if managers.is_empty() {
+            return;
+        }
+        self.listing = Some(tokio::spawn(async move {
+            let mut lists = Lists::new();
+            for (tag, manager) in managers {
+                let list = match manager {
+                    Ok(manager) => manager.list().await,
+                    Err(error) => Err(error),
+                };
+                let names = |user: crate::enforcer::managed::ManagedUser| user.name.into();
+                let list = list.map(|users| users.into_iter().map(names).collect());
+                lists.push((tag, list.map_err(|error| error.to_string())));
+            }
+            lists
+        }));
+    }
+
+    /// A service that does not answer changes nothing: the names that it told last stay.
+    fn take_lists(&mut self, lists: Result<Lists, JoinError>) -> Changes {
+        self.listing = None;
+        let mut changes = Changes::default();
+        let mut trouble = lists.as_ref().err().map(ToString::to_string);
+        for (tag, list) in lists.unwrap_or_default() {
+            match list {
+                Ok(names) => {
+                    let names = names.into_iter().filter(|name: &Arc<str>| !name.is_empty()).collect();
+                    changes.config |= self.managed.get(&tag) != Some(&names);
+                    self.managed.insert(tag, names);
+                }
+                Err(reason) => trouble = Some(reason),
+            }
+        }
+        changes.parts.push(("managed_users", trouble));
         changes
     }
 
@@ -209,6 +276,7 @@ impl Proxy {
                 known.add(self.known.borrow().names());
                 self.known.send_replace(known);
                 self.config = Some(config);
+                self.listed_ns = None;
                 changes.config = true;
                 changes.parts.push(("singbox_config", None));
             }
@@ -244,6 +312,7 @@ impl Proxy {
                 changes.config = true;
                 changes.parts.push(("singbox", None));
                 self.process = Some(process);
+                self.listed_ns = None;
                 self.forget_former_users();
             }
             Ok(Err(reason)) => {
@@ -307,7 +376,13 @@ impl Proxy {
     ///
     /// # Errors
     /// When the kernel refuses; what was done stays, and trying again is safe.
-    pub fn apply(&mut self, meter: &mut Meter, ledger: &Ledger, now_ms: i64) -> anyhow::Result<()> {
+    pub fn apply(
+        &mut self,
+        meter: &mut Meter,
+        ledger: &Ledger,
+        directory: &Directory,
+        now_ms: i64,
+    ) -> anyhow::Result<()> {
         if self.applying.is_some() {
             self.apply_again = true;
             return Ok(());
@@ -328,7 +403,8 @@ impl Proxy {
         let by_tag = watched().map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
         meter.set_inbounds(&people::infos(config, &by_tag), meter_inbounds(meter));
         let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms);
-        let users = ledger.sync_users(people::users(config), self.default_policy.clone(), now_ms);
+        let managed = people::managed(config, &self.managed, directory);
+        let users = ledger.sync_users(people::users(config, &managed), self.default_policy.clone(), now_ms);
         self.applying = Some(Applying {
             synced: Box::pin(async move { Ok((inbounds.await?, users.await?)) }),
             watched: watched().map(|(port, &index)| (index, Arc::from(port.tag.as_str()))).collect(),
@@ -356,10 +432,10 @@ impl Proxy {
     }
 }
 
-/// Never, if no search is under way.
-async fn found(searching: &mut Option<Search>) -> Result<Found, JoinError> {
-    match searching {
-        Some(search) => search.await,
+/// The end of a task; never, if there is none.
+async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match task {
+        Some(task) => task.await,
         None => std::future::pending().await,
     }
 }
