@@ -66,18 +66,8 @@ fn asked(envelope: &Envelope) -> Asked {
     let key = envelope
         .key
         .as_ref()
-        .map(|key| IdempotencyKey { key: key.key.clone(), request: fingerprint(&key.fingerprint) });
+        .map(|key| IdempotencyKey { key: key.key.clone(), request: key.fingerprint });
     Asked { actor: envelope.actor.to_string(), at_ms: clock::wall_ms(), key }
-}
-
-/// The ledger keeps the hash of the request in bytes.
-fn fingerprint(hex: &str) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        let digits = hex.get(2 * at..2 * at + 2).unwrap_or_default();
-        *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
-    }
-    bytes
 }
 
 impl Answerer {

@@ -27,14 +27,16 @@ pub fn reason(member: &Member) -> Option<ApiReason> {
     Some(match member.decision.as_ref()?.reason.clone() {
         Reason::Active | Reason::NoPolicy => return None,
         Reason::FirstUse { valid_days } => ApiReason::NotUsedYet { valid_days },
-        Reason::PeriodQuota { since_ms, used, quota, back_ms, .. } => ApiReason::PeriodQuota {
+        Reason::PeriodQuota { since_ms, used, quota, paid, back_ms, .. } => ApiReason::PeriodQuota {
+            packages_bytes: paid,
             at: time(since_ms),
             used_bytes: used,
             quota_bytes: quota,
             until: back_ms.map(time),
         },
-        Reason::PeriodThrottle { since_ms, used, quota, percent, rate, back_ms, .. } => {
+        Reason::PeriodThrottle { since_ms, used, quota, paid, percent, rate, back_ms } => {
             ApiReason::OverQuota {
+                packages_bytes: paid,
                 at: time(since_ms),
                 percent,
                 used_bytes: used,
@@ -49,12 +51,14 @@ pub fn reason(member: &Member) -> Option<ApiReason> {
         Reason::SharingThrottle { since_ms, addresses, window_s, rate } => {
             ApiReason::Shared { at: time(since_ms), networks: addresses, window_s, rate }
         }
-        Reason::Expired { at_ms } | Reason::ExpiredAfterUse { at_ms, .. } => {
-            ApiReason::Expired { at: time(at_ms) }
+        Reason::Expired { at_ms } => ApiReason::Expired { at: time(at_ms), valid_days: None },
+        Reason::ExpiredAfterUse { at_ms, valid_days, .. } => {
+            ApiReason::Expired { at: time(at_ms), valid_days: Some(valid_days) }
         }
         Reason::Disabled { since_ms, who } => ApiReason::Disabled { at: time(since_ms), who },
-        Reason::Suspended { since_ms, addresses, window_s, .. } => {
-            ApiReason::Suspended { at: time(since_ms), networks: addresses, window_s }
+        Reason::Suspended { since_ms, addresses, window_s, until_ms } => {
+            let until = until_ms.map(time);
+            ApiReason::Suspended { at: time(since_ms), networks: addresses, window_s, until }
         }
     })
 }
@@ -83,8 +87,8 @@ pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
         data: json!({
             "from": member.standing.state.state,
             "to": word(&state),
-            "reason": reason,
-            "zone": zone_name(&member.zone),
+            "cause": reason,
+            "time_zone": zone_name(&member.zone),
             "message": message,
             "severity": severity,
         }),
