@@ -134,7 +134,8 @@ fn rates_hold_without_an_agent_and_the_next_one_knows_them() {
 fn an_upload_keeps_its_rate_by_the_window_and_loses_nothing() {
     let mut set = Setting::new();
     let (slot, user) = set.user([16 * MBIT, 0]);
-    let busy = set.busy(slot, 2, false, false);
+    // More flows than the windows that they begin with are made for.
+    let busy = set.busy(slot, 6, false, false);
     settle(&busy, 16 * MBIT, WIDE);
     for flow in &busy {
         let (sent, again) = flow.retransmitted();
