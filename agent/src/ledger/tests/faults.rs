@@ -243,10 +243,9 @@ fn newer_and_foreign_files_are_refused() {
     let nowhere = rig.directory.path().join("missing/ledger.db");
     assert!(matches!(Ledger::open(&nowhere, options("UTC")), Err(LedgerError::NoDirectory { .. })));
     assert!(matches!(Reader::open(&nowhere), Err(LedgerError::NotFound { .. })));
-    assert!(matches!(
-        Ledger::open(rig.directory.path(), options("UTC")),
-        Err(LedgerError::NotALedger { .. })
-    ));
+    let folder = rig.directory.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    assert!(matches!(Ledger::open(&folder, options("UTC")), Err(LedgerError::NotALedger { .. })));
 }
 
 #[test]
