@@ -105,7 +105,7 @@ fn shown(spent: &[f64]) -> String {
 }
 
 /// Measures the agent while flows are silent and while each TCP flow moves bytes every second.
-fn measure(size: &Size) -> (Agent, Site) {
+fn measure(size: &Size) -> (Site, Agent) {
     let site = site(size);
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
     agent.start();
@@ -152,7 +152,13 @@ fn measure(size: &Size) -> (Agent, Site) {
             mapped_counters_mib(pid)
         ),
     );
-    (agent, site)
+    (site, agent)
+}
+
+/// The agent's files are in the site's folder.
+fn end(site: Site, agent: Agent) {
+    drop(agent);
+    drop(site);
 }
 
 #[test]
@@ -161,15 +167,17 @@ fn bench_hundred_thousand_flows() {
     needs_machine!();
     // sing-box takes about six descriptors for a connection that it splices, and this machine may allow it no
     // more than 20,000.
-    let (agent, _site) = measure(&Size { users: 10_000, connections: 3_000, peers: 97_000 });
+    let (site, agent) = measure(&Size { users: 10_000, connections: 3_000, peers: 97_000 });
     let audit = agent.ask(&["audit"]).unwrap();
     let difference = audit["difference_bytes"].as_u64().unwrap();
     figure("bytes lost or doubled with 100,000 flows", difference, "`boxmeter audit` under that traffic");
+    end(site, agent);
 }
 
 #[test]
 #[ignore = "a benchmark: cargo xtask bench"]
 fn bench_hundred_users() {
     needs_machine!();
-    drop(measure(&Size { users: 100, connections: 500, peers: 0 }));
+    let (site, agent) = measure(&Size { users: 100, connections: 500, peers: 0 });
+    end(site, agent);
 }
