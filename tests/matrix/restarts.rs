@@ -144,11 +144,11 @@ fn users_of_a_managed_inbound_are_metered() {
         known(&agent, 1);
         add_managed(&site, &users[1]);
         known(&agent, 2);
-        drive(&site, 1);
+        site.drive(1);
         agent.kill();
         agent.start();
         known(&agent, 2);
-        drive(&site, 1);
+        site.drive(1);
         site.stop_client();
         exact(&site, &agent, &Dropped::new());
     }

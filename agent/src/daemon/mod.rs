@@ -126,10 +126,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let info = ledger.info().await.ok();
     // SAFETY: `Events` gives the same descriptor each time, and owns it as long as it lives.
     let news = unsafe { AsyncFd::register_with_interest(kernel.events()?, Interest::READABLE)? };
-    let billed = match config.billing.meter {
-        BilledMeter::Payload => METER_PAYLOAD,
-        BilledMeter::Wire => METER_WIRE,
-    };
+    let billed = billed(config);
     let meter = Meter::new(kernel, billed)?;
     let epoch = meter.kernel.epoch();
     let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
@@ -192,6 +189,14 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(&config.api.socket);
     finish(agent).await;
     end
+}
+
+/// What quotas are measured on, in the kernel's words.
+fn billed(config: &Config) -> u32 {
+    match config.billing.meter {
+        BilledMeter::Payload => METER_PAYLOAD,
+        BilledMeter::Wire => METER_WIRE,
+    }
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

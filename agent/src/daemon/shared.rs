@@ -47,7 +47,7 @@ pub struct UserNow {
 /// What is about to become of a user.
 #[derive(Clone, Debug)]
 pub enum Tighter {
-    Settings(SettingsChange),
+    Settings(Box<SettingsChange>),
     /// Disabled or deleted.
     Out,
 }

@@ -63,10 +63,8 @@ fn refused(error: CommitError) -> ApiError {
 }
 
 fn asked(envelope: &Envelope) -> Asked {
-    let key = envelope
-        .key
-        .as_ref()
-        .map(|key| IdempotencyKey { key: key.key.clone(), request: key.fingerprint });
+    let key =
+        envelope.key.as_ref().map(|key| IdempotencyKey { key: key.key.clone(), request: key.fingerprint });
     Asked { actor: envelope.actor.to_string(), at_ms: clock::wall_ms(), key }
 }
 

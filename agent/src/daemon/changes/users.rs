@@ -151,7 +151,7 @@ impl Answerer {
         let settings = self.changed_settings(&record, &change).await?;
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
-            self.tighten(record.id, Tighter::Settings(settings.clone())).await?;
+            self.tighten(record.id, Tighter::Settings(Box::new(settings.clone()))).await?;
             let changed =
                 self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             match changed {

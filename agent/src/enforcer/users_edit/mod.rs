@@ -233,6 +233,9 @@ impl<'a> Places<'a> {
     }
 }
 
+/// The fields of an entry, by name.
+pub type Fields = Vec<(&'static str, String)>;
+
 impl Place<'_> {
     /// The fields of a new user's entry and its text, written like the others.
     pub fn new_entry(
@@ -240,7 +243,7 @@ impl Place<'_> {
         list: &List<'_>,
         name: &str,
         brought: &Brought,
-    ) -> Result<(Vec<(&'static str, String)>, String), UserRefused> {
+    ) -> Result<(Fields, String), UserRefused> {
         let (user, inbound) = (name.to_owned(), self.tag.clone());
         check_name(name, &self.shape.kind).map_err(|why| UserRefused::Name { name: user.clone(), why })?;
         let users = || list.items.iter().filter(|item| item.name != LOCKED_USER).map(|item| &*item.text);
