@@ -117,8 +117,19 @@ fn every_version_takes_every_edited_file() {
         fs::write(dir.path().join("key.pem"), pem[..at].trim()).unwrap();
         fs::write(dir.path().join("cert.pem"), pem[at..].trim()).unwrap();
         let mut kinds = vec![
-            "trojan", "vmess", "vless", "shadowsocks", "hysteria", "hysteria2", "tuic", "naive", "http",
-            "socks", "mixed", "shadowtls", "anytls",
+            "trojan",
+            "vmess",
+            "vless",
+            "shadowsocks",
+            "hysteria",
+            "hysteria2",
+            "tuic",
+            "naive",
+            "http",
+            "socks",
+            "mixed",
+            "shadowtls",
+            "anytls",
         ];
         if version == V14 {
             kinds.push("snell");
@@ -253,12 +264,16 @@ fn a_reload_that_fails_later_brings_back_what_sing_box_ran_with() {
     );
     let now = files::read_file(&server.file("a.json")).unwrap();
     let content = now.text.strip_suffix('}').unwrap().to_owned() + &service;
-    let edit = boxmeter::enforcer::singbox::Edit { path: server.file("a.json"), expected: now.sha256, content };
+    let edit =
+        boxmeter::enforcer::singbox::Edit { path: server.file("a.json"), expected: now.sha256, content };
     singbox.write(&[edit]).unwrap();
     // Another agent, after a crash: what is needed is on disk.
     let singbox = Singbox { ..singbox };
     let error = singbox.reload(|| Ok(())).unwrap_err();
-    assert!(matches!(&error, EditError::RolledBack { .. }) && error.to_string().contains("start it"), "{error}");
+    assert!(
+        matches!(&error, EditError::RolledBack { .. }) && error.to_string().contains("start it"),
+        "{error}"
+    );
     assert_eq!(server.text("a.json"), text);
     // Its entries were not put back by hand: what is wanted is done again.
     let files = files::read(&singbox.config).unwrap();

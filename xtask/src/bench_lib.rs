@@ -9,9 +9,12 @@ use crate::shell::cargo;
 /// What they print.
 pub fn figures() -> Result<String> {
     let mut command = cargo();
-    command
-        .args(["test", "--release", "--locked", "-p", "boxmeter", "--lib", "--"])
-        .args(["--ignored", "--nocapture", "--test-threads=1", "bench_"]);
+    command.args(["test", "--release", "--locked", "-p", "boxmeter", "--lib", "--"]).args([
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+        "bench_",
+    ]);
     let output =
         command.stderr(Stdio::inherit()).output().context("the benchmarks of pure code do not start")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

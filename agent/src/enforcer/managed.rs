@@ -16,12 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     reconcile::{Want, Wanted},
-    users_edit::{BadName, Brought, Change, Credentials, Parked, ParkedKey, Shape, UserRefused, What, check_name},
+    users_edit::{
+        BadName, Brought, Change, Credentials, Parked, ParkedKey, Shape, UserRefused, What, check_name,
+    },
 };
-use crate::{
-    singbox::services::ManagerService,
-    source::connect,
-};
+use crate::{singbox::services::ManagerService, source::connect};
 
 /// No answer in this time is a failure.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,15 +37,23 @@ pub enum ManagedError {
         "sing-box's ssm-api service at {addr} cannot be reached ({error}); is sing-box running, and is this its configuration?"
     )]
     Connect { addr: SocketAddr, error: std::io::Error },
-    #[error("sing-box's ssm-api service at {addr} speaks TLS, which boxmeter does not; let it listen on 127.0.0.1 without `tls`")]
+    #[error(
+        "sing-box's ssm-api service at {addr} speaks TLS, which boxmeter does not; let it listen on 127.0.0.1 without `tls`"
+    )]
     Tls { addr: SocketAddr },
-    #[error("no ssm-api service of the configuration names the managed inbound {0:?} in its `servers`; add it there")]
+    #[error(
+        "no ssm-api service of the configuration names the managed inbound {0:?} in its `servers`; add it there"
+    )]
     Unserved(String),
-    #[error("the ssm-api service at {addr} does not know the path {path:?}; sing-box runs with another configuration than this: reload it")]
+    #[error(
+        "the ssm-api service at {addr} does not know the path {path:?}; sing-box runs with another configuration than this: reload it"
+    )]
     Path { addr: SocketAddr, path: String },
     #[error("the ssm-api service refuses to {what} ({status}): {answer}")]
     Refused { what: String, status: StatusCode, answer: String },
-    #[error("the listener at {addr} does not answer as an ssm-api service does ({what}); is there another program on this port?")]
+    #[error(
+        "the listener at {addr} does not answer as an ssm-api service does ({what}); is there another program on this port?"
+    )]
     Other { addr: SocketAddr, what: String },
 }
 
@@ -168,13 +175,7 @@ impl Manager {
         }
     }
 
-    fn judge(
-        &self,
-        status: StatusCode,
-        body: Bytes,
-        path: &str,
-        what: &str,
-    ) -> Result<Bytes, ManagedError> {
+    fn judge(&self, status: StatusCode, body: Bytes, path: &str, what: &str) -> Result<Bytes, ManagedError> {
         if status.is_success() {
             return Ok(body);
         }

@@ -96,7 +96,8 @@ pub fn plan(
     new.sort_unstable_by_key(|(at, name, _)| (*at, *name));
     let mut after = Vec::new();
     for (at, place) in places.places.iter_mut().enumerate() {
-        let of_place = new.iter().filter(|(target, ..)| *target == at).map(|(_, name, brought)| (*name, *brought));
+        let of_place =
+            new.iter().filter(|(target, ..)| *target == at).map(|(_, name, brought)| (*name, *brought));
         settle(place, wanted, of_place, &mut plan);
         if let Ok(list) = &place.list {
             after.extend(list.records(&hex(&list.file.sha256)));
@@ -172,13 +173,15 @@ fn settle<'w>(
     });
     let hand_made: HashSet<String> = list.returned.iter().map(|record| record.key.user.clone()).collect();
     for item in &mut list.items {
-        if item.here && !hand_made.contains(&*item.name) && matches!(wanted.get(&*item.name), Some(Want::Out)) {
+        if item.here && !hand_made.contains(&*item.name) && matches!(wanted.get(&*item.name), Some(Want::Out))
+        {
             item.here = false;
             changed(&item.name, What::TakenOut);
         }
     }
     list.returned.retain(|record| {
-        let stays = !matches!(wanted.get(&record.key.user), Some(Want::In | Want::Deleted | Want::New { .. }));
+        let stays =
+            !matches!(wanted.get(&record.key.user), Some(Want::In | Want::Deleted | Want::New { .. }));
         if stays {
             plan.returned.push(record.key.clone());
         }
@@ -253,7 +256,12 @@ fn add<'w>(place: &mut Place<'_>, new: impl Iterator<Item = (&'w str, &'w Brough
             Ok((fields, text)) => {
                 let (user, inbound) = (name.to_owned(), place.tag.clone());
                 let kind = place.shape.kind.clone();
-                plan.credentials.push(Credentials { user: user.clone(), inbound: inbound.clone(), kind, fields });
+                plan.credentials.push(Credentials {
+                    user: user.clone(),
+                    inbound: inbound.clone(),
+                    kind,
+                    fields,
+                });
                 plan.changes.push(Change { user, inbound, what: What::Added });
                 if let Ok(list) = &mut place.list {
                     list.insert(list.items.len(), name, text);

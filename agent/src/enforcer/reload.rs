@@ -1,11 +1,6 @@
 //! Tells sing-box to read its configuration again, and sees whether it came up with it.
 
-use std::{
-    io,
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{io, path::Path, process::Command, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 

@@ -31,7 +31,9 @@ pub enum EditError {
     Check(io::Error),
     #[error("{failure}; the old configuration was put back{after}")]
     RolledBack { failure: String, after: String },
-    #[error("{0}; boxmeter has changed nothing since sing-box last read its files, so there is no earlier version to put back: look into sing-box's log")]
+    #[error(
+        "{0}; boxmeter has changed nothing since sing-box last read its files, so there is no earlier version to put back: look into sing-box's log"
+    )]
     NothingToPutBack(String),
     #[error(
         "{failure}; and the old configuration could not be put back ({error}): the old text is in {backup}"

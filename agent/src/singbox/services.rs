@@ -52,7 +52,6 @@ pub(super) fn clash(node: &Node) -> Option<ClashApi> {
     (!external_controller.is_empty()).then_some(ClashApi { external_controller, secret })
 }
 
-
 pub(super) fn manager(node: &Node) -> Result<ManagerService, Wrong> {
     let mut servers = Vec::new();
     if let Some(Value::Object(entries)) = node.get("servers").map(|servers| &servers.value) {

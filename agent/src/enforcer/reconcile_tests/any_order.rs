@@ -31,7 +31,9 @@ fn entry(name: String, shape: usize) -> String {
     let (key, secret) = ("name", format!("secret of {name}"));
     match shape {
         0 => format!("{{\"{key}\":\"{name}\",\"password\":\"{secret}\"}}"),
-        1 => format!("{{\n        \"{key}\": \"{name}\", // {name}\n        \"password\": \"{secret}\"\n      }}"),
+        1 => format!(
+            "{{\n        \"{key}\": \"{name}\", // {name}\n        \"password\": \"{secret}\"\n      }}"
+        ),
         2 => format!("{{ \"Password\": \"{secret}\", \"NAME\": \"{name}\" }}"),
         _ => format!("{{ /* [,] */ \"{key}\" : \"{name}\",\t\"password\": \"{secret}\" # }}\n }}"),
     }
@@ -71,7 +73,10 @@ fn texts(lists: &[String], note: &str) -> Vec<String> {
     let (first, rest) = lists.split_at(1);
     let rest: Vec<String> = rest.iter().enumerate().map(|(at, users)| inbound(at + 1, users)).collect();
     vec![
-        format!("// <{note}>\n{{\"log\": {{}}, \"Inbounds\": [ {} ] /* <{note}> */}}\n", inbound(0, &first[0])),
+        format!(
+            "// <{note}>\n{{\"log\": {{}}, \"Inbounds\": [ {} ] /* <{note}> */}}\n",
+            inbound(0, &first[0])
+        ),
         format!("{{\n\t\"inbounds\": [\n{}\n]}}# <{note}>", rest.join(",\n")),
     ]
 }
@@ -168,9 +173,8 @@ impl Hand {
                 (users[at].range.start, String::new(), next.range.start - users[at].range.start)
             }
         };
-        let gone = matches!(self, Hand::Delete(_)).then(|| {
-            users.iter().find(|user| user.range.start == at).map(|user| user.name.to_string())
-        });
+        let gone = matches!(self, Hand::Delete(_))
+            .then(|| users.iter().find(|user| user.range.start == at).map(|user| user.name.to_string()));
         world.set(0, &splice::apply(&text, &[Splice { range: at..at + range, with }]));
         gone.flatten()
     }

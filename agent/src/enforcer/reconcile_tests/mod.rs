@@ -110,9 +110,11 @@ impl World {
         let mut text = String::new();
         for file in &self.files {
             let users = config.inbounds.iter().flat_map(|inbound| &inbound.users);
-            let goes = users.filter(|user| user.file == *file.path)
+            let goes = users
+                .filter(|user| user.file == *file.path)
                 .filter(|user| user.is_locked() || without.contains_key(&*user.name));
-            let splices: Vec<Splice> = goes.map(|user| Splice { range: user.range.clone(), with: String::new() }).collect();
+            let splices: Vec<Splice> =
+                goes.map(|user| Splice { range: user.range.clone(), with: String::new() }).collect();
             text.push_str(&splice::apply(&file.text, &splices));
         }
         text.retain(|c| !c.is_whitespace() && c != ',');

@@ -25,20 +25,30 @@ fn every_type_has_its_credentials() {
         r#""naive","tag":"naive","users":[]"#,
         r#""snell","tag":"snell","users":[]"#,
     ];
-    let text = format!("{{\"inbounds\":[{}]}}", inbounds.map(|inbound| format!("{{\"type\":{inbound}}}")).join(","));
+    let text =
+        format!("{{\"inbounds\":[{}]}}", inbounds.map(|inbound| format!("{{\"type\":{inbound}}}")).join(","));
     let mut world = World::one(&text);
     let done = world.reach(&wanted(&[("zoë", new(None))]));
     let keys: Vec<String> = done
         .credentials
         .iter()
-        .map(|c| format!("{}: {}", c.inbound, c.fields.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" ")))
+        .map(|c| {
+            format!("{}: {}", c.inbound, c.fields.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" "))
+        })
         .collect();
     assert_eq!(
         keys,
         [
-            "trojan: name password", "vmess: name uuid", "vless: name uuid flow", "ss16: name password",
-            "ss32: name password", "ss: name password", "hysteria: name auth_str", "tuic: name uuid password",
-            "naive: username password", "snell: name userkey"
+            "trojan: name password",
+            "vmess: name uuid",
+            "vless: name uuid flow",
+            "ss16: name password",
+            "ss32: name password",
+            "ss: name password",
+            "hysteria: name auth_str",
+            "tuic: name uuid password",
+            "naive: username password",
+            "snell: name userkey"
         ]
     );
     let value = |at: usize, field: usize| done.credentials[at].fields[field].1.clone();
@@ -67,10 +77,15 @@ fn a_new_entry_looks_like_its_neighbours() {
             "\r\n\t{\r\n\t\t\"name\": \"a\"\r\n\t} // a\r\n",
             "\r\n\t{\r\n\t\t\"name\": \"a\"\r\n\t}, // a\r\n\t{\r\n\t\t\"name\": \"n\",\r\n\t\t\"password\": \"p\"\r\n\t}\r\n",
         ),
-        ("\n    {\"name\": \"a\"},\n", "\n    {\"name\": \"a\"},\n    {\"name\": \"n\", \"password\": \"p\"},\n"),
+        (
+            "\n    {\"name\": \"a\"},\n",
+            "\n    {\"name\": \"a\"},\n    {\"name\": \"n\", \"password\": \"p\"},\n",
+        ),
     ] {
         let (users, wanted) = (users.trim_matches(['[', ']']), wanted.trim_matches(['[', ']']));
-        let text = |users: &str| format!("{{\"inbounds\":[{{\"type\":\"trojan\",\"tag\":\"t\",\"users\":[{users}]}}]}}");
+        let text = |users: &str| {
+            format!("{{\"inbounds\":[{{\"type\":\"trojan\",\"tag\":\"t\",\"users\":[{users}]}}]}}")
+        };
         let mut world = World::one(&text(users));
         world.reach(&super::wanted(&[("n", brought("p"))]));
         assert_eq!(world.text(), text(wanted));

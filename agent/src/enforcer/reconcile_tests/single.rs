@@ -99,7 +99,10 @@ fn deleting_takes_the_record_too() {
 fn put_back_by_hand_is_told_and_left_alone() {
     let mut world = World::one(TWO);
     world.reach(&all(&["alice"], &Want::Out));
-    let by_hand = world.text().replace("{\n                    \"name\": \"bob\"", "{\"name\": \"alice\", \"password\": \"new\"}, {\n                    \"name\": \"bob\"");
+    let by_hand = world.text().replace(
+        "{\n                    \"name\": \"bob\"",
+        "{\"name\": \"alice\", \"password\": \"new\"}, {\n                    \"name\": \"bob\"",
+    );
     world.set(0, &by_hand);
     let done = world.reach(&all(&["alice"], &Want::Out));
     assert_eq!(done.returned.len(), 1);
@@ -129,7 +132,8 @@ fn a_text_that_boxmeter_restored_was_not_put_back_by_hand() {
 fn records_without_a_place_are_kept() {
     let mut world = World::one(TWO);
     world.reach(&all(&["bob"], &Want::Out));
-    let changed = world.text().replace("\"hysteria2\"", "\"trojan\"").replace("\"tag\": \"m\"", "\"tag\": \"n\"");
+    let changed =
+        world.text().replace("\"hysteria2\"", "\"trojan\"").replace("\"tag\": \"m\"", "\"tag\": \"n\"");
     world.set(0, &changed);
     let done = world.reach(&all(&["bob"], &Want::In));
     let why: Vec<_> = done.homeless.iter().map(|(key, why)| (key.inbound.as_str(), why.clone())).collect();
@@ -165,7 +169,9 @@ fn a_credential_that_somebody_else_has_meanwhile_is_refused() {
     let taken = world.text().replace("\"x\"", "\"9E107D9D-372B-4B82-9D5D-7A1D5E9A2B11\"");
     world.set(0, &taken);
     let done = world.reach(&all(&["a"], &Want::In));
-    assert!(matches!(&done.refused[..], [UserRefused::DuplicateCredential { user, other, .. }] if user == "a" && other == "b"));
+    assert!(
+        matches!(&done.refused[..], [UserRefused::DuplicateCredential { user, other, .. }] if user == "a" && other == "b")
+    );
     assert_eq!(world.text(), taken);
     world.set(0, &taken.replace("9E107D9D-372B-4B82-9D5D-7A1D5E9A2B11", "x"));
     world.reach(&all(&["a"], &Want::In));
@@ -175,7 +181,10 @@ fn a_credential_that_somebody_else_has_meanwhile_is_refused() {
 #[test]
 fn files_that_cannot_be_edited_say_why() {
     for (text, wanted) in [
-        (r#"{"inbounds":[{"type":"trojan","users":[],"Users":[]}]}"#, "a.json:1: the key \"Users\" stands twice"),
+        (
+            r#"{"inbounds":[{"type":"trojan","users":[],"Users":[]}]}"#,
+            "a.json:1: the key \"Users\" stands twice",
+        ),
         (r#"{"inbounds":[],"INBOUNDS":[]}"#, "\"INBOUNDS\" stands twice"),
         (r#"{"inbounds":[{"type":"http","tag":"x"},{"type":"http","tag":"x"}]}"#, "\"x\"; sing-box refuses"),
         (r#"{"inbounds":[{"type":"#, "a.json:1:"),
@@ -210,7 +219,11 @@ fn inbounds_without_editable_users_are_left_out_with_the_reason() {
     let plan = world.plan(&wanted(&[("x", new(None))]));
     assert_eq!(plan.credentials.iter().map(|c| c.inbound.as_str()).collect::<Vec<_>>(), ["st3"]);
     let unknown = world.plan(&wanted(&[("x", new(Some(&["st3", "nope"])))]));
-    assert!(unknown.refused[0].to_string().contains("no inbound \"nope\"; there are st3"), "{:?}", unknown.refused);
+    assert!(
+        unknown.refused[0].to_string().contains("no inbound \"nope\"; there are st3"),
+        "{:?}",
+        unknown.refused
+    );
     assert!(unknown.is_empty());
 }
 

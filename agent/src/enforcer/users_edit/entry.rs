@@ -31,15 +31,21 @@ pub enum BadName {
     TooLong,
     #[error("a name must not begin or end with a blank; leave it out")]
     Blanks,
-    #[error("a name must not have line breaks or other control or invisible characters, which forge lines in sing-box's log; leave them out")]
+    #[error(
+        "a name must not have line breaks or other control or invisible characters, which forge lines in sing-box's log; leave them out"
+    )]
     Control,
     #[error("a name must not have square brackets, which sing-box's log puts around names; use round ones")]
     Brackets,
-    #[error("a name must not be digits only: sing-box's log writes such numbers for users without a name; add a letter")]
+    #[error(
+        "a name must not be digits only: sing-box's log writes such numbers for users without a name; add a letter"
+    )]
     Digits,
     #[error("{LOCKED_USER:?} is the name of boxmeter's own entries; give another one")]
     Reserved,
-    #[error("a name must not have a colon on inbounds of type http, mixed, socks and naive, whose logins end the name there; leave it out or name other inbounds")]
+    #[error(
+        "a name must not have a colon on inbounds of type http, mixed, socks and naive, whose logins end the name there; leave it out or name other inbounds"
+    )]
     Colon,
     #[error("a name must not have a slash on a managed inbound, whose API could not delete it; leave it out")]
     Slash,
@@ -80,20 +86,25 @@ pub struct Brought {
     pub uuid: Option<Secret>,
 }
 
+/// Options of an entry and their values, as in the file: `name`, `password`, `uuid`, `flow`, …
+pub type Fields = Vec<(&'static str, String)>;
+
 /// A user's login on one inbound: shown once, never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub user: String,
     pub inbound: String,
     pub kind: String,
-    /// As in the file: `name`, `password`, `uuid`, `flow`, …
-    pub fields: Vec<(&'static str, String)>,
+    pub fields: Fields,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys: Vec<_> = self.fields.iter().map(|(key, _)| *key).collect();
-        f.debug_struct("Credentials").field("inbound", &self.inbound).field("keys", &keys).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("inbound", &self.inbound)
+            .field("keys", &keys)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,12 +134,7 @@ impl Shape {
     }
 
     /// The fields of a new entry.
-    pub fn fields(
-        &self,
-        name: &str,
-        flow: &str,
-        brought: &Brought,
-    ) -> Result<Vec<(&'static str, String)>, WrongKey> {
+    pub fn fields(&self, name: &str, flow: &str, brought: &Brought) -> Result<Fields, WrongKey> {
         let kind = self.kind.as_str();
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
         let uuid = || text(&brought.uuid).unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -199,9 +205,8 @@ pub fn credential_of(kind: &str, text: &str) -> Option<String> {
 }
 
 /// All fields of an entry that a client needs.
-pub fn fields_of(kind: &str, text: &str) -> Vec<(&'static str, String)> {
-    const KEYS: [&str; 8] =
-        ["name", "username", "uuid", "password", "flow", "auth", "auth_str", "userkey"];
+pub fn fields_of(kind: &str, text: &str) -> Fields {
+    const KEYS: [&str; 8] = ["name", "username", "uuid", "password", "flow", "auth", "auth_str", "userkey"];
     let Some(node) = parse(text) else { return Vec::new() };
     let value = |key| node.get(key).and_then(Node::str).map(str::to_owned);
     let fits = |key: &&str| !matches!(*key, "name" | "username") || *key == name_key(kind);

@@ -141,9 +141,7 @@ impl<'a> Shown<'a> {
     ) -> Option<usize> {
         let (first, last) = (run.first()?, run.last()?);
         let count = self.entries.len();
-        let hides = |gap: &usize| {
-            !taken.contains(gap) && self.gaps[*gap] == shown_of(run, ends(*gap, count))
-        };
+        let hides = |gap: &usize| !taken.contains(gap) && self.gaps[*gap] == shown_of(run, ends(*gap, count));
         let wanted = (first.previous.as_deref(), last.next.as_deref());
         let same = by_neighbours.get(&wanted).into_iter().flatten().copied().filter(|gap| hides(gap));
         if let Some(gap) = same.min_by_key(|gap| gap.abs_diff(likely)) {
@@ -343,9 +341,8 @@ impl<'a> List<'a> {
         let has = |item: &&Item<'_>| item.credential(&self.kind).as_deref() == Some(wanted);
         let found = self.items.iter().find(has).map(|item| item.name.clone().into_owned());
         found.or_else(|| {
-            let has = |record: &&Parked| {
-                entry::credential_of(&self.kind, &record.entry).as_deref() == Some(wanted)
-            };
+            let has =
+                |record: &&Parked| entry::credential_of(&self.kind, &record.entry).as_deref() == Some(wanted);
             self.loose.iter().find(has).map(|record| record.key.user.clone())
         })
     }

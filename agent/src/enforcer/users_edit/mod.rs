@@ -11,7 +11,7 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, NAME_MAX, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, NAME_MAX, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
@@ -75,7 +75,9 @@ pub enum EditRefused {
 pub enum UserRefused {
     #[error("{name:?}: {why}")]
     Name { name: String, why: BadName },
-    #[error("the inbound {inbound:?} already has a user {user:?}; give another name, or delete that user first")]
+    #[error(
+        "the inbound {inbound:?} already has a user {user:?}; give another name, or delete that user first"
+    )]
     DuplicateName { user: String, inbound: String },
     #[error(
         "on the inbound {inbound:?}, {user:?} would have the same credential as {other:?}, and sing-box could not tell them apart; give one of them another"
@@ -157,11 +159,7 @@ fn excluded(kind: &str, node: &Node) -> Option<Excluded> {
 
 impl<'a> Places<'a> {
     /// `own`: hashes of texts that boxmeter itself has put into the files.
-    pub fn read(
-        files: &'a [FileText],
-        parked: &[Parked],
-        own: &[[u8; 32]],
-    ) -> Result<Self, EditRefused> {
+    pub fn read(files: &'a [FileText], parked: &[Parked], own: &[[u8; 32]]) -> Result<Self, EditRefused> {
         let mut records: HashMap<&str, Vec<Parked>> = HashMap::new();
         for record in parked {
             records.entry(&record.key.inbound).or_default().push(record.clone());
@@ -242,10 +240,9 @@ impl Place<'_> {
         list: &List<'_>,
         name: &str,
         brought: &Brought,
-    ) -> Result<(Vec<(&'static str, String)>, String), UserRefused> {
+    ) -> Result<(Fields, String), UserRefused> {
         let (user, inbound) = (name.to_owned(), self.tag.clone());
-        check_name(name, &self.shape.kind)
-            .map_err(|why| UserRefused::Name { name: user.clone(), why })?;
+        check_name(name, &self.shape.kind).map_err(|why| UserRefused::Name { name: user.clone(), why })?;
         let users = || list.items.iter().filter(|item| item.name != LOCKED_USER).map(|item| &*item.text);
         let flow = if self.shape.kind == "vless" { entry::usual_flow(users()) } else { String::new() };
         let fields = self.shape.fields(name, &flow, brought).map_err(|wrong| UserRefused::WrongKey {
@@ -273,12 +270,13 @@ pub(super) fn locked_entry(list: &List<'_>, shape: &Shape) -> String {
 pub(super) fn reads_back(file: &FileText, text: &str, lists: &[&List<'_>]) -> bool {
     let Ok((root, _)) = tree::parse(&file.path, text) else { return false };
     let inbounds = root.get("inbounds").and_then(Node::array).unwrap_or_default();
-    let edited = inbounds.iter().filter(|node| {
-        excluded(node.get("type").and_then(Node::str).unwrap_or_default(), node).is_none()
-    });
+    let edited = inbounds
+        .iter()
+        .filter(|node| excluded(node.get("type").and_then(Node::str).unwrap_or_default(), node).is_none());
     let same = |(node, list): (&Node, &&List<'_>)| {
         let users = node.get("users").and_then(Node::array).unwrap_or_default();
-        let name = |user: &Node| user.get(name_key(&list.kind)).and_then(Node::str).unwrap_or_default().to_owned();
+        let name =
+            |user: &Node| user.get(name_key(&list.kind)).and_then(Node::str).unwrap_or_default().to_owned();
         users.iter().map(name).eq(list.names().into_iter().map(str::to_owned))
     };
     edited.clone().count() == lists.len() && edited.zip(lists).all(same)
