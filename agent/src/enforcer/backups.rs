@@ -60,7 +60,7 @@ impl Backups {
         let path = self.path(&file.path, &file.sha256);
         self.write(&path, file.text.as_bytes())?;
         // Too many old versions are no reason to fail.
-        drop(self.prune(&file.path));
+        drop(self.prune(&file.path, &path));
         Ok(path)
     }
 
@@ -114,7 +114,7 @@ impl Backups {
         write().map_err(|error| SwapError::Io { path: path.to_owned(), error })
     }
 
-    fn prune(&self, file: &Path) -> Result<(), SwapError> {
+    fn prune(&self, file: &Path, newest: &Path) -> Result<(), SwapError> {
         let io = |error| SwapError::Io { path: self.folder.clone(), error };
         let needed: HashSet<PathBuf> = match self.running()? {
             Some(running) => running.files.iter().map(|(path, file)| self.path(path, &file.loaded)).collect(),
@@ -135,7 +135,9 @@ impl Backups {
         }
         kept.sort();
         let old = kept.len().saturating_sub(KEPT);
-        for (_, path) in kept.into_iter().take(old).filter(|(_, path)| !needed.contains(path)) {
+        for (_, path) in
+            kept.into_iter().take(old).filter(|(_, path)| path != newest && !needed.contains(path))
+        {
             fs::remove_file(&path).map_err(io)?;
         }
         Ok(())
@@ -157,13 +159,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let backups = Backups::new(dir.path().join("kept"));
         assert!(backups.running().unwrap().is_none());
-        backups.keep(&version(0)).unwrap();
+        let first = backups.keep(&version(0)).unwrap();
+        fs::File::options().write(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let file = RunningFile { loaded: version(0).sha256, written: version(1).sha256 };
         let files = BTreeMap::from([(PathBuf::from("/etc/c.json"), file)]);
         backups.note(&Running { process: (7, 9), files }).unwrap();
         for number in 1..40 {
-            backups.keep(&version(number)).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            let path = backups.keep(&version(number)).unwrap();
+            let written = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
+            fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
         }
         let count = fs::read_dir(dir.path().join("kept")).unwrap().count();
         assert!((KEPT..=KEPT + 2).contains(&count), "{count}");

@@ -127,6 +127,13 @@ impl Worker {
             if self.process.is_some() {
                 // Another process has read the files as they are.
                 self.reloads.restarted();
+                self.status.waiting.clear();
+                if let Some(singbox) = now.singbox.clone() {
+                    let done = blocking(move || singbox.loaded().map_err(|error| error.to_string())).await;
+                    if let Err(error) = done {
+                        tracing::warn!("noting that sing-box has read its files: {error}");
+                    }
+                }
             }
             self.process = process;
         }
@@ -276,13 +283,26 @@ impl Worker {
         let found = self.find().await?;
         let wanted = self.wanted(&found, own);
         let Found { files, parked, users } = found;
-        let (asked, plan) = blocking(move || {
+        let first = self.first;
+        let (asked, plan, unread) = blocking(move || {
             let own = singbox.own_texts().map_err(|error| error.to_string())?;
             let plan = reconcile::plan(&files, &parked, &wanted, &own).map_err(|error| error.to_string())?;
-            Ok((singbox, plan))
+            let unread = match first {
+                true => {
+                    let loaded = singbox.loaded_texts().map_err(|error| error.to_string())?;
+                    reconcile::unread(&loaded, &files).map_err(|error| error.to_string())?
+                }
+                false => Vec::new(),
+            };
+            Ok((singbox, plan, unread))
         })
         .await?;
         self.first = false;
+        // What an agent before this one has written and sing-box has not read.
+        for change in &unread {
+            self.reloads.changed(change, clock::mono_ns());
+            self.status.waiting.insert(change.user.clone());
+        }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
         self.tell_oddities(&plan, &ids).await;
@@ -309,21 +329,24 @@ impl Worker {
         if !park.is_empty() {
             self.ledger.park(park, clock::wall_ms()).await.map_err(failed)?;
         }
+        let key = |key: &ParkedKey| {
+            let user = *ids.get(key.user.as_str())?;
+            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
+        };
+        let back: Vec<_> = plan.unpark.iter().filter_map(key).collect();
+        if !back.is_empty() {
+            self.ledger.set_parked(back.clone(), ParkedStage::Returning).await.map_err(failed)?;
+        }
         if !plan.edits.is_empty() {
             let edits = plan.edits.clone();
             let kept: Vec<PathBuf> =
                 blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
             self.written(plan, &kept).await;
         }
-        let key = |key: &ParkedKey| {
-            let user = *ids.get(key.user.as_str())?;
-            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
-        };
         let out: Vec<_> = plan.park.iter().filter_map(|parked| key(&parked.key)).collect();
         if !out.is_empty() {
             self.ledger.set_parked(out, ParkedStage::Out).await.map_err(failed)?;
         }
-        let back: Vec<_> = plan.unpark.iter().filter_map(key).collect();
         if !back.is_empty() {
             self.ledger.unpark(back).await.map_err(failed)?;
         }

@@ -86,14 +86,16 @@ pub struct Brought {
     pub uuid: Option<Secret>,
 }
 
+/// Options of an entry and their values, as in the file: `name`, `password`, `uuid`, `flow`, …
+pub type Fields = Vec<(&'static str, String)>;
+
 /// A user's login on one inbound: shown once, never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub user: String,
     pub inbound: String,
     pub kind: String,
-    /// As in the file: `name`, `password`, `uuid`, `flow`, …
-    pub fields: Vec<(&'static str, String)>,
+    pub fields: Fields,
 }
 
 impl fmt::Debug for Credentials {
@@ -132,12 +134,7 @@ impl Shape {
     }
 
     /// The fields of a new entry.
-    pub fn fields(
-        &self,
-        name: &str,
-        flow: &str,
-        brought: &Brought,
-    ) -> Result<Vec<(&'static str, String)>, WrongKey> {
+    pub fn fields(&self, name: &str, flow: &str, brought: &Brought) -> Result<Fields, WrongKey> {
         let kind = self.kind.as_str();
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
         let uuid = || text(&brought.uuid).unwrap_or_else(|| Uuid::new_v4().to_string());
@@ -208,7 +205,7 @@ pub fn credential_of(kind: &str, text: &str) -> Option<String> {
 }
 
 /// All fields of an entry that a client needs.
-pub fn fields_of(kind: &str, text: &str) -> Vec<(&'static str, String)> {
+pub fn fields_of(kind: &str, text: &str) -> Fields {
     const KEYS: [&str; 8] = ["name", "username", "uuid", "password", "flow", "auth", "auth_str", "userkey"];
     let Some(node) = parse(text) else { return Vec::new() };
     let value = |key| node.get(key).and_then(Node::str).map(str::to_owned);

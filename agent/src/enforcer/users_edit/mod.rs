@@ -11,7 +11,7 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, NAME_MAX, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, NAME_MAX, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
@@ -232,9 +232,6 @@ impl<'a> Places<'a> {
         Ok(found)
     }
 }
-
-/// The fields of an entry, by name.
-pub type Fields = Vec<(&'static str, String)>;
 
 impl Place<'_> {
     /// The fields of a new user's entry and its text, written like the others.
