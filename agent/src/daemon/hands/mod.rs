@@ -6,6 +6,7 @@
 //! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
 //! from edits (`enforcer::reloads`).
 
+mod words;
 mod worker;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -11,7 +11,10 @@ use boxmeter_web::backend::ApiError;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use super::{Around, HandsNews, HandsStatus, Order};
+use super::{
+    Around, HandsNews, HandsStatus, Order,
+    words::{Failure, blocking, concerns, living, reason, user_error},
+};
 use crate::{
     clock,
     core::event::UserId,
@@ -19,7 +22,7 @@ use crate::{
         reconcile::{self, Plan, Want, Wanted},
         reloads::{BATCH, Decision, Reloads, Settings, Why},
         singbox::{EditError, Reload, Singbox},
-        users_edit::{self, CheckNew, Credentials, Parked, ParkedKey, UserRefused, What},
+        users_edit::{self, CheckNew, Credentials, Parked, ParkedKey, What},
     },
     ledger::{self, FileState, Ledger, ParkedEntry, ParkedStage, Reader, UserRecord},
     singbox::files::{self, FileText},
@@ -58,9 +61,6 @@ struct Found {
     parked: Vec<Parked>,
     users: Vec<UserRecord>,
 }
-
-/// Why an edit failed, for people.
-type Failure = String;
 
 impl Worker {
     pub fn new(
@@ -461,55 +461,4 @@ impl Worker {
             new
         });
     }
-}
-
-fn reason(why: Why) -> &'static str {
-    match why {
-        Why::Admits => "somebody is to be let in",
-        Why::Quiet => "nobody was connected",
-        Why::Waited => "it had waited for as long as [singbox] reload_within allows",
-        Why::SourceDown => "owners of new connections are not known now",
-    }
-}
-
-/// Everybody who may have entries, by name: the living, and the deleted whose entry is still there.
-fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
-    let mut ids: HashMap<Arc<str>, UserId> = HashMap::new();
-    for user in users.iter().filter(|user| user.file_state == FileState::Removing) {
-        ids.insert(Arc::clone(&user.name), user.id);
-    }
-    for user in users.iter().filter(|user| user.tombstoned_ms.is_none()) {
-        ids.insert(Arc::clone(&user.name), user.id);
-    }
-    ids
-}
-
-fn concerns(refused: &UserRefused, name: &str) -> bool {
-    match refused {
-        UserRefused::Name { name: of, .. }
-        | UserRefused::DuplicateName { user: of, .. }
-        | UserRefused::DuplicateCredential { user: of, .. }
-        | UserRefused::WrongKey { user: of, .. } => of == name,
-        UserRefused::UnknownInbound { .. } | UserRefused::Excluded { .. } | UserRefused::NoInbounds => true,
-    }
-}
-
-fn user_error(refused: &UserRefused) -> ApiError {
-    match refused {
-        UserRefused::Name { .. } => ApiError::invalid("name", refused),
-        UserRefused::DuplicateName { .. } | UserRefused::DuplicateCredential { .. } => {
-            ApiError::conflict(refused)
-        }
-        UserRefused::WrongKey { .. } => ApiError::invalid("password", refused),
-        UserRefused::UnknownInbound { .. } | UserRefused::Excluded { .. } => {
-            ApiError::invalid("inbounds", refused)
-        }
-        UserRefused::NoInbounds => ApiError::unavailable(refused),
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
