@@ -95,8 +95,14 @@ fn agent_killed_at_random_points_with_quic() {
 fn sing_box_reloaded_and_restarted() {
     needs_machine!();
     let (mut site, agent) = metered("trojan-tls");
+    let mut connections = 1;
     for restart in [false, true] {
         exchange(&site, 0).unwrap();
+        // What sing-box tells arrives before it is told to end.
+        wait("the connection is the user's", || {
+            let first = &site.users[0];
+            first.relay.truth.check(Agent::payload(&agent.ask(&["usage"])?, &first.name))
+        });
         if restart {
             site.server = None;
             site.start_server();
@@ -104,9 +110,17 @@ fn sing_box_reloaded_and_restarted() {
             site.server.as_ref().unwrap().signal(Signal::SIGHUP);
         }
         wait("traffic flows again", || exchange(&site, 1));
+        // Not only connected: connected again, since the old connection lives for a moment.
+        connections += 1;
         wait("the source is back", || {
+            let events = agent.ask(&["events"])?["events"].clone();
+            let events = events.as_array().ok_or("no events")?.clone();
+            let seen = events.iter().filter(|event| event["kind"] == json!("source_connected")).count();
             let status = agent.ask(&["status"])?;
-            if status["source"]["connected"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
+            match status["source"]["connected"] == json!(true) && seen >= connections {
+                true => Ok(()),
+                false => Err(format!("{seen} times: {status}")),
+            }
         });
         exchange(&site, 0).unwrap();
     }

@@ -68,6 +68,24 @@ impl Singbox {
     }
 }
 
+/// What folders with copies are called, before the process that made them.
+const COPIES: &str = "boxmeter-check-";
+
+/// Removes copies whose maker was killed: they hold credentials.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(COPIES)?.split_once('-'));
+        if let Some((pid, _)) = maker
+            && pid.parse::<u32>().is_ok()
+            && !Path::new("/proc").join(pid).exists()
+        {
+            // What cannot be removed now is found again at the next check.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Copies of the configuration that only root can read, removed at the end.
 struct Copies {
     _directory: tempfile::TempDir,
@@ -88,7 +106,10 @@ impl Copies {
                 "sing-box's container has no /tmp to check a copy in",
             ));
         }
-        let directory = tempfile::Builder::new().prefix("boxmeter-check-").tempdir_in(&parent)?;
+        sweep(&parent);
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{COPIES}{}-", std::process::id()))
+            .tempdir_in(&parent)?;
         let inside = match process {
             Some(process) if process.other_mount_ns => {
                 Path::new("/tmp").join(directory.path().file_name().unwrap_or_default())
@@ -112,5 +133,26 @@ impl Copies {
     /// People know their own files' names.
     fn rename(&self, text: &str) -> String {
         self.names.iter().fold(text.to_owned(), |text, (copy, file)| text.replace(copy, file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_a_killed_process_are_swept_and_those_of_a_living_one_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        // Above the highest pid that Linux gives.
+        let dead = parent.path().join(format!("{COPIES}4194305-abc"));
+        let alive = parent.path().join(format!("{COPIES}{}-abc", std::process::id()));
+        let other = parent.path().join("somebody-elses");
+        for folder in [&dead, &alive, &other] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("00000.json"), "{}").unwrap();
+        }
+        sweep(parent.path());
+        assert!(!dead.exists());
+        assert!(alive.exists() && other.exists());
     }
 }

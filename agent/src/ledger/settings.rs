@@ -353,7 +353,7 @@ pub(super) fn set_states(
         if changed > 0 {
             let mut data = change.data.clone();
             data["state"] = json!(change.state);
-            data["cause"] = json!(change.cause);
+            data["state_cause"] = json!(change.cause);
             let asked = Asked::new("agent", change.since_ms);
             asked.event(transaction, "state_changed", Some(change.user), data, rev)?;
         }
