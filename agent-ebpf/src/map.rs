@@ -13,7 +13,7 @@ pub const NO_PREALLOC: usize = 1;
 pub const MMAPABLE: usize = 1 << 10;
 
 const BPF_NOEXIST: u64 = 1;
-const EEXIST: i64 = -17;
+const EEXIST: i32 = -17;
 
 /// The members' names and the lengths of the arrays they point to are what the loader reads from
 /// BTF; nothing is ever stored here.
@@ -70,7 +70,9 @@ impl<K, V, const TYPE: usize, const MAX: usize, const FLAGS: usize> Map<K, V, TY
                 BPF_NOEXIST,
             )
         };
-        match result as i64 {
+        // Before Linux 6.4 the programs call a function that returns an int, and the upper half of the register
+        // says nothing.
+        match result as i32 {
             0 => Inserted::Yes,
             EEXIST => Inserted::Exists,
             _ => Inserted::Full,

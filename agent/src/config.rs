@@ -255,10 +255,11 @@ impl Config {
         Ok(config)
     }
 
-    /// The zone that `[billing] time_zone` names; `local` is the machine's.
+    /// The zone that `[billing] time_zone` names; `local` is the machine's, and UTC where the machine has
+    /// none (no `/etc/localtime`), as every other program there takes it.
     pub fn zone(&self) -> Result<TimeZone, jiff::Error> {
         match self.billing.time_zone.as_str() {
-            "local" => TimeZone::try_system(),
+            "local" => Ok(TimeZone::try_system().unwrap_or(TimeZone::UTC)),
             name => TimeZone::get(name),
         }
     }

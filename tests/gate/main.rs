@@ -7,5 +7,6 @@
 )]
 
 mod changes;
+mod limits;
 mod quota;
 mod rig;

@@ -98,6 +98,12 @@ impl Agent<'_> {
         Ok(())
     }
 
+    /// Is the word in the answer?
+    fn says(&self, words: &[&str], word: &str) -> bool {
+        let output = self.command(&[&["--json"], words].concat()).output();
+        output.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains(&format!("\"{word}\"")))
+    }
+
     fn ready(&self) -> bool {
         let output = self.command(&["--json", "status"]).output();
         output.is_ok_and(|o| o.status.success())
@@ -165,6 +171,7 @@ fn show(
     agent.show(&["usage"])?;
     agent.show(&["flows"])?;
     agent.show(&["audit"])?;
+    quota(agent, ports, web)?;
     print_next(agent, ports);
     let limit = match (seconds, std::io::stdout().is_terminal()) {
         (Some(seconds), _) => Duration::from_secs(seconds),
@@ -173,6 +180,29 @@ fn show(
     };
     wait(limit);
     Ok(())
+}
+
+/// alice's quota runs out in the middle of a download, while bob streams on over one connection.
+fn quota(agent: &Agent<'_>, ports: &config::Ports, web: SocketAddr) -> Result<()> {
+    let [(alice, alices), (bob, bobs)] = ports.clients();
+    println!("\n{alice} may use 32 MiB a month from now on, and tries to load more; {bob} streams on …");
+    agent.show(&["users", "set", alice, "--quota", "32MiB"])?;
+    let bobs = traffic::Stream::start(ports.loopback(bobs), web)?;
+    let loaded = traffic::load(ports.loopback(alices), web, traffic::TOO_MUCH)?;
+    if loaded >= traffic::TOO_MUCH {
+        bail!("{alice} loaded {loaded} bytes: the quota did not hold");
+    }
+    let deadline = Instant::now() + START_LIMIT;
+    while !agent.says(&["users", "show", alice], "limited") {
+        if Instant::now() > deadline {
+            bail!("{alice} is not limited");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let streamed = bobs.stop().with_context(|| format!("{bob}'s connection, which should live"))?;
+    println!("{alice}'s download ended by itself; {bob} went on and has {} MiB by now.", streamed >> 20);
+    agent.show(&["users", "show", alice])?;
+    agent.show(&["events", "--user", alice])
 }
 
 fn wait(limit: Duration) {
@@ -185,7 +215,16 @@ fn wait(limit: Duration) {
 fn print_next(agent: &Agent<'_>, ports: &config::Ports) {
     let boxmeter = format!("{} --config {}", agent.program.display(), agent.config.display());
     println!("\nTry in another terminal, while this one stays open:");
-    for words in ["top", "usage --by minute", "flows", "status", "events", "users show alice"] {
+    let tries = [
+        "top",
+        "usage --by minute",
+        "status",
+        "users set alice --speed-down 1MiB/s",
+        "packages add alice 1GiB",
+        "users add carol --policy basic",
+        "events",
+    ];
+    for words in tries {
         println!("  {boxmeter} {words}");
     }
     println!("Be one of the users:");

@@ -291,6 +291,7 @@ impl Agent {
         let tick = self.meter.tick()?;
         self.refusals = 0;
         self.gate.seen(&tick.rows, clock::now());
+        self.gate.reported(&tick.reported);
         self.commits.take(tick);
         self.start_commit();
         self.tell_hands();
@@ -332,6 +333,7 @@ impl Agent {
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
                 if self.commits.is_current() {
+                    self.gate.committed();
                     self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
                 }
                 Ok(())

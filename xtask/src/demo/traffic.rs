@@ -5,10 +5,15 @@ use super::config::Ports;
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What each user moves: bytes down and up. Different for each, so that the table tells them apart.
 const PLAN: [(u64, u64); 2] = [(20 << 20, 2 << 20), (8 << 20, 6 << 20)];
+/// More than the demonstration's quota: in bytes.
+pub const TOO_MUCH: u64 = 256 << 20;
 /// No single read or write of a loopback transfer takes this long.
 const IO_LIMIT: Duration = Duration::from_secs(20);
 /// Size of one read or write.
@@ -72,6 +77,57 @@ fn through(proxy: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
         bail!("the client's SOCKS port refused: {}", reply[1]);
     }
     Ok(stream)
+}
+
+fn ask(proxy: SocketAddr, target: SocketAddr, down: u64) -> Result<TcpStream> {
+    let mut stream = through(proxy, target)?;
+    stream.write_all(&down.to_be_bytes())?;
+    stream.write_all(&0_u64.to_be_bytes())?;
+    Ok(stream)
+}
+
+/// Loads so many bytes; how many came until the connection ended.
+pub fn load(proxy: SocketAddr, target: SocketAddr, down: u64) -> Result<u64> {
+    let stream = ask(proxy, target, down)?;
+    let mut got = 0;
+    let mut chunk = [0; CHUNK];
+    let mut reader = &stream;
+    while let Ok(n @ 1..) = reader.read(&mut chunk) {
+        got += n as u64;
+    }
+    Ok(got)
+}
+
+/// A download that goes on until it is stopped.
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64>>,
+}
+
+impl Stream {
+    pub fn start(proxy: SocketAddr, target: SocketAddr) -> Result<Stream> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut stream, told) = (ask(proxy, target, u64::MAX)?, Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let (mut got, mut chunk) = (0, [0; CHUNK]);
+            while !told.load(Ordering::Relaxed) {
+                match stream.read(&mut chunk)? {
+                    0 => bail!("it ended after {got} bytes"),
+                    n => got += n as u64,
+                }
+                // A film, not a flood: alice's download has the machine.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(got)
+        });
+        Ok(Stream { stop, thread })
+    }
+
+    /// How many bytes came; an error if it had ended before.
+    pub fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the stream panicked"))?
+    }
 }
 
 /// Both users at once, each with its own plan; the connections are open until everything is moved.

@@ -32,6 +32,7 @@ use crate::{
     clock,
     core::{
         account::Row,
+        attribute::ReportedBytes,
         event::{Counters, FlowSeen, Now, PolicyId, UserId},
         policy::SharingNow,
     },
@@ -67,6 +68,8 @@ pub struct Gate {
     rows: Arc<BTreeMap<UserId, GateRow>>,
     /// Too many flows or addresses, and sharing.
     pub limits: Limits,
+    /// Of whom reported bytes are on their way to the ledger.
+    reported: BTreeSet<UserId>,
     /// When an event about a user's limit was told last.
     told: BTreeMap<(UserId, &'static str), u64>,
 }
@@ -103,6 +106,7 @@ impl Gate {
             turning: BTreeSet::new(),
             rows: Arc::default(),
             limits: Limits::new(),
+            reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
     }
@@ -251,6 +255,19 @@ impl Gate {
         let row = rows::row(member, &self.policies, counted, now.wall_ms);
         Arc::make_mut(&mut self.rows).insert(user, row);
         Ok(())
+    }
+
+    /// sing-box told of bytes that the kernel does not see: they count as well, once they are committed.
+    pub fn reported(&mut self, told: &[ReportedBytes]) {
+        self.reported.extend(told.iter().map(|told| told.user));
+    }
+
+    /// Everything that was read so far is in the ledger.
+    pub fn committed(&mut self) {
+        if !self.reported.is_empty() {
+            let users = std::mem::take(&mut self.reported);
+            self.ask(users.into_iter().collect());
+        }
     }
 
     /// Bytes were counted for these users: those who were never seen before are now.

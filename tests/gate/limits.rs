@@ -1,0 +1,114 @@
+//! Speed, numbers of connections, and the turn of a period.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use boxmeter_tests::{
+    needs_machine,
+    singbox::{User, VERSIONS},
+    wait,
+};
+use serde_json::json;
+
+use crate::rig::{MIB, Rig, Stream};
+
+/// What two users take in the same time.
+fn side_by_side(rig: &Rig, until: u64) -> [u64; 2] {
+    let stop = AtomicBool::new(false);
+    let taken = [AtomicU64::new(0), AtomicU64::new(0)];
+    let mut streams = [rig.alice(), rig.bob()].map(|user| Stream::open(rig, user));
+    std::thread::scope(|scope| {
+        for (stream, taken) in streams.iter_mut().zip(&taken) {
+            scope.spawn(|| stream.take(&stop, taken));
+        }
+        wait("enough was taken", || match taken[1].load(Ordering::Relaxed) {
+            bytes if bytes >= until => Ok(()),
+            bytes => Err(format!("{bytes} bytes")),
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+    [taken[0].load(Ordering::Relaxed), taken[1].load(Ordering::Relaxed)]
+}
+
+/// A speed limit holds for its user, at once for connections that come, whatever the other one does.
+#[test]
+fn speeds_are_kept_in_their_ratio() {
+    needs_machine!();
+    for case in ["trojan-tls", "hysteria2"] {
+        let rig = Rig::new(VERSIONS[2], case);
+        for (user, rate) in [(rig.alice(), "1MiB/s"), (rig.bob(), "4MiB/s")] {
+            rig.done(&["users", "set", &user.name, "--speed-down", rate]);
+        }
+        let [slow, fast] = side_by_side(&rig, 16 * MIB);
+        let ratio = fast as f64 / slow as f64;
+        assert!((2.5..6.0).contains(&ratio), "{case}: {slow} and {fast} bytes");
+    }
+}
+
+fn alive(rig: &Rig, user: &User) -> u64 {
+    rig.show(&user.name)["live"]["flows"].as_u64().unwrap()
+}
+
+/// More connections than the limit: so many live, the others are ended, and people see why.
+#[test]
+fn a_limit_of_connections_ends_those_beyond_it() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let alice = rig.alice();
+    rig.done(&["users", "set", &alice.name, "--max-flows", "2"]);
+    let mut streams: Vec<_> = (0..5).map(|_| Stream::open(&rig, alice)).collect();
+    let ended = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for stream in &mut streams {
+            scope.spawn(|| {
+                if stream.take(&stop, &AtomicU64::new(0)).is_err() {
+                    ended.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        wait("three are ended", || match ended.load(Ordering::Relaxed) {
+            3 => Ok(()),
+            ended => Err(format!("{ended} ended, {} live", alive(&rig, alice))),
+        });
+        assert_eq!(alive(&rig, alice), 2);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(ended.load(Ordering::Relaxed), 3);
+    assert!(!rig.events("user_over_limit").is_empty());
+}
+
+/// Whoever was over last period's quota comes back by itself; whoever an admin disabled does not.
+#[test]
+fn the_turn_of_a_period_brings_back_whom_the_quota_has_cut() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let names = [rig.alice().name.clone(), rig.bob().name.clone()];
+    rig.done(&["users", "set", &names[0], "--quota", "4MiB", "--period", "day"]);
+    rig.done(&["users", "set", &names[1], "--quota", "4MiB", "--period", "day"]);
+    rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than the quota passed");
+    rig.until_state(&names[0], "limited");
+    rig.done(&["users", "disable", &names[1]]);
+    rig.until_state(&names[1], "disabled");
+    let used = rig.used(&names[0]);
+    rig.agent.stop();
+    yesterday(&rig);
+    rig.agent.start();
+    let shown = rig.until_state(&names[0], "active");
+    assert_eq!(shown["period"]["used_bytes"], json!(0), "{shown}");
+    assert_eq!(rig.used(&names[0]), used, "history stays");
+    assert!(!rig.events("period_turned").is_empty());
+    wait("the user is let in", || rig.exchange(rig.alice(), 0, MIB));
+    assert_eq!(rig.show(&names[1])["state"], json!("disabled"));
+}
+
+/// Everything that is in the ledger was a day earlier: the machine's clock is not ours to move.
+fn yesterday(rig: &Rig) {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let ledger = rusqlite::Connection::open(rig.site.scratch.join("ledger/ledger.db")).unwrap();
+    for statement in [
+        "UPDATE users SET account_start_ms = account_start_ms - ?1, created_ms = created_ms - ?1",
+        "UPDATE usage_keys SET account_start_ms = account_start_ms - ?1 WHERE user_id IS NOT NULL",
+    ] {
+        ledger.execute(statement, [DAY_MS]).unwrap();
+    }
+}
