@@ -89,7 +89,10 @@ impl Agent {
         // Before anything else happens everybody is held to what the ledger says.
         self.gate.ask_everybody();
         let news = self.gate.next().await;
-        self.gate_news(news)?;
+        if let Err(error) = self.gate_news(news) {
+            // A user for whom there is no room keeps nobody else from being held.
+            self.refused(error)?;
+        }
         self.on_tick()?;
         Ok(())
     }
@@ -253,12 +256,14 @@ impl Agent {
                 let _ = answer.send(self.kernel_status());
             }
             Question::UserChanged(now, done) => {
-                self.user_changed(*now)?;
+                let held = self.user_changed(*now);
                 let _ = done.send(());
+                held?;
             }
             Question::Everybody(policies, standings, done) => {
-                self.everybody_changed(policies, standings)?;
+                let held = self.everybody_changed(policies, standings);
                 let _ = done.send(());
+                held?;
             }
             Question::Tighten(user, tighter, done) => {
                 self.tighten(user, &tighter);
