@@ -235,7 +235,9 @@ impl Agent {
         let UserNow { record, standing } = now;
         let user = record.id;
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
-        users.insert(user, record);
+        if users.get(&user).is_none_or(|known| known.rev <= record.rev) {
+            users.insert(user, record);
+        }
         let all: Vec<_> = users.values().cloned().collect();
         let named = self.meter.set_users(people::names(&all));
         self.gate.reload(user, standing);

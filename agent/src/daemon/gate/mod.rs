@@ -12,6 +12,8 @@ mod limits;
 mod member;
 mod reasons;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -147,17 +149,26 @@ impl Gate {
 
     /// Everybody anew, as the ledger has them.
     pub fn load(&mut self, policies: Vec<PolicyRecord>, standings: Vec<Standing>) {
-        self.policies = policies.into_iter().map(|policy| (policy.id, policy)).collect();
+        for policy in policies {
+            let known = self.policies.get(&policy.id);
+            if known.is_none_or(|known| known.rev <= policy.rev) {
+                self.policies.insert(policy.id, policy);
+            }
+        }
+        let as_of = standings.first().map(|standing| standing.as_of);
         let mut old = std::mem::take(&mut self.members);
         self.due.clear();
         for standing in standings {
             let before = old.remove(&standing.id);
             self.admit(standing, before);
         }
-        // A running sing-box may let a deleted user in for a while: it stays cut.
-        let (deleted, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            old.into_iter().partition(|(_, member)| member.deleted());
-        self.members.extend(deleted);
+        // A running sing-box may let a deleted user in for a while: it stays cut. And somebody may have
+        // been made since this was read.
+        let stays = |member: &Member| member.deleted() || Some(member.standing.as_of) > as_of;
+        let (stay, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            old.into_iter().partition(|(_, member)| stays(member));
+        self.dirty.extend(stay.keys());
+        self.members.extend(stay);
         let gone: Vec<UserId> = gone.into_keys().collect();
         self.forget(&gone);
         self.rows = Arc::default();
@@ -179,8 +190,13 @@ impl Gate {
 
     fn admit(&mut self, standing: Standing, old: Option<Member>) {
         let id = standing.id;
+        // Readings come by several ways: an older one must not undo what a newer one has told.
+        let newer = old.as_ref().filter(|old| old.standing.as_of > standing.as_of);
+        let tightened = newer.is_some_and(|newer| newer.tightened);
+        let standing = newer.map_or(standing, |newer| newer.standing.clone());
         let policy = self.policies.get(&standing.settings.policy);
-        let member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        member.tightened = tightened;
         self.limits.set(id, (&member.terms).into(), clock::mono_ns());
         self.members.insert(id, member);
         self.turning.remove(&id);
