@@ -27,7 +27,7 @@ use boxmeter_web::{
 };
 use futures_util::StreamExt;
 use jiff::{Zoned, tz::TimeZone};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
@@ -40,7 +40,24 @@ use crate::{
     ledger::{Ledger, QueryError, Reader, UserRecord},
 };
 
+/// Changes that wait for their turn. More are answered with "busy".
+const CHANGES_MAX: usize = 256;
+
+/// Whose turn it is to change something: a change looks, decides and writes, and another one in between
+/// would be undone by it.
+pub struct Turns {
+    turn: tokio::sync::Mutex<()>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { turn: tokio::sync::Mutex::new(()), places: Arc::new(Semaphore::new(CHANGES_MAX)) }
+    }
+}
+
 /// Everything an answer needs.
+#[derive(Clone)]
 pub struct Answerer {
     pub questions: mpsc::Sender<Question>,
     pub pictures: PictureReceiver,
@@ -59,6 +76,7 @@ pub struct Answerer {
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
+    pub turns: Arc<Turns>,
 }
 
 impl Answerer {
@@ -79,6 +97,57 @@ impl Answerer {
             .try_send(question(answer))
             .map_err(|_| ApiError::unavailable("the agent is busy or ending; try again"))?;
         receiver.await.map_err(|_| ApiError::unavailable("the agent is ending"))
+    }
+
+    /// As [`Answerer::ask`], of what must not be lost: waits while the agent is busy.
+    pub(super) async fn tell<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, ApiError> {
+        let ending = || ApiError::unavailable("the agent is ending");
+        let (answer, receiver) = oneshot::channel();
+        self.questions.send(question(answer)).await.map_err(|_| ending())?;
+        receiver.await.map_err(|_| ending())
+    }
+
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turns.turn.lock().await
+    }
+
+    /// Carries a change through though whoever asked may not wait for its end: half of one would leave
+    /// the kernel with a limit that is nowhere written, or the ledger with one that nobody holds.
+    async fn through<T: Send + 'static, F>(
+        &self,
+        change: impl FnOnce(Answerer) -> F + Send + 'static,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        let place = Arc::clone(&self.turns.places).try_acquire_owned();
+        let place = place.map_err(|_| ApiError::unavailable("too many changes are waiting; try again"))?;
+        let this = self.clone();
+        let task = tokio::spawn(async move {
+            let answer = change(this).await;
+            drop(place);
+            answer
+        });
+        task.await.map_err(ApiError::internal)?
+    }
+
+    /// As [`Answerer::through`], when no other change is being made.
+    async fn in_turn<T: Send + 'static, F>(
+        &self,
+        change: impl FnOnce(Answerer) -> F + Send + 'static,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        self.through(|this| async move {
+            let turns = Arc::clone(&this.turns);
+            let _turn = turns.turn.lock().await;
+            change(this).await
+        })
+        .await
     }
 
     /// Commits what the kernel has. Where the ledger cannot take it the answer is as old as the last
@@ -294,7 +363,7 @@ impl Backend for Answerer {
     }
 
     async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
-        self.make_user(envelope, new).await
+        self.in_turn(|this| async move { this.make_user(envelope, new).await }).await
     }
 
     async fn change_user(
@@ -303,15 +372,18 @@ impl Backend for Answerer {
         name: &str,
         change: UserChange,
     ) -> Result<UserChanged, ApiError> {
-        self.alter_user(envelope, name, change).await
+        let name = name.to_owned();
+        self.in_turn(|this| async move { this.alter_user(envelope, &name, change).await }).await
     }
 
     async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
-        self.remove_user(envelope, name, purge).await
+        let name = name.to_owned();
+        self.in_turn(move |this| async move { this.remove_user(envelope, &name, purge).await }).await
     }
 
     async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
-        self.restart_period(envelope, name).await
+        let name = name.to_owned();
+        self.in_turn(|this| async move { this.restart_period(envelope, &name).await }).await
     }
 
     async fn set_enabled(
@@ -320,7 +392,8 @@ impl Backend for Answerer {
         name: &str,
         enabled: bool,
     ) -> Result<UserChanged, ApiError> {
-        self.switch_user(envelope, name, enabled).await
+        let name = name.to_owned();
+        self.in_turn(move |this| async move { this.switch_user(envelope, &name, enabled).await }).await
     }
 
     async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
@@ -333,7 +406,8 @@ impl Backend for Answerer {
         name: &str,
         new: NewPackage,
     ) -> Result<PackageAdded, ApiError> {
-        self.buy_package(envelope, name, new).await
+        let name = name.to_owned();
+        self.in_turn(|this| async move { this.buy_package(envelope, &name, new).await }).await
     }
 
     async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
@@ -345,7 +419,7 @@ impl Backend for Answerer {
     }
 
     async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
-        self.make_policy(envelope, new).await
+        self.in_turn(|this| async move { this.make_policy(envelope, new).await }).await
     }
 
     async fn change_policy(
@@ -354,14 +428,17 @@ impl Backend for Answerer {
         name: &str,
         change: PolicyChange,
     ) -> Result<PolicyChanged, ApiError> {
-        self.alter_policy(envelope, name, change).await
+        let name = name.to_owned();
+        self.in_turn(|this| async move { this.alter_policy(envelope, &name, change).await }).await
     }
 
     async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
-        self.remove_policy(envelope, name).await
+        let name = name.to_owned();
+        self.in_turn(|this| async move { this.remove_policy(envelope, &name).await }).await
     }
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
-        self.take_in(envelope, request).await
+        // Each user of it has a turn of its own.
+        self.through(|this| async move { this.take_in(envelope, request).await }).await
     }
 }

@@ -148,6 +148,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
+        turns: Arc::default(),
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;

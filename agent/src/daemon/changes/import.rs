@@ -37,7 +37,9 @@ impl Answerer {
         // Each is a change of its own; the key is kept with the whole report.
         let each = Envelope::of(envelope.actor.clone());
         for user in &request.users {
+            let turn = self.turn().await;
             let done = self.take_in_one(&each, user, request.dry_run).await;
+            drop(turn);
             let (outcome, message) = match done {
                 Ok(outcome) => (outcome, None),
                 Err(error) => (ImportOutcome::Refused, Some(error.message)),

@@ -266,7 +266,7 @@ impl Answerer {
         self.flush().await?;
         let settle = self.settle();
         self.ledger.reset_account(record.id, settle, asked(&envelope)).await.map_err(refused)?;
-        self.take_over(self.living(name).await?).await?;
+        self.take_over(self.living(name).await.unwrap_or_else(|_| record.clone())).await?;
         self.changed(&envelope, record.id, true).await
     }
 
@@ -388,7 +388,7 @@ impl Answerer {
         let added =
             self.ledger.add_entry(record.id, NewEntry::of(what, new.note), self.settle(), asked(&envelope));
         let entry = added.await.map_err(refused)?;
-        self.take_over(self.living(name).await?).await?;
+        self.take_over(self.living(name).await.unwrap_or_else(|_| record.clone())).await?;
         let (packages, remaining_bytes) = self.packages_of(&record).await?;
         let id = entry.id.to_string();
         let package = packages.into_iter().find(|package| package.id == id);

@@ -281,6 +281,8 @@ impl Worker {
     async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
         let singbox = self.singbox()?;
         let found = self.find().await?;
+        let new = own.as_ref().filter(|(_, want)| matches!(want, Want::New { .. }));
+        let new = new.map(|(name, _)| name.clone());
         let wanted = self.wanted(&found, own);
         let Found { files, parked, users } = found;
         let first = self.first;
@@ -302,6 +304,14 @@ impl Worker {
         for change in &unread {
             self.reloads.changed(change, clock::mono_ns());
             self.status.waiting.insert(change.user.clone());
+        }
+        // A user is made everywhere or nowhere: half of one would be adopted as somebody else.
+        if let Some(name) = new
+            && plan.refused.iter().any(|refused| concerns(refused, &name))
+        {
+            self.first = first;
+            self.plan_at_ns.get_or_insert(clock::mono_ns());
+            return Ok(plan);
         }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
