@@ -27,7 +27,7 @@ use boxmeter_web::{
 };
 use futures_util::StreamExt;
 use jiff::{Zoned, tz::TimeZone};
-use tokio::sync::{MutexGuard, Semaphore, mpsc, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
@@ -47,17 +47,21 @@ const CHANGES_MAX: usize = 256;
 /// would be undone by it.
 pub struct Turns {
     turn: tokio::sync::Mutex<()>,
-    places: Arc<Semaphore>,
+    places: Semaphore,
+}
+
+pub(super) struct Turn<'a> {
+    _turn: MutexGuard<'a, ()>,
+    _place: SemaphorePermit<'a>,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { turn: tokio::sync::Mutex::new(()), places: Arc::new(Semaphore::new(CHANGES_MAX)) }
+        Turns { turn: tokio::sync::Mutex::new(()), places: Semaphore::new(CHANGES_MAX) }
     }
 }
 
 /// Everything an answer needs.
-#[derive(Clone)]
 pub struct Answerer {
     pub questions: mpsc::Sender<Question>,
     pub pictures: PictureReceiver,
@@ -76,7 +80,7 @@ pub struct Answerer {
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
-    pub turns: Arc<Turns>,
+    pub turns: Turns,
 }
 
 impl Answerer {
@@ -110,44 +114,11 @@ impl Answerer {
         receiver.await.map_err(|_| ending())
     }
 
-    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turns.turn.lock().await
-    }
-
-    /// Carries a change through though whoever asked may not wait for its end: half of one would leave
-    /// the kernel with a limit that is nowhere written, or the ledger with one that nobody holds.
-    async fn through<T: Send + 'static, F>(
-        &self,
-        change: impl FnOnce(Answerer) -> F + Send + 'static,
-    ) -> Result<T, ApiError>
-    where
-        F: Future<Output = Result<T, ApiError>> + Send + 'static,
-    {
-        let place = Arc::clone(&self.turns.places).try_acquire_owned();
+    /// The turn to change something, held until it is dropped.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, ApiError> {
+        let place = self.turns.places.try_acquire();
         let place = place.map_err(|_| ApiError::unavailable("too many changes are waiting; try again"))?;
-        let this = self.clone();
-        let task = tokio::spawn(async move {
-            let answer = change(this).await;
-            drop(place);
-            answer
-        });
-        task.await.map_err(ApiError::internal)?
-    }
-
-    /// As [`Answerer::through`], when no other change is being made.
-    async fn in_turn<T: Send + 'static, F>(
-        &self,
-        change: impl FnOnce(Answerer) -> F + Send + 'static,
-    ) -> Result<T, ApiError>
-    where
-        F: Future<Output = Result<T, ApiError>> + Send + 'static,
-    {
-        self.through(|this| async move {
-            let turns = Arc::clone(&this.turns);
-            let _turn = turns.turn.lock().await;
-            change(this).await
-        })
-        .await
+        Ok(Turn { _turn: self.turns.turn.lock().await, _place: place })
     }
 
     /// Commits what the kernel has. Where the ledger cannot take it the answer is as old as the last
@@ -363,7 +334,8 @@ impl Backend for Answerer {
     }
 
     async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
-        self.in_turn(|this| async move { this.make_user(envelope, new).await }).await
+        let _turn = self.turn().await?;
+        self.make_user(envelope, new).await
     }
 
     async fn change_user(
@@ -372,18 +344,18 @@ impl Backend for Answerer {
         name: &str,
         change: UserChange,
     ) -> Result<UserChanged, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(|this| async move { this.alter_user(envelope, &name, change).await }).await
+        let _turn = self.turn().await?;
+        self.alter_user(envelope, name, change).await
     }
 
     async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(move |this| async move { this.remove_user(envelope, &name, purge).await }).await
+        let _turn = self.turn().await?;
+        self.remove_user(envelope, name, purge).await
     }
 
     async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(|this| async move { this.restart_period(envelope, &name).await }).await
+        let _turn = self.turn().await?;
+        self.restart_period(envelope, name).await
     }
 
     async fn set_enabled(
@@ -392,8 +364,8 @@ impl Backend for Answerer {
         name: &str,
         enabled: bool,
     ) -> Result<UserChanged, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(move |this| async move { this.switch_user(envelope, &name, enabled).await }).await
+        let _turn = self.turn().await?;
+        self.switch_user(envelope, name, enabled).await
     }
 
     async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
@@ -406,8 +378,8 @@ impl Backend for Answerer {
         name: &str,
         new: NewPackage,
     ) -> Result<PackageAdded, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(|this| async move { this.buy_package(envelope, &name, new).await }).await
+        let _turn = self.turn().await?;
+        self.buy_package(envelope, name, new).await
     }
 
     async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
@@ -419,7 +391,8 @@ impl Backend for Answerer {
     }
 
     async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
-        self.in_turn(|this| async move { this.make_policy(envelope, new).await }).await
+        let _turn = self.turn().await?;
+        self.make_policy(envelope, new).await
     }
 
     async fn change_policy(
@@ -428,17 +401,17 @@ impl Backend for Answerer {
         name: &str,
         change: PolicyChange,
     ) -> Result<PolicyChanged, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(|this| async move { this.alter_policy(envelope, &name, change).await }).await
+        let _turn = self.turn().await?;
+        self.alter_policy(envelope, name, change).await
     }
 
     async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
-        let name = name.to_owned();
-        self.in_turn(|this| async move { this.remove_policy(envelope, &name).await }).await
+        let _turn = self.turn().await?;
+        self.remove_policy(envelope, name).await
     }
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
         // Each user of it has a turn of its own.
-        self.through(|this| async move { this.take_in(envelope, request).await }).await
+        self.take_in(envelope, request).await
     }
 }

@@ -37,9 +37,7 @@ impl Answerer {
         // Each is a change of its own; the key is kept with the whole report.
         let each = Envelope::of(envelope.actor.clone());
         for user in &request.users {
-            let turn = self.turn().await;
             let done = self.take_in_one(&each, user, request.dry_run).await;
-            drop(turn);
             let (outcome, message) = match done {
                 Ok(outcome) => (outcome, None),
                 Err(error) => (ImportOutcome::Refused, Some(error.message)),
@@ -57,6 +55,7 @@ impl Answerer {
         user: &ImportUser,
         dry_run: bool,
     ) -> Result<ImportOutcome, ApiError> {
+        let _turn = self.turn().await?;
         let known = match self.living(&user.name).await {
             Ok(record) => Some(record),
             Err(error) if error.kind == boxmeter_web::api::error::ErrorKind::NotFound => None,
