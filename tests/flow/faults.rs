@@ -95,8 +95,7 @@ fn agent_killed_at_random_points_with_quic() {
 fn sing_box_reloaded_and_restarted() {
     needs_machine!();
     let (mut site, agent) = metered("trojan-tls");
-    let mut connections = 1;
-    for restart in [false, true] {
+    for (connections, restart) in (2..).zip([false, true]) {
         exchange(&site, 0).unwrap();
         // What sing-box tells arrives before it is told to end.
         wait("the connection is the user's", || {
@@ -111,7 +110,6 @@ fn sing_box_reloaded_and_restarted() {
         }
         wait("traffic flows again", || exchange(&site, 1));
         // Not only connected: connected again, since the old connection lives for a moment.
-        connections += 1;
         wait("the source is back", || {
             let events = agent.ask(&["events"])?["events"].clone();
             let events = events.as_array().ok_or("no events")?.clone();

@@ -3,7 +3,7 @@
 use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
 use serde_json::json;
 
-use crate::rig::{MIB, Rig, while_streaming};
+use crate::rig::{MIB, Rig, Stream, while_streaming};
 
 #[test]
 fn disable_and_enable_touch_one_user_and_leave_the_file_as_it_was() {
@@ -79,4 +79,46 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     }
     assert_eq!(rig.config(), before);
     assert_eq!(rig.done(&["users", "list"])["users"].as_array().unwrap().len(), 2);
+}
+
+/// sing-box itself lets a deleted user in until it reads its files again; the kernel does not.
+#[test]
+fn a_deleted_user_is_cut_before_sing_box_knows() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let (alice, bob) = (rig.alice(), rig.bob());
+    let mut open = Stream::open(&rig, alice);
+    while_streaming(&rig, bob, || {
+        rig.done(&["users", "delete", &alice.name, "--yes"]);
+        open.take(&false.into(), &0.into()).expect_err("the open connection lives on");
+        wait("the edit was told", || match rig.events("users_edited").is_empty() {
+            true => Err("not yet".to_owned()),
+            false => Ok(()),
+        });
+        assert!(!rig.config().contains(&alice.name));
+        // What the edit has the agent read anew changes nothing.
+        for _ in 0..3 {
+            rig.exchange(alice, 0, 64 * MIB).expect_err("a deleted user got through");
+        }
+        let reloads = rig.events("singbox_reloaded");
+        assert!(reloads.is_empty(), "not by the kernel alone: {reloads:?}");
+    });
+}
+
+/// Each of two changes at once is made from what the other one left.
+#[test]
+fn changes_at_once_lose_nothing() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let name = &rig.alice().name;
+    for round in 1..=5_u64 {
+        let (quota, flows) = (format!("{round}GiB"), (100 + round).to_string());
+        std::thread::scope(|scope| {
+            scope.spawn(|| rig.done(&["users", "set", name, "--quota", &quota]));
+            scope.spawn(|| rig.done(&["users", "set", name, "--max-flows", &flows]));
+        });
+        let overrides = &rig.show(name)["overrides"];
+        assert_eq!(overrides["quota_bytes"], json!(round << 30), "{overrides}");
+        assert_eq!(overrides["max_flows"], json!(100 + round), "{overrides}");
+    }
 }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use boxmeter_web::api::types::{KernelStatus, NsPerPacket};
 use tokio::{
     io::unix::AsyncFd,
@@ -89,7 +90,10 @@ impl Agent {
         // Before anything else happens everybody is held to what the ledger says.
         self.gate.ask_everybody();
         let news = self.gate.next().await;
-        self.gate_news(news)?;
+        if let Err(error) = self.gate_news(news) {
+            // A user for whom there is no room keeps nobody else from being held.
+            self.refused(error)?;
+        }
         self.on_tick()?;
         Ok(())
     }
@@ -147,6 +151,8 @@ impl Agent {
                 news = self.proxy.next() => self.proxy_news(news),
                 news = self.gate.next() => self.gate_news(news),
                 news = self.hands.next() => {
+                    // Nobody would be taken out of sing-box's users any more, and nobody put back.
+                    let news = news.context("the task that edits sing-box's users ended unexpectedly")?;
                     self.hands_news(news);
                     Ok(())
                 }
@@ -253,11 +259,20 @@ impl Agent {
                 let _ = answer.send(self.kernel_status());
             }
             Question::UserChanged(now, done) => {
-                self.user_changed(*now)?;
+                let held = self.user_changed(*now);
                 let _ = done.send(());
+                held?;
             }
             Question::Everybody(policies, standings, done) => {
-                self.everybody_changed(policies, standings)?;
+                let held = self.everybody_changed(policies, standings);
+                let _ = done.send(());
+                held?;
+            }
+            Question::Again(user, done) => {
+                match user {
+                    Some(user) => self.gate.ask(vec![user]),
+                    None => self.gate.ask_everybody(),
+                }
                 let _ = done.send(());
             }
             Question::Tighten(user, tighter, done) => {
@@ -415,7 +430,7 @@ impl Agent {
         match self.proxy.applied(&mut self.meter, synced) {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
-                self.directory.users = by_id(applied.users);
+                self.directory.users = newest(&self.directory.users, applied.users);
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
@@ -457,6 +472,17 @@ impl Agent {
         self.committed(done);
         result
     }
+}
+
+/// What was read, but for whom a change has told of since.
+fn newest(known: &BTreeMap<UserId, UserRecord>, read: Vec<UserRecord>) -> Arc<BTreeMap<UserId, UserRecord>> {
+    let mut users = known.clone();
+    for user in read {
+        if users.get(&user.id).is_none_or(|known| known.rev <= user.rev) {
+            users.insert(user.id, user);
+        }
+    }
+    Arc::new(users)
 }
 
 fn by_id(users: Vec<UserRecord>) -> Arc<BTreeMap<UserId, UserRecord>> {

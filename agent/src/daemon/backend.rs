@@ -27,7 +27,7 @@ use boxmeter_web::{
 };
 use futures_util::StreamExt;
 use jiff::{Zoned, tz::TimeZone};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
@@ -39,6 +39,27 @@ use crate::{
     clock,
     ledger::{Ledger, QueryError, Reader, UserRecord},
 };
+
+/// Changes that wait for their turn. More are answered with "busy".
+const CHANGES_MAX: usize = 256;
+
+/// Whose turn it is to change something: a change looks, decides and writes, and another one in between
+/// would be undone by it.
+pub struct Turns {
+    turn: tokio::sync::Mutex<()>,
+    places: Semaphore,
+}
+
+pub(super) struct Turn<'a> {
+    _turn: MutexGuard<'a, ()>,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { turn: tokio::sync::Mutex::new(()), places: Semaphore::new(CHANGES_MAX) }
+    }
+}
 
 /// Everything an answer needs.
 pub struct Answerer {
@@ -59,6 +80,7 @@ pub struct Answerer {
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
+    pub turns: Turns,
 }
 
 impl Answerer {
@@ -79,6 +101,24 @@ impl Answerer {
             .try_send(question(answer))
             .map_err(|_| ApiError::unavailable("the agent is busy or ending; try again"))?;
         receiver.await.map_err(|_| ApiError::unavailable("the agent is ending"))
+    }
+
+    /// As [`Answerer::ask`], of what must not be lost: waits while the agent is busy.
+    pub(super) async fn tell<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, ApiError> {
+        let ending = || ApiError::unavailable("the agent is ending");
+        let (answer, receiver) = oneshot::channel();
+        self.questions.send(question(answer)).await.map_err(|_| ending())?;
+        receiver.await.map_err(|_| ending())
+    }
+
+    /// The turn to change something, held until it is dropped.
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, ApiError> {
+        let place = self.turns.places.try_acquire();
+        let place = place.map_err(|_| ApiError::unavailable("too many changes are waiting; try again"))?;
+        Ok(Turn { _turn: self.turns.turn.lock().await, _place: place })
     }
 
     /// Commits what the kernel has. Where the ledger cannot take it the answer is as old as the last
@@ -294,6 +334,7 @@ impl Backend for Answerer {
     }
 
     async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
+        let _turn = self.turn().await?;
         self.make_user(envelope, new).await
     }
 
@@ -303,14 +344,17 @@ impl Backend for Answerer {
         name: &str,
         change: UserChange,
     ) -> Result<UserChanged, ApiError> {
+        let _turn = self.turn().await?;
         self.alter_user(envelope, name, change).await
     }
 
     async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
+        let _turn = self.turn().await?;
         self.remove_user(envelope, name, purge).await
     }
 
     async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
+        let _turn = self.turn().await?;
         self.restart_period(envelope, name).await
     }
 
@@ -320,6 +364,7 @@ impl Backend for Answerer {
         name: &str,
         enabled: bool,
     ) -> Result<UserChanged, ApiError> {
+        let _turn = self.turn().await?;
         self.switch_user(envelope, name, enabled).await
     }
 
@@ -333,6 +378,7 @@ impl Backend for Answerer {
         name: &str,
         new: NewPackage,
     ) -> Result<PackageAdded, ApiError> {
+        let _turn = self.turn().await?;
         self.buy_package(envelope, name, new).await
     }
 
@@ -345,6 +391,7 @@ impl Backend for Answerer {
     }
 
     async fn add_policy(&self, envelope: Envelope, new: NewPolicy) -> Result<PolicyChanged, ApiError> {
+        let _turn = self.turn().await?;
         self.make_policy(envelope, new).await
     }
 
@@ -354,14 +401,17 @@ impl Backend for Answerer {
         name: &str,
         change: PolicyChange,
     ) -> Result<PolicyChanged, ApiError> {
+        let _turn = self.turn().await?;
         self.alter_policy(envelope, name, change).await
     }
 
     async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
+        let _turn = self.turn().await?;
         self.remove_policy(envelope, name).await
     }
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
+        // Each user of it has a turn of its own.
         self.take_in(envelope, request).await
     }
 }

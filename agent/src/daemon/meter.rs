@@ -394,9 +394,13 @@ impl Meter {
         self.walked.take()
     }
 
-    /// The open flows of a user.
-    pub fn flows_of(&self, user: UserId) -> impl Iterator<Item = FlowSeen> {
-        self.attributor.flows().filter(move |view| view.user == Some(user)).map(flow_seen)
+    /// The open flows of some users.
+    pub fn flows_of(&self, users: &BTreeSet<UserId>) -> Vec<FlowSeen> {
+        if users.is_empty() {
+            return Vec::new();
+        }
+        let theirs = |view: &FlowView| view.user.is_some_and(|user| users.contains(&user));
+        self.attributor.flows().filter(theirs).map(flow_seen).collect()
     }
 
     /// An open flow.

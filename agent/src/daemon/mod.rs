@@ -148,6 +148,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
+        turns: backend::Turns::default(),
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
@@ -176,12 +177,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
-    let server = tokio::spawn(serve(
-        listener,
-        unix_router(Arc::new(answerer)),
-        listen::access,
-        std::future::pending(),
-    ));
+    let router = unix_router(Arc::new(answerer));
+    let server = tokio::spawn(serve(listener, router, listen::access, std::future::pending()));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let end = agent.run(asked, Box::pin(stop_signal()?)).await;

@@ -33,6 +33,9 @@ pub enum Question {
     UserChanged(Box<UserNow>, oneshot::Sender<()>),
     /// As `UserChanged`, of everybody: after a change of policies.
     Everybody(Vec<PolicyRecord>, Vec<Standing>, oneshot::Sender<()>),
+    /// The ledger could not be asked for what was changed: the agent's task is to ask until it answers.
+    /// `None`: for everybody.
+    Again(Option<UserId>, oneshot::Sender<()>),
     /// A change is about to be made that may lower a limit: the kernel holds it from the answer on.
     Tighten(UserId, Box<Tighter>, oneshot::Sender<()>),
 }

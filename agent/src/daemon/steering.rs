@@ -34,6 +34,8 @@ impl Agent {
     pub(super) fn steer(&mut self) -> Result<(), KernelError> {
         let now = clock::now();
         let mut ended: Vec<FlowSeen> = Vec::new();
+        // What is refused for one user keeps nothing from the others.
+        let mut done = Ok(());
         for news in self.meter.take_flow_news() {
             if let gate::FlowNews::Owned(flow, user) = &news
                 && !self.gate.connects(*user)
@@ -44,13 +46,13 @@ impl Agent {
         }
         if let Some(open) = self.meter.take_walk() {
             self.gate.limits.walked(&open, now.mono_ns);
-            self.review_blocks(&open)?;
+            done = self.review_blocks(&open);
         }
         for effect in self.gate.limits.tick(now.mono_ns) {
-            self.limit(effect, now, &mut ended)?;
+            done = done.and(self.limit(effect, now, &mut ended));
         }
-        let looked = self.gate.look(&mut self.meter, now)?;
-        ended.extend(looked.ended);
+        let looked = self.gate.look(&mut self.meter, now);
+        ended.extend(self.meter.flows_of(&looked.cut));
         self.end_flows(&ended);
         if !looked.turns.is_empty() {
             let (committed, waits) = oneshot::channel();
@@ -65,9 +67,15 @@ impl Agent {
             self.gate.settle(looked.expired, waits);
         }
         if looked.membership {
-            self.hands.want(self.gate.kept_out());
+            self.tell_kept_out();
         }
-        Ok(())
+        looked.failed.map_or(done, Err)
+    }
+
+    fn tell_kept_out(&self) {
+        if let Some(out) = self.gate.kept_out() {
+            self.hands.want(out);
+        }
     }
 
     /// How much would be lost by a reload now.
@@ -190,7 +198,9 @@ impl Agent {
     /// What a job of the gate found.
     pub(super) fn gate_news(&mut self, news: gate::News) -> Result<(), KernelError> {
         match news {
-            gate::News::Everybody(Ok((policies, standings))) => self.gate.load(policies, standings),
+            gate::News::Everybody(Ok((policies, standings))) => {
+                return self.everybody_changed(policies, standings);
+            }
             gate::News::Everybody(Err(error)) => {
                 self.gate_trouble(&error.to_string());
                 self.gate.ask_everybody();
@@ -224,40 +234,31 @@ impl Agent {
     pub(super) fn user_changed(&mut self, now: UserNow) -> Result<(), KernelError> {
         let UserNow { record, standing } = now;
         let user = record.id;
-        let gone = record.tombstoned_ms.is_some();
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
-        users.insert(user, record);
+        if users.get(&user).is_none_or(|known| known.rev <= record.rev) {
+            users.insert(user, record);
+        }
         let all: Vec<_> = users.values().cloned().collect();
-        self.meter.set_users(people::names(&all))?;
-        self.gate.reload(user, standing.filter(|_| !gone));
-        if gone {
-            self.cut_for_good(user);
-        }
-        self.steer()?;
-        self.hands.want(self.gate.kept_out());
+        let named = self.meter.set_users(people::names(&all));
+        self.gate.reload(user, standing);
+        let held = self.steer();
+        self.tell_kept_out();
         self.publish();
-        Ok(())
+        named.and(held)
     }
 
-    /// A deleted user: nothing passes any more, whoever still has the credential.
-    fn cut_for_good(&mut self, user: UserId) {
-        if let Some(slot) = self.meter.kernel.user_slot(user) {
-            self.meter.kernel.set_budget(slot, 0, 0);
-        }
-        let flows: Vec<FlowSeen> = self.meter.flows_of(user).collect();
-        self.end_flows(&flows);
-    }
-
-    /// Policies changed: everybody is looked at anew.
+    /// Everybody was read, or policies changed: everybody is looked at anew.
     pub(super) fn everybody_changed(
         &mut self,
         policies: Vec<PolicyRecord>,
         standings: Vec<Standing>,
     ) -> Result<(), KernelError> {
         self.gate.load(policies, standings);
-        self.steer()?;
+        let held = self.steer();
+        // Also when nobody is out: the files may say otherwise.
+        self.tell_kept_out();
         self.publish();
-        Ok(())
+        held
     }
 
     /// Before a limit is lowered in the ledger.

@@ -104,6 +104,11 @@ impl Reloads {
         (admits, self.waiting.len() - admits)
     }
 
+    /// Whose changes wait.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.waiting.keys().map(|(_, user)| user.as_str())
+    }
+
     /// A file was written. What was undone before sing-box has read it needs no reload.
     pub fn changed(&mut self, change: &Change, now_ns: u64) {
         let key = (change.inbound.clone(), change.user.clone());

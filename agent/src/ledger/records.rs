@@ -314,6 +314,8 @@ pub struct Standing {
     pub inbounds: Vec<InboundNo>,
     pub settings_rev: i64,
     pub rev: i64,
+    /// The ledger's revision when this was read: tells the newer one of two readings.
+    pub as_of: i64,
 }
 
 /// Why a change was not made though the ledger works. Nothing was changed.

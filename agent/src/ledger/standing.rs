@@ -70,6 +70,7 @@ pub(super) fn of_user(
 ) -> rusqlite::Result<Option<Standing>> {
     let connection = connection.unchecked_transaction()?;
     let Some(record) = people::user(&connection, user)? else { return Ok(None) };
+    let as_of = revision(&connection)?;
     let parts = Parts {
         used: account_usage(&connection, user, record.account)?,
         total: total_usage(&connection, user)?,
@@ -80,7 +81,11 @@ pub(super) fn of_user(
             .map(|record| (record.stage, record.entry))
             .collect(),
     };
-    Ok(Some(standing(record, parts)))
+    Ok(Some(standing(record, parts, as_of)))
+}
+
+fn revision(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT rev FROM meta", [], |row| row.get(0))
 }
 
 #[derive(Default)]
@@ -92,7 +97,7 @@ struct Parts {
     parked: Vec<(ParkedStage, ParkedEntry)>,
 }
 
-fn standing(record: UserRecord, parts: Parts) -> Standing {
+fn standing(record: UserRecord, parts: Parts, as_of: i64) -> Standing {
     Standing {
         id: record.id,
         name: Arc::clone(&record.name),
@@ -113,12 +118,14 @@ fn standing(record: UserRecord, parts: Parts) -> Standing {
         inbounds: record.inbounds,
         settings_rev: record.settings_rev,
         rev: record.rev,
+        as_of,
     }
 }
 
 /// Everybody who lives or is still in the file, by id: one pass over each table.
 pub(super) fn all(connection: &Connection, epoch: [u8; 16]) -> rusqlite::Result<Vec<Standing>> {
     let connection = connection.unchecked_transaction()?;
+    let as_of = revision(&connection)?;
     let mut used = usage(&connection)?;
     let mut taken = all_taken_over(&connection, epoch)?;
     let mut wallets = wallet::by_user(&connection)?;
@@ -140,7 +147,7 @@ pub(super) fn all(connection: &Connection, epoch: [u8; 16]) -> rusqlite::Result<
             wallet: wallets.remove(&id).unwrap_or_default(),
             parked: parked.remove(&id).unwrap_or_default(),
         };
-        all.push(standing(record, parts));
+        all.push(standing(record, parts, as_of));
     }
     Ok(all)
 }

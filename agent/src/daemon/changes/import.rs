@@ -55,6 +55,7 @@ impl Answerer {
         user: &ImportUser,
         dry_run: bool,
     ) -> Result<ImportOutcome, ApiError> {
+        let _turn = self.turn().await?;
         let known = match self.living(&user.name).await {
             Ok(record) => Some(record),
             Err(error) if error.kind == boxmeter_web::api::error::ErrorKind::NotFound => None,

@@ -99,16 +99,31 @@ impl Answerer {
     /// Hands a user over to the agent's task as the ledger has it now; when this returns, the kernel
     /// holds what follows.
     async fn take_over(&self, record: UserRecord) -> Result<(), ApiError> {
-        let standing = self.ledger.standing(record.id, self.epoch).await.map_err(refused)?;
-        let now = UserNow { record, standing };
-        self.ask(|done| Question::UserChanged(Box::new(now), done)).await
+        match self.ledger.standing(record.id, self.epoch).await {
+            Ok(standing) => {
+                let now = UserNow { record, standing };
+                self.tell(|done| Question::UserChanged(Box::new(now), done)).await
+            }
+            Err(error) => {
+                self.tell(|done| Question::Again(Some(record.id), done)).await?;
+                Err(refused(error))
+            }
+        }
     }
 
     /// As [`Answerer::take_over`], of everybody: after a change of a policy.
     async fn take_over_everybody(&self) -> Result<(), ApiError> {
-        let policies = self.ledger.policies().await.map_err(refused)?;
-        let standings = self.ledger.standings(self.epoch).await.map_err(refused)?;
-        self.ask(|done| Question::Everybody(policies, standings, done)).await
+        let policies = self.ledger.policies().await;
+        let standings = self.ledger.standings(self.epoch).await;
+        match policies.and_then(|policies| Ok((policies, standings?))) {
+            Ok((policies, standings)) => {
+                self.tell(|done| Question::Everybody(policies, standings, done)).await
+            }
+            Err(error) => {
+                self.tell(|done| Question::Again(None, done)).await?;
+                Err(refused(error))
+            }
+        }
     }
 
     /// The living user of a name, from the ledger.
@@ -145,7 +160,7 @@ impl Answerer {
 
     /// Has the kernel hold the stricter of what holds and what will: before a limit is lowered.
     async fn tighten(&self, user: UserId, tighter: super::shared::Tighter) -> Result<(), ApiError> {
-        self.ask(|done: oneshot::Sender<()>| Question::Tighten(user, Box::new(tighter), done)).await
+        self.tell(|done: oneshot::Sender<()>| Question::Tighten(user, Box::new(tighter), done)).await
     }
 }
 

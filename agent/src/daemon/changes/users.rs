@@ -148,6 +148,8 @@ impl Answerer {
             return Ok(answer);
         }
         let record = self.unchanged(&envelope, name).await?;
+        let more =
+            change.inbounds.as_deref().map(|wanted| self.more_inbounds(&record, wanted)).transpose()?;
         let settings = self.changed_settings(&record, &change).await?;
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
@@ -163,14 +165,15 @@ impl Answerer {
                 }
             }
         }
-        if let Some(inbounds) = &change.inbounds {
-            self.put_on(&record, inbounds).await?;
+        if let Some(more) = more.filter(|more| !more.is_empty()) {
+            let want = Want::New { inbounds: Some(more), brought: Brought::default() };
+            self.hands.change(&record.name, want).await?;
         }
         self.changed(&envelope, record.id, true).await
     }
 
-    /// Puts the user on more inbounds.
-    async fn put_on(&self, record: &UserRecord, inbounds: &[String]) -> Result<(), ApiError> {
+    /// The inbounds that the user is to be put on as well. It is taken off none.
+    fn more_inbounds(&self, record: &UserRecord, inbounds: &[String]) -> Result<Vec<String>, ApiError> {
         let directory = self.picture().directory.clone();
         let on: Vec<String> = (directory.inbounds.iter())
             .filter(|inbound| record.inbounds.contains(&inbound.no))
@@ -182,12 +185,7 @@ impl Answerer {
                  sing-box's configuration by hand"
             )));
         }
-        let more: Vec<String> = inbounds.iter().filter(|tag| !on.contains(tag)).cloned().collect();
-        if !more.is_empty() {
-            let want = Want::New { inbounds: Some(more), brought: Brought::default() };
-            self.hands.change(&record.name, want).await?;
-        }
-        Ok(())
+        Ok(inbounds.iter().filter(|tag| !on.contains(tag)).cloned().collect())
     }
 
     /// What the ledger is to change.
@@ -266,7 +264,7 @@ impl Answerer {
         self.flush().await?;
         let settle = self.settle();
         self.ledger.reset_account(record.id, settle, asked(&envelope)).await.map_err(refused)?;
-        self.take_over(self.living(name).await?).await?;
+        self.take_over(self.living(name).await.unwrap_or_else(|_| record.clone())).await?;
         self.changed(&envelope, record.id, true).await
     }
 
@@ -388,7 +386,7 @@ impl Answerer {
         let added =
             self.ledger.add_entry(record.id, NewEntry::of(what, new.note), self.settle(), asked(&envelope));
         let entry = added.await.map_err(refused)?;
-        self.take_over(self.living(name).await?).await?;
+        self.take_over(self.living(name).await.unwrap_or_else(|_| record.clone())).await?;
         let (packages, remaining_bytes) = self.packages_of(&record).await?;
         let id = entry.id.to_string();
         let package = packages.into_iter().find(|package| package.id == id);

@@ -60,7 +60,11 @@ impl Gate {
         self.jobs.push(Box::pin(async move {
             let policies = ledger.policies().await;
             let standings = ledger.standings(epoch).await;
-            News::Everybody(policies.and_then(|policies| Ok((policies, standings?))))
+            let everybody = policies.and_then(|policies| Ok((policies, standings?)));
+            if everybody.is_err() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            News::Everybody(everybody)
         }));
     }
 
@@ -171,10 +175,13 @@ impl Gate {
 async fn standings(ledger: &Ledger, users: &[UserId], epoch: [u8; 16]) -> Vec<(UserId, Option<Standing>)> {
     let mut found = Vec::with_capacity(users.len());
     for &user in users {
-        // A user that cannot be read now stays as it was known.
-        match ledger.standing(user, epoch).await {
-            Ok(standing) => found.push((user, standing)),
-            Err(error) => tracing::warn!("reading a user from the ledger: {error}"),
+        // Whatever has changed must be known in the end: an account that turned would turn no more.
+        loop {
+            match ledger.standing(user, epoch).await {
+                Ok(standing) => break found.push((user, standing)),
+                Err(error) => tracing::warn!("reading a user from the ledger: {error}"),
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
     found

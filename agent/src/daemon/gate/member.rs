@@ -84,7 +84,11 @@ impl Member {
             tightened: false,
             looked_ms: old.as_ref().and_then(|old| old.looked_ms),
             before: old.and_then(|old| old.before).or_else(|| remembered(&standing.state)),
-            admin: admin(&standing.admin),
+            admin: match standing.tombstoned_ms {
+                // A running sing-box may not have read yet that the user is gone.
+                Some(since_ms) => Admin::Disabled { since_ms, who: String::new() },
+                None => admin(&standing.admin),
+            },
             decision: None,
             terms,
             standing,
@@ -175,6 +179,10 @@ impl Member {
             warn_at: next.map_or(UNLIMITED, at),
             rates: decision.rates.map(|rate| rate.unwrap_or(0)),
         }
+    }
+
+    pub fn deleted(&self) -> bool {
+        self.standing.tombstoned_ms.is_some()
     }
 
     /// May the user connect? Before the first decision, yes: not knowing cuts nobody.

@@ -12,6 +12,8 @@ mod limits;
 mod member;
 mod reasons;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,14 +35,14 @@ use crate::{
     core::{
         account::Row,
         attribute::ReportedBytes,
-        event::{Counters, FlowSeen, Now, PolicyId, UserId},
+        event::{Counters, Now, PolicyId, UserId},
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
     ledger::{AdminState, Ledger, PolicyRecord, Standing, StateRecord},
 };
 use jobs::{Job, Writes};
-use member::{Member, OfMeter};
+use member::{Held, Member, OfMeter};
 
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
@@ -56,6 +58,10 @@ pub struct Gate {
     epoch: [u8; 16],
     policies: BTreeMap<PolicyId, PolicyRecord>,
     members: BTreeMap<UserId, Member>,
+    /// Everybody was read once. Until then nothing is known of those who are missing here.
+    loaded: bool,
+    /// The wall clock of the last look, in Unix milliseconds.
+    looked_ms: i64,
     /// When time may change something for whom, in Unix milliseconds.
     due: BTreeSet<(i64, UserId)>,
     /// Whom to look at in the next turn.
@@ -82,10 +88,12 @@ pub struct Looked {
     /// Users of whom a package has expired, with the instant: what packages paid until then is to be
     /// booked.
     pub expired: Vec<(UserId, i64)>,
-    /// Flows of users who may not connect any more: to be ended so that both sides notice.
-    pub ended: Vec<FlowSeen>,
+    /// Users who may not connect: their flows are to be ended so that both sides notice.
+    pub cut: BTreeSet<UserId>,
     /// Somebody is to be taken out of sing-box's users, or put back.
     pub membership: bool,
+    /// The kernel refused something about a user, who is looked at again in the next turn.
+    pub failed: Option<KernelError>,
 }
 
 impl Gate {
@@ -98,6 +106,8 @@ impl Gate {
             epoch,
             policies: BTreeMap::new(),
             members: BTreeMap::new(),
+            loaded: false,
+            looked_ms: i64::MIN,
             due: BTreeSet::new(),
             dirty: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
@@ -129,9 +139,11 @@ impl Gate {
         self.members.get(&user).is_none_or(Member::connects)
     }
 
-    /// Users who may not connect now: to be taken out of sing-box's `users`.
-    pub fn kept_out(&self) -> BTreeSet<UserId> {
-        self.members.iter().filter(|(_, member)| !member.connects()).map(|(&id, _)| id).collect()
+    /// Users who may not connect now: to be taken out of sing-box's `users`. `None` until everybody is
+    /// known: whoever is missing would be put back.
+    pub fn kept_out(&self) -> Option<BTreeSet<UserId>> {
+        let out = self.members.iter().filter(|(_, member)| !member.connects() && !member.deleted());
+        self.loaded.then(|| out.map(|(&id, _)| id).collect())
     }
 
     /// Something happened to a user: it is looked at in the next turn.
@@ -141,20 +153,38 @@ impl Gate {
 
     /// Everybody anew, as the ledger has them.
     pub fn load(&mut self, policies: Vec<PolicyRecord>, standings: Vec<Standing>) {
-        self.policies = policies.into_iter().map(|policy| (policy.id, policy)).collect();
+        for policy in policies {
+            let known = self.policies.get(&policy.id);
+            if known.is_none_or(|known| known.rev <= policy.rev) {
+                self.policies.insert(policy.id, policy);
+            }
+        }
+        let as_of = standings.first().map(|standing| standing.as_of);
         let mut old = std::mem::take(&mut self.members);
         self.due.clear();
         for standing in standings {
             let before = old.remove(&standing.id);
             self.admit(standing, before);
         }
-        let gone: Vec<UserId> = old.into_keys().collect();
+        // A running sing-box may let a deleted user in for a while: it stays cut. And somebody may have
+        // been made since this was read.
+        let stays = |member: &Member| member.deleted() || Some(member.standing.as_of) > as_of;
+        let (stay, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            old.into_iter().partition(|(_, member)| stays(member));
+        self.dirty.extend(stay.keys());
+        self.members.extend(stay);
+        let gone: Vec<UserId> = gone.into_keys().collect();
         self.forget(&gone);
         self.rows = Arc::default();
+        self.loaded = true;
     }
 
     /// One user anew; `None`: it is not there any more.
     pub fn reload(&mut self, user: UserId, standing: Option<Standing>) {
+        if !self.loaded && standing.as_ref().is_none_or(|standing| standing.tombstoned_ms.is_none()) {
+            // Its policy is not known yet; it comes with everybody.
+            return;
+        }
         let old = self.members.remove(&user);
         match standing {
             Some(standing) => self.admit(standing, old),
@@ -164,8 +194,13 @@ impl Gate {
 
     fn admit(&mut self, standing: Standing, old: Option<Member>) {
         let id = standing.id;
+        // Readings come by several ways: an older one must not undo what a newer one has told.
+        let newer = old.as_ref().filter(|old| old.standing.as_of > standing.as_of);
+        let tightened = newer.is_some_and(|newer| newer.tightened);
+        let standing = newer.map_or(standing, |newer| newer.standing.clone());
         let policy = self.policies.get(&standing.settings.policy);
-        let member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        member.tightened = tightened;
         self.limits.set(id, (&member.terms).into(), clock::mono_ns());
         self.members.insert(id, member);
         self.turning.remove(&id);
@@ -183,26 +218,27 @@ impl Gate {
     }
 
     /// Looks at everybody for whom something may have changed, and has the kernel hold what follows.
-    ///
-    /// # Errors
-    /// When the kernel has no room for a user; the others are held, and the next turn tries again.
-    pub fn look(&mut self, meter: &mut Meter, now: Now) -> Result<Looked, KernelError> {
+    pub fn look(&mut self, meter: &mut Meter, now: Now) -> Looked {
         let mut looked = Looked::default();
+        if now.wall_ms < self.looked_ms {
+            // The clock was set back: what time has decided may not be so yet.
+            self.dirty.extend(self.members.keys());
+        }
+        self.looked_ms = now.wall_ms;
         while let Some(&(at, user)) = self.due.first()
             && at <= now.wall_ms
         {
             self.due.pop_first();
             self.dirty.insert(user);
         }
-        let mut failed = None;
         for user in std::mem::take(&mut self.dirty) {
             if let Err(error) = self.look_at(user, meter, now, &mut looked) {
                 self.dirty.insert(user);
-                failed = Some(error);
+                looked.failed = Some(error);
             }
         }
         self.write();
-        failed.map_or(Ok(looked), Err)
+        looked
     }
 
     fn look_at(
@@ -219,6 +255,13 @@ impl Gate {
             member.billed_offset.unwrap_or_else(|| measure_offset(meter, slot, self.meter, of_meter));
         member.billed_offset = Some(offset);
         let counted = counted(meter, user, of_meter);
+        if member.deleted() {
+            member.decide(counted, now.wall_ms);
+            hold(member, meter, slot, counted);
+            looked.cut.insert(user);
+            Arc::make_mut(&mut self.rows).remove(&user);
+            return Ok(());
+        }
         if let Some(turn) = member.turn(now.wall_ms)
             && self.turning.insert(user)
         {
@@ -243,13 +286,16 @@ impl Gate {
             looked.membership = true;
         }
         if !member.connects() {
-            looked.ended.extend(meter.flows_of(user));
+            looked.cut.insert(user);
         }
         for percent in member.warnings() {
             member.standing.warned.push(percent);
             self.writes.warnings.push(reasons::warning(member, percent, counted, now.wall_ms));
         }
-        if let Some(at) = member.look_again_ms() {
+        // One whose account is turning is read anew when that is done.
+        if let Some(at) = member.look_again_ms()
+            && !self.turning.contains(&user)
+        {
             self.due.insert((at, user));
         }
         let row = rows::row(member, &self.policies, counted, now.wall_ms);
@@ -377,10 +423,11 @@ impl Gate {
         let wanted = trial.to_hold(counted);
         let held = member.held.unwrap_or(wanted);
         let cut_at = wanted.cut_at.min(held.cut_at);
-        meter.kernel.set_budget(slot, cut_at, wanted.warn_at.min(held.warn_at));
+        let warn_at = wanted.warn_at.min(held.warn_at);
+        meter.kernel.set_budget(slot, cut_at, warn_at);
         if let Some(member) = self.members.get_mut(&user) {
             // Until the user is loaded anew, nothing is loosened again.
-            member.held = None;
+            member.held = Some(Held { cut_at, warn_at, rates: held.rates });
             member.tightened = true;
         }
     }

@@ -122,12 +122,9 @@ impl Hands {
         });
     }
 
-    /// The next news; never, if the worker is gone.
-    pub async fn next(&mut self) -> HandsNews {
-        match self.news.recv().await {
-            Some(news) => news,
-            None => std::future::pending().await,
-        }
+    /// The next news; `None` if the worker is gone, which only a fault in it can bring about.
+    pub async fn next(&mut self) -> Option<HandsNews> {
+        self.news.recv().await
     }
 
     pub fn status(&self) -> HandsStatus {

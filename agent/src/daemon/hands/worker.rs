@@ -127,7 +127,6 @@ impl Worker {
             if self.process.is_some() {
                 // Another process has read the files as they are.
                 self.reloads.restarted();
-                self.status.waiting.clear();
                 if let Some(singbox) = now.singbox.clone() {
                     let done = blocking(move || singbox.loaded().map_err(|error| error.to_string())).await;
                     if let Err(error) = done {
@@ -281,6 +280,8 @@ impl Worker {
     async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
         let singbox = self.singbox()?;
         let found = self.find().await?;
+        let new = own.as_ref().filter(|(_, want)| matches!(want, Want::New { .. }));
+        let new = new.map(|(name, _)| name.clone());
         let wanted = self.wanted(&found, own);
         let Found { files, parked, users } = found;
         let first = self.first;
@@ -301,7 +302,14 @@ impl Worker {
         // What an agent before this one has written and sing-box has not read.
         for change in &unread {
             self.reloads.changed(change, clock::mono_ns());
-            self.status.waiting.insert(change.user.clone());
+        }
+        // A user is made everywhere or nowhere: half of one would be adopted as somebody else.
+        if let Some(name) = new
+            && plan.refused.iter().any(|refused| concerns(refused, &name))
+        {
+            self.first = first;
+            self.plan_at_ns.get_or_insert(clock::mono_ns());
+            return Ok(plan);
         }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
@@ -360,7 +368,6 @@ impl Worker {
         let now_ns = clock::mono_ns();
         for change in &plan.changes {
             self.reloads.changed(change, now_ns);
-            self.status.waiting.insert(change.user.clone());
         }
         self.status.edits += 1;
         self.status.last_edit_ms = Some(clock::wall_ms());
@@ -371,8 +378,10 @@ impl Worker {
         let (out, back) = (names(&[What::TakenOut, What::Deleted]), names(&[What::Added, What::PutBack]));
         let data = json!({
             "message": format!(
-                "sing-box's users changed: {} taken out, {} put in; the reload follows",
-                out.len(), back.len()
+                "sing-box's users changed: {} taken out, {} put in{}",
+                out.len(),
+                back.len(),
+                if self.reloads.waiting() == (0, 0) { "" } else { "; the reload follows" }
             ),
             "taken_out": out,
             "put_in": back,
@@ -416,7 +425,6 @@ impl Worker {
         match done {
             Ok(reloaded) => {
                 self.reloads.reloaded();
-                self.status.waiting.clear();
                 self.status.reloads = self.reloads.counts().reloads;
                 self.status.last_reload_ms = Some(clock::wall_ms());
                 let (reason, severity) = (reason(why), "info");
@@ -430,7 +438,6 @@ impl Worker {
             }
             Err(error) => {
                 self.reloads.failed(clock::mono_ns());
-                self.status.waiting.clear();
                 // What is still wanted is written again.
                 self.outcome(Err(error.to_string())).await;
             }
@@ -439,6 +446,7 @@ impl Worker {
 
     fn tell(&mut self) {
         let (now_ns, now_ms) = (clock::mono_ns(), clock::wall_ms());
+        self.status.waiting = self.reloads.users().map(str::to_owned).collect();
         let (admits, removes) = self.reloads.waiting();
         self.status.pending = if admits + removes == 0 {
             None

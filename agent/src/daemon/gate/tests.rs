@@ -1,0 +1,96 @@
+//! What the gate makes of readings, without a kernel.
+
+use boxmeter_common::user::METER_PAYLOAD;
+
+use super::*;
+use crate::ledger::{AdminChange, Asked, FoundInbound, FoundUser, Options};
+
+const EPOCH: [u8; 16] = [7; 16];
+
+struct Rig {
+    ledger: Ledger,
+    gate: Gate,
+    user: UserId,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options::new(TimeZone::UTC, 1_000);
+        let ledger = Ledger::open(&folder.path().join("ledger.db"), options).expect("a ledger");
+        let inbound = FoundInbound { tag: "in".into(), kind: "trojan".into(), port: 1 };
+        ledger.sync_inbounds(vec![inbound], 1_000).wait().expect("an inbound");
+        let alice = FoundUser { name: "alice".into(), inbounds: vec!["in".into()] };
+        let users = ledger.sync_users(vec![alice], "unlimited".to_owned(), 2_000).wait().expect("users");
+        let gate = Gate::new(ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
+        Rig { ledger, gate, user: users[0].id, _folder: folder }
+    }
+
+    fn everybody(&self) -> (Vec<PolicyRecord>, Vec<Standing>) {
+        let policies = self.ledger.policies().wait().expect("policies");
+        (policies, self.ledger.standings(EPOCH).wait().expect("standings"))
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.ledger.standing(self.user, EPOCH).wait().expect("a standing")
+    }
+
+    /// May the user connect, decided now?
+    fn connects(&mut self) -> bool {
+        let member = self.gate.members.get_mut(&self.user).expect("the user is known");
+        member.decide(0, 3_000);
+        member.connects()
+    }
+}
+
+#[test]
+fn nobody_is_told_out_or_in_before_everybody_is_known() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.gate.kept_out(), None);
+    let standing = rig.standing();
+    rig.gate.reload(rig.user, standing);
+    assert_eq!(rig.gate.kept_out(), None);
+    assert!(rig.gate.members.is_empty(), "decided without its policy");
+    let (policies, standings) = rig.everybody();
+    rig.gate.load(policies, standings);
+    assert_eq!(rig.gate.kept_out(), Some(BTreeSet::new()));
+}
+
+#[test]
+fn an_older_reading_does_not_undo_a_newer_one() {
+    let mut rig = Rig::new();
+    let (policies, standings) = rig.everybody();
+    rig.gate.load(policies.clone(), standings.clone());
+    let before = rig.standing();
+    assert!(rig.connects());
+    let (asked, change) = (Asked::new("root", 2_500), AdminChange::to(AdminState::Disabled));
+    rig.ledger.set_admin_state(rig.user, change, None, asked).wait().expect("disabled");
+    let after = rig.standing();
+    rig.gate.reload(rig.user, after);
+    assert!(!rig.connects());
+    rig.gate.reload(rig.user, before);
+    assert!(!rig.connects(), "by a late answer");
+    rig.gate.load(policies.clone(), standings);
+    assert!(!rig.connects(), "by a late answer about everybody");
+    rig.gate.load(policies, Vec::new());
+    assert!(!rig.connects(), "somebody who was made meanwhile is forgotten");
+}
+
+#[test]
+fn a_deleted_user_stays_out_however_often_it_is_read() {
+    let mut rig = Rig::new();
+    let (policies, standings) = rig.everybody();
+    rig.gate.load(policies, standings);
+    rig.ledger.delete_user(rig.user, None, Asked::new("root", 2_500)).wait().expect("deleted");
+    for _ in 0..2 {
+        let standing = rig.standing();
+        rig.gate.reload(rig.user, standing);
+        assert!(!rig.connects());
+        let (policies, standings) = rig.everybody();
+        rig.gate.load(policies, standings);
+        assert!(!rig.connects());
+        rig.ledger.removed(rig.user).wait().expect("out of the file");
+    }
+    assert_eq!(rig.gate.kept_out(), Some(BTreeSet::new()), "there is nothing to take out");
+}
