@@ -69,6 +69,8 @@ pub struct Agent {
     /// Ticks in a row in which the kernel refused something.
     pub refusals: u32,
     pub delays: Delays,
+    /// Since when nobody tells owners (ns, monotonic).
+    pub source_down_ns: Option<u64>,
 }
 
 /// A kernel that refuses for so many ticks will go on to: the agent ends, and whoever starts it again

@@ -174,6 +174,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         events: std::collections::VecDeque::new(),
         refusals: 0,
         delays: delays::Delays::default(),
+        source_down_ns: None,
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;

@@ -26,6 +26,10 @@ use crate::{
     ledger::{PolicyRecord, Standing},
 };
 
+/// A source that is away for less is only reconnecting (the start of the agent, a restart of sing-box):
+/// no reason to reload, which drops everybody.
+const SOURCE_GRACE_NS: u64 = 30_000_000_000;
+
 impl Agent {
     /// Everything that happened since the last turn: flows, limits, thresholds, time.
     ///
@@ -79,11 +83,18 @@ impl Agent {
     }
 
     /// How much would be lost by a reload now.
-    pub(super) fn tell_hands(&self) {
+    pub(super) fn tell_hands(&mut self) {
+        let now_ns = clock::mono_ns();
+        self.source_down_ns = match self.directory.source_connected {
+            true => None,
+            false => self.source_down_ns.or(Some(now_ns)),
+        };
+        let since = self.source_down_ns.map(|since| now_ns.saturating_sub(since));
+        let source_down = since.is_some_and(|down_ns| down_ns >= SOURCE_GRACE_NS);
         let live = self.meter.attributor.all_live();
         let others = live.filter(|(user, _)| self.gate.connects(*user));
         let flows = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
-        self.hands.scene(Scene { flows, source_down: !self.directory.source_connected });
+        self.hands.scene(Scene { flows, source_down });
     }
 
     pub(super) fn hands_news(&mut self, news: HandsNews) {
