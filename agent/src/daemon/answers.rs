@@ -27,7 +27,7 @@ use super::{
 use crate::{
     core::{
         event::{Counters, Network, Now, OwnerBy, UserId},
-        policy::State,
+        policy::{State, Used},
         snapshot::{Degraded, UserLive},
     },
     kernel::Audit as AuditReading,
@@ -166,7 +166,10 @@ pub fn user(
     let counted = of_meter(meter, live.activity.totals);
     let zone = row.map_or(zone, |row| &row.zone);
     let terms = row.map(|row| terms_to_api(&row.terms)).unwrap_or_default();
-    let period_used = row.map_or_else(|| traffic.total(meter), |row| row.period_used(counted));
+    let used = row.map_or_else(
+        || Used { period: traffic.total(meter), total: traffic.total(meter) },
+        |row| row.bases.used(counted),
+    );
     let packages_left = row.map_or(0, |row| row.packages_left);
     let zone_name = zone.iana_name();
     User {
@@ -184,15 +187,12 @@ pub fn user(
             start: Some(Time::from_ms(record.account.start_ms, zone)),
             end: row.and_then(|row| row.period_end_ms).map(|ms| Time::from_ms(ms, zone)),
             quota_bytes: terms.quota_bytes,
-            used_bytes: period_used,
+            used_bytes: used.period,
             remaining_bytes: terms
                 .quota_bytes
-                .map(|quota| quota.saturating_sub(period_used).saturating_add(packages_left)),
+                .map(|quota| quota.saturating_sub(used.period).saturating_add(packages_left)),
         },
-        total: Total {
-            quota_bytes: terms.total_quota_bytes,
-            used_bytes: row.map_or_else(|| traffic.total(meter), |row| row.total_used(counted)),
-        },
+        total: Total { quota_bytes: terms.total_quota_bytes, used_bytes: used.total },
         packages: Packages { remaining_bytes: packages_left },
         speed: Speed { up: terms.speed_up, down: terms.speed_down },
         max_flows: terms.max_flows.map(u64::from),
@@ -434,7 +434,7 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
             name: record.name.to_string(),
             state: row.map_or(UserState::Active, |row| state(row.state)),
             live: line,
-            period_bytes: row.map_or(bytes, |row| row.period_used(counted)),
+            period_bytes: row.map_or(bytes, |row| row.bases.used(counted).period),
             quota_bytes: row.and_then(|row| row.terms.quota_bytes),
             total_bytes: bytes,
         });

@@ -405,7 +405,7 @@ impl Meter {
 
     /// An open flow.
     pub fn flow(&self, id: FlowId) -> Option<FlowSeen> {
-        self.attributor.flows().find(|view| view.id == id).map(flow_seen)
+        self.attributor.flow(id).map(flow_seen)
     }
 
     /// Ended flows that wait for an owner: all of them, whether or not their events arrived.

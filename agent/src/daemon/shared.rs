@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use boxmeter_web::api::types::{InboundStatus, KernelStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
-use super::{gate::GateRow, hands::HandsStatus, meter::ListedFlow};
+use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
         event::{Counters, InboundIndex, UserId},
@@ -67,7 +67,7 @@ pub struct Directory {
     pub source: Option<SourceKind>,
     pub source_connected: bool,
     /// What was decided about each user.
-    pub gate: Arc<BTreeMap<UserId, GateRow>>,
+    pub gate: Rows,
     pub enforcement: HandsStatus,
     pub committed_ms: Option<i64>,
     pub rev: i64,

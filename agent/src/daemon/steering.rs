@@ -59,21 +59,25 @@ impl Agent {
         ended.extend(self.meter.flows_of(&looked.cut));
         self.end_flows(&ended);
         if !looked.turns.is_empty() {
-            let (committed, waits) = oneshot::channel();
-            self.flush_waiting.push(committed);
-            self.flush();
-            self.gate.turn(looked.turns, waits);
+            let committed = self.commit_now();
+            self.gate.turn(looked.turns, committed);
         }
         if !looked.expired.is_empty() {
-            let (committed, waits) = oneshot::channel();
-            self.flush_waiting.push(committed);
-            self.flush();
-            self.gate.settle(looked.expired, waits);
+            let committed = self.commit_now();
+            self.gate.settle(looked.expired, committed);
         }
         if looked.membership {
             self.tell_kept_out();
         }
         looked.failed.map_or(done, Err)
+    }
+
+    /// Answered when everything that was counted so far is in the ledger.
+    fn commit_now(&mut self) -> oneshot::Receiver<Result<(), String>> {
+        let (committed, waits) = oneshot::channel();
+        self.flush_waiting.push(committed);
+        self.flush();
+        waits
     }
 
     fn tell_kept_out(&self) {

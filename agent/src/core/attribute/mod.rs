@@ -213,6 +213,12 @@ impl Attributor {
         self.flows.iter().filter(|(_, flow)| flow.is_open()).map(|(at, flow)| self.view(at, flow))
     }
 
+    /// One open flow.
+    pub fn flow(&self, id: FlowId) -> Option<FlowView> {
+        let at = self.flows.find(id)?;
+        self.flows.get(at).filter(|flow| flow.is_open()).map(|flow| self.view(at, flow))
+    }
+
     /// The open flows whose owner is not known.
     pub fn unowned_live(&self) -> impl Iterator<Item = FlowView> {
         self.flows

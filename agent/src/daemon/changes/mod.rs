@@ -144,18 +144,7 @@ impl Answerer {
     /// The policy that a user is to have.
     async fn policy_for(&self, name: &str) -> Result<PolicyRecord, ApiError> {
         let policies = self.ledger.policies().await.map_err(refused)?;
-        let living = policies.into_iter().filter(|policy| policy.tombstoned_ms.is_none());
-        let (mut found, mut names) = (None, Vec::new());
-        for policy in living {
-            names.push(policy.name.to_string());
-            if *policy.name == *name {
-                found = Some(policy);
-            }
-        }
-        found.ok_or_else(|| {
-            let text = format!("there is no policy {name:?}; there are {}", names.join(", "));
-            ApiError::invalid("policy", text)
-        })
+        named(&policies, name).cloned()
     }
 
     /// Has the kernel hold the stricter of what holds and what will: before a limit is lowered.
@@ -164,8 +153,14 @@ impl Answerer {
     }
 }
 
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
+/// The living policy of a name that a user is to have.
+fn named<'a>(policies: &'a [PolicyRecord], name: &str) -> Result<&'a PolicyRecord, ApiError> {
+    let living = || policies.iter().filter(|policy| policy.tombstoned_ms.is_none());
+    living().find(|policy| *policy.name == *name).ok_or_else(|| {
+        let names: Vec<&str> = living().map(|policy| &*policy.name).collect();
+        let text = format!("there is no policy {name:?}; there are {}", names.join(", "));
+        ApiError::invalid("policy", text)
+    })
 }
 
 fn signed(number: u64) -> i64 {

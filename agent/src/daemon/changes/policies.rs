@@ -11,8 +11,11 @@ use boxmeter_web::{
     backend::ApiError,
 };
 
-use super::{asked, refused, signed, terms_to_api, translate, unsigned};
-use crate::{daemon::backend::Answerer, ledger::PolicyRecord};
+use super::{asked, refused, signed, terms_to_api, translate};
+use crate::{
+    daemon::{answers::unsigned, backend::Answerer},
+    ledger::PolicyRecord,
+};
 
 fn shown(record: &PolicyRecord) -> Policy {
     Policy {

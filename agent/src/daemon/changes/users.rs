@@ -13,24 +13,25 @@ use boxmeter_web::{
     backend::ApiError,
 };
 
-use super::{asked, refused, signed, to_api, to_core, unsigned};
+use super::{asked, named, refused, signed, to_api, to_core};
 use crate::{
     clock,
     core::{
         event::UserId,
         period::{self, Rule},
         policy,
-        wallet::{Usage, Wallet, What},
+        wallet::{Usage, What},
     },
     daemon::{
+        answers::unsigned,
         backend::Answerer,
-        gate::of_meter,
+        gate::{billed, of_meter, wallet_of, zone_of},
         hands::{Brought, Want},
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
     ledger::{
-        AdminChange, AdminState, NewEntry, NewUser as NewRecord, PolicyRecord, Settings, SettingsChange,
+        AdminChange, AdminState, CommitError, NewEntry, NewUser as NewRecord, Settings, SettingsChange,
         Settle, UserRecord, WalletEntry,
     },
 };
@@ -76,7 +77,7 @@ impl Answerer {
         super::terms_to_api(&terms).check()?;
         self.hands.check_new(&new.name, new.inbounds.as_deref()).await?;
         let now_ms = clock::wall_ms();
-        let zone = self.zone_of(&terms);
+        let zone = zone_of(&terms, &self.zone);
         let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
         let record = NewRecord {
             name: new.name.clone(),
@@ -106,11 +107,6 @@ impl Answerer {
                 Err(error)
             }
         }
-    }
-
-    pub(super) fn zone_of(&self, terms: &crate::core::terms::Terms) -> jiff::tz::TimeZone {
-        let named = terms.time_zone.as_deref().and_then(|name| jiff::tz::TimeZone::get(name).ok());
-        named.unwrap_or_else(|| self.zone.clone())
     }
 
     /// The user as it is now, from the newest picture.
@@ -156,20 +152,25 @@ impl Answerer {
             self.tighten(record.id, Tighter::Settings(Box::new(settings.clone()))).await?;
             let changed =
                 self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
-            match changed {
-                Ok(record) => self.take_over(record).await?,
-                Err(error) => {
-                    // What was tightened for nothing is as it was again.
-                    self.take_over(record).await?;
-                    return Err(refused(error));
-                }
-            }
+            self.made(changed, &record).await?;
         }
         if let Some(more) = more.filter(|more| !more.is_empty()) {
             let want = Want::New { inbounds: Some(more), brought: Brought::default() };
             self.hands.change(&record.name, want).await?;
         }
         self.changed(&envelope, record.id, true).await
+    }
+
+    /// Takes over what the ledger made of a user; or the user as it was before, where the ledger refused:
+    /// what was tightened for nothing is loosened again.
+    async fn made(&self, done: Result<UserRecord, CommitError>, before: &UserRecord) -> Result<(), ApiError> {
+        match done {
+            Ok(record) => self.take_over(record).await,
+            Err(error) => {
+                self.take_over(before.clone()).await?;
+                Err(refused(error))
+            }
+        }
     }
 
     /// The inbounds that the user is to be put on as well. It is taken off none.
@@ -194,16 +195,13 @@ impl Answerer {
         record: &UserRecord,
         change: &UserChange,
     ) -> Result<SettingsChange, ApiError> {
-        let policy: Option<PolicyRecord> = match &change.policy {
-            Some(name) => Some(self.policy_for(name).await?),
-            None => None,
-        };
+        let policies = self.ledger.policies().await.map_err(refused)?;
+        let policy = change.policy.as_deref().map(|name| named(&policies, name)).transpose()?;
         let own = to_api(&record.settings.overrides).changed(&change.terms, &change.inherit)?;
         let overrides = to_core(&own)?;
-        let policies = self.ledger.policies().await.map_err(refused)?;
         let of = policies.iter().find(|policy| policy.id == record.settings.policy);
         let before = policy::in_force(of.map(|policy| &policy.terms), &record.settings.overrides);
-        let terms = policy::in_force(policy.as_ref().or(of).map(|policy| &policy.terms), &overrides);
+        let terms = policy::in_force(policy.or(of).map(|policy| &policy.terms), &overrides);
         super::terms_to_api(&terms).check()?;
         Ok(SettingsChange {
             policy: policy.map(|policy| policy.id),
@@ -228,14 +226,8 @@ impl Answerer {
         let record = self.unchanged(&envelope, name).await?;
         self.tighten(record.id, Tighter::Out).await?;
         let if_rev = envelope.if_rev.map(signed);
-        let gone = match self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await {
-            Ok(gone) => gone,
-            Err(error) => {
-                self.take_over(record).await?;
-                return Err(refused(error));
-            }
-        };
-        self.take_over(gone).await?;
+        let gone = self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await;
+        self.made(gone, &record).await?;
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
         match self.hands.change(name, Want::Deleted).await {
@@ -292,13 +284,7 @@ impl Answerer {
         let if_rev = envelope.if_rev.map(signed);
         let done =
             self.ledger.set_admin_state(record.id, AdminChange::to(to), if_rev, asked(&envelope)).await;
-        match done {
-            Ok(record) => self.take_over(record).await?,
-            Err(error) => {
-                self.take_over(record).await?;
-                return Err(refused(error));
-            }
-        }
+        self.made(done, &record).await?;
         self.changed(&envelope, record.id, true).await
     }
 }
@@ -331,14 +317,13 @@ impl Answerer {
         let policies = self.ledger.policies().await.map_err(refused)?;
         let of = policies.iter().find(|policy| policy.id == standing.settings.policy);
         let terms = policy::in_force(of.map(|policy| &policy.terms), &standing.settings.overrides);
-        let zone = self.zone_of(&terms);
+        let zone = zone_of(&terms, &self.zone);
         let now_ms = clock::wall_ms();
         let entries: Vec<_> = standing.wallet.iter().map(WalletEntry::entry).collect();
-        let wallet = Wallet::of(&entries);
-        let reported = standing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
+        let wallet = wallet_of(&standing.wallet);
         let usage = Usage {
             account: standing.account,
-            used: of_meter(self.billed)(&standing.used.counted).saturating_add(reported),
+            used: billed(&standing.used, of_meter(self.billed)),
             quota: terms.quota_bytes,
         };
         let mut left: BTreeMap<_, u64> = wallet.lots().iter().map(|lot| (lot.id, lot.left())).collect();

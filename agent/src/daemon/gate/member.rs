@@ -4,15 +4,15 @@ use boxmeter_common::user::UNLIMITED;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::billing::{Bases, OfMeter, wallet_of, zone_of};
 use crate::{
     core::{
-        event::Counters,
         period::{self, Rule},
         policy::{self, Admin, Before, Decision, SharingNow, Used},
         terms::Terms,
         wallet::{Usage, Wallet},
     },
-    ledger::{self, AdminRecord, AdminState, PolicyRecord, Standing, StateRecord, WalletEntry},
+    ledger::{AdminRecord, AdminState, PolicyRecord, Standing, StateRecord},
 };
 
 /// What the kernel is to hold for a user.
@@ -24,9 +24,6 @@ pub struct Held {
     /// Bytes per second by direction, 0 for no limit.
     pub rates: [u64; 2],
 }
-
-/// Both directions of the meter that quotas are measured on.
-pub type OfMeter = fn(&Counters) -> u64;
 
 /// See the module.
 #[derive(Debug)]
@@ -49,10 +46,7 @@ pub struct Member {
     policy_known: bool,
     admin: Admin,
     before: Option<Before>,
-    /// Used = base + what the kernel counted in its epoch. The base stays while counts move from the
-    /// kernel to the ledger, so that it does not matter when it was read.
-    period_base: i128,
-    total_base: i128,
+    pub bases: Bases,
 }
 
 impl Member {
@@ -65,18 +59,10 @@ impl Member {
         old: Option<Member>,
     ) -> Self {
         let terms = policy::in_force(policy.map(|policy| &policy.terms), &standing.settings.overrides);
-        // A zone that this machine does not know (any more) must cut nobody.
-        let zone = terms.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok());
-        let taken_over = i128::from(of_meter(&standing.taken_over));
-        let base = |used: &ledger::Used| {
-            let reported: i128 = used.reported.iter().map(|&bytes| i128::from(bytes)).sum();
-            i128::from(of_meter(&used.counted)) + reported - taken_over
-        };
         Member {
-            period_base: base(&standing.used),
-            total_base: base(&standing.total),
-            wallet: Wallet::of(&standing.wallet.iter().map(WalletEntry::entry).collect::<Vec<_>>()),
-            zone: zone.unwrap_or_else(|| billing_zone.clone()),
+            bases: Bases::new(&standing.used, &standing.total, &standing.taken_over, of_meter),
+            wallet: wallet_of(&standing.wallet),
+            zone: zone_of(&terms, billing_zone),
             policy_known: policy.is_some(),
             sharing: old.as_ref().and_then(|old| old.sharing),
             held: old.as_ref().and_then(|old| old.held),
@@ -97,13 +83,7 @@ impl Member {
 
     /// `counted`: of the billed meter, by the kernel in its epoch.
     pub fn used(&self, counted: u64) -> Used {
-        let used = |base: i128| u64::try_from(base + i128::from(counted)).unwrap_or(0);
-        Used { period: used(self.period_base), total: used(self.total_base) }
-    }
-
-    /// What the period and the total begin from: see [`Member::used`].
-    pub fn bases(&self) -> (i128, i128) {
-        (self.period_base, self.total_base)
+        self.bases.used(counted)
     }
 
     /// Bytes left in packages after what the running account took of them.

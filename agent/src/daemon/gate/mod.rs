@@ -7,6 +7,7 @@
 //! The ledger is never waited for: what it is to write and to answer runs as jobs beside the agent's
 //! loop ([`Gate::next`]).
 
+mod billing;
 mod jobs;
 mod limits;
 mod member;
@@ -20,14 +21,14 @@ use std::{
     sync::Arc,
 };
 
-use boxmeter_common::user::METER_WIRE;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::tz::TimeZone;
 
+pub use billing::{billed, of_meter, wallet_of, zone_of};
 pub use jobs::News;
 pub use limits::{FlowNews, Limits};
 pub use reasons::settle;
-pub use rows::GateRow;
+pub use rows::{GateRow, Rows};
 
 use super::{meter::Meter, shared::Tighter};
 use crate::{
@@ -35,14 +36,15 @@ use crate::{
     core::{
         account::Row,
         attribute::ReportedBytes,
-        event::{Counters, Now, PolicyId, UserId},
+        event::{Now, PolicyId, UserId},
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
     ledger::{AdminState, Ledger, PolicyRecord, Standing, StateRecord},
 };
+use billing::OfMeter;
 use jobs::{Job, Writes};
-use member::{Held, Member, OfMeter};
+use member::{Held, Member};
 
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
@@ -71,7 +73,7 @@ pub struct Gate {
     writing: bool,
     /// Accounts whose end is under way.
     turning: BTreeSet<UserId>,
-    rows: Arc<BTreeMap<UserId, GateRow>>,
+    rows: Rows,
     /// Too many flows or addresses, and sharing.
     pub limits: Limits,
     /// Of whom reported bytes are on their way to the ledger.
@@ -130,7 +132,7 @@ impl Gate {
     }
 
     /// Everybody, as readers see them.
-    pub fn rows(&self) -> Arc<BTreeMap<UserId, GateRow>> {
+    pub fn rows(&self) -> Rows {
         Arc::clone(&self.rows)
     }
 
@@ -299,7 +301,7 @@ impl Gate {
             self.due.insert((at, user));
         }
         let row = rows::row(member, &self.policies, counted, now.wall_ms);
-        Arc::make_mut(&mut self.rows).insert(user, row);
+        Arc::make_mut(&mut self.rows).insert(user, Arc::new(row));
         Ok(())
     }
 
@@ -327,14 +329,6 @@ impl Gate {
                 self.dirty.insert(user);
             }
         }
-    }
-}
-
-/// Both directions of a meter (`METER_*`).
-pub fn of_meter(meter: u32) -> OfMeter {
-    match meter {
-        METER_WIRE => |counters: &Counters| counters.wire[0].saturating_add(counters.wire[1]),
-        _ => |counters: &Counters| counters.payload[0].saturating_add(counters.payload[1]),
     }
 }
 

@@ -8,16 +8,17 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::{
+    billing::{OfMeter, billed, wallet_of, zone_of},
     jobs::Warning,
-    member::{Member, OfMeter, word},
+    member::{Member, word},
 };
 use crate::{
     core::{
         period::{self, Rule},
         policy::{self, Before, Cause, Reason, State},
-        wallet::{Usage, Wallet, What},
+        wallet::{Usage, What},
     },
-    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry},
+    ledger::{Closing, NewEntry, Settle, StateChange},
 };
 
 /// Why the user is in its state, as the API says it. `None`: nothing limits it.
@@ -63,11 +64,6 @@ pub fn reason(member: &Member) -> Option<ApiReason> {
     })
 }
 
-/// The name of a zone as it stands in sentences.
-pub fn zone_name(zone: &TimeZone) -> Option<&str> {
-    zone.iana_name()
-}
-
 /// The state as decided, with the event that tells it.
 pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
     let before = member.decision.as_ref().map(|decision| decision.before);
@@ -75,7 +71,7 @@ pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
         before.unwrap_or(Before { state: State::Active, cause: Cause::None, since_ms: now_ms });
     let reason = reason(member);
     let message = match &reason {
-        Some(reason) => reason.sentence(Lang::En, zone_name(&member.zone)),
+        Some(reason) => reason.sentence(Lang::En, member.zone.iana_name()),
         None => "active: nothing limits it".to_owned(),
     };
     let severity = if state.connects() { "info" } else { "warning" };
@@ -88,7 +84,7 @@ pub fn state_change(member: &Member, now_ms: i64) -> StateChange {
             "from": member.standing.state.state,
             "to": word(&state),
             "cause": reason,
-            "time_zone": zone_name(&member.zone),
+            "time_zone": member.zone.iana_name(),
             "message": message,
             "severity": severity,
         }),
@@ -121,13 +117,11 @@ pub fn warning(member: &Member, percent: u16, counted: u64, now_ms: i64) -> Warn
 pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settle {
     Box::new(move |closing: &Closing| {
         let terms = policy::in_force(Some(&closing.terms), &closing.overrides);
-        let zone = terms.time_zone.as_deref().and_then(|name| TimeZone::get(name).ok());
-        let zone = zone.unwrap_or_else(|| billing_zone.clone());
-        let wallet = Wallet::of(&closing.wallet.iter().map(WalletEntry::entry).collect::<Vec<_>>());
-        let reported = closing.used.reported.iter().fold(0_u64, |sum, &bytes| sum.saturating_add(bytes));
+        let zone = zone_of(&terms, &billing_zone);
+        let wallet = wallet_of(&closing.wallet);
         let usage = Usage {
             account: closing.account,
-            used: of_meter(&closing.used.counted).saturating_add(reported),
+            used: billed(&closing.used, of_meter),
             quota: terms.quota_bytes,
         };
         let Some(next) = closing.next else {

@@ -1,14 +1,14 @@
 //! What readers see of the gate: one row per user, made when something was decided.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use boxmeter_web::api::reason::Reason;
 use jiff::tz::TimeZone;
 
-use super::{member::Member, reasons};
+use super::{billing::Bases, member::Member, reasons};
 use crate::{
     core::{
-        event::PolicyId,
+        event::{PolicyId, UserId},
         policy::State,
         terms::{Overrides, Terms},
     },
@@ -27,8 +27,7 @@ pub struct GateRow {
     /// Unix milliseconds.
     pub period_end_ms: Option<i64>,
     /// Billed bytes, to which what the kernel counted in its epoch is to be added.
-    pub period_base: i128,
-    pub total_base: i128,
+    pub bases: Bases,
     /// Bytes left in packages, as of the decision.
     pub packages_left: u64,
     /// Bytes per second that the kernel holds the user to, by direction; 0 is no limit.
@@ -39,16 +38,8 @@ pub struct GateRow {
     pub taken_out: bool,
 }
 
-impl GateRow {
-    /// `counted`: of the billed meter, by the kernel in its epoch.
-    pub fn period_used(&self, counted: u64) -> u64 {
-        u64::try_from(self.period_base + i128::from(counted)).unwrap_or(0)
-    }
-
-    pub fn total_used(&self, counted: u64) -> u64 {
-        u64::try_from(self.total_base + i128::from(counted)).unwrap_or(0)
-    }
-}
+/// By user. Readers hold the last ones while new ones are made: a change of one copies references only.
+pub type Rows = Arc<BTreeMap<UserId, Arc<GateRow>>>;
 
 pub(super) fn row(
     member: &Member,
@@ -57,7 +48,6 @@ pub(super) fn row(
     now_ms: i64,
 ) -> GateRow {
     let standing = &member.standing;
-    let (period_base, total_base) = member.bases();
     let decision = member.decision.as_ref();
     GateRow {
         state: decision.map_or(State::Active, |decision| decision.state),
@@ -67,8 +57,7 @@ pub(super) fn row(
         overrides: standing.settings.overrides.clone(),
         zone: member.zone.clone(),
         period_end_ms: decision.and_then(|decision| decision.period_end_ms),
-        period_base,
-        total_base,
+        bases: member.bases,
         packages_left: member.packages_left(counted, now_ms),
         rates: member.held.map_or([0; 2], |held| held.rates),
         cut: !member.connects(),
