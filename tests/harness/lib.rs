@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What a test waits for comes within this time, or the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Waits until `ready` gives something; the last refusal is the text of the failure.
 pub fn wait<T>(what: &str, mut ready: impl FnMut() -> Result<T, String>) -> T {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end after SIGTERM before it is killed.
-const END_LIMIT: Duration = Duration::from_secs(5);
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// A running program with its output in a file; ended with SIGTERM, then SIGKILL.
 pub struct Process {

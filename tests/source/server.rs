@@ -14,7 +14,7 @@ pub const V13: &str = "1.13.21";
 pub const V14: &str = "1.14.4";
 
 /// Conditions are waited for this long; they come in milliseconds unless something is wrong.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn binary(version: &str) -> PathBuf {
     let place = std::env::var_os("BOXMETER_SINGBOX_DIR").map_or_else(

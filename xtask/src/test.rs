@@ -141,7 +141,8 @@ impl Run<'_> {
             return;
         }
         eprintln!("\n== {}", vm::STAGE);
-        match vm::stage(self.object.as_deref(), &[]) {
+        let which = if self.args.long { vm::Which::All } else { vm::Which::Short };
+        match vm::stage(self.object.as_deref(), which) {
             Ok(stage) => self.stages.push(stage),
             Err(error) if self.args.unprivileged => eprintln!("xtask: going on without: {error:#}"),
             Err(error) => {
