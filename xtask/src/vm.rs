@@ -111,6 +111,11 @@ pub fn stage(object: Option<&Path>, which: Which) -> Result<Stage> {
         stage.failed = 1;
         stage.failures.push("the machine did not say that its tests ended well".into());
     }
+    let expected = SHORT_KERNEL_TESTS.len() + SHORT_FLOW_TESTS.len();
+    if short && stage.failed == 0 && stage.passed != expected {
+        stage.failed = 1;
+        stage.failures.push(format!("{} of {expected} tests ran: one has another name now", stage.passed));
+    }
     if short && stage.took > BUDGET {
         eprintln!("warning: {STAGE} took {} s of {}", stage.took.as_secs(), BUDGET.as_secs());
     }
