@@ -16,6 +16,7 @@ use crate::api::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
     },
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
     types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
 
@@ -146,6 +147,44 @@ pub trait Backend: Send + Sync {
 
     /// Users of another program; each is added, changed or refused on its own.
     async fn import(&self, _envelope: Envelope, _request: ImportRequest) -> Result<ImportReport, ApiError> {
+        Err(only_reads())
+    }
+
+    // What lets somebody in. The router has checked that the caller may see it; nothing of it goes into
+    // a log, an event or a stored answer.
+
+    /// A user's ways in, with links, and the secret of the subscription, which is made when it is first
+    /// asked for.
+    async fn credentials(&self, _name: &str) -> Result<UserCredentials, ApiError> {
+        Err(only_reads())
+    }
+
+    /// A new secret; the old one is dead at once. The credentials stay.
+    async fn rotate_subscription(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+    ) -> Result<UserCredentials, ApiError> {
+        Err(only_reads())
+    }
+
+    /// The subscription of a secret. `NotFound` for one that nobody has, or whose user is deleted: the
+    /// two look the same.
+    async fn subscription(&self, _token: &str) -> Result<Subscription, ApiError> {
+        Err(only_reads())
+    }
+
+    /// The settings of links and subscriptions.
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        Err(only_reads())
+    }
+
+    /// `Sharing::changed` gives the new settings.
+    async fn change_sharing(
+        &self,
+        _envelope: Envelope,
+        _change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
         Err(only_reads())
     }
 }

@@ -144,6 +144,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         default_policy: config.billing.default_policy.clone(),
         zone: zone.clone(),
         meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
+        public_url: config.panel.public_url.trim_end_matches('/').to_owned(),
         started_ms: started.wall_ms,
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),

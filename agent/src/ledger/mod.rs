@@ -33,6 +33,7 @@ mod retention;
 mod schema;
 mod schema_gate;
 mod settings;
+mod sharing;
 mod standing;
 mod statements;
 mod wallet;
@@ -56,4 +57,5 @@ pub use records::{
 };
 pub use reported::ImportedBytes;
 pub use retention::Retention;
+pub use sharing::SharingRecord;
 pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

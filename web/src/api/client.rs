@@ -2,7 +2,6 @@
 //! over a socket as inside the agent.
 
 use std::{
-    fmt::Write as _,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,10 +29,14 @@ use super::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
     },
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
     sse::{Message, Parser},
     types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
-use crate::backend::{Backend, LiveStream};
+use crate::{
+    backend::{Backend, LiveStream},
+    share::percent,
+};
 
 /// The largest answer that is read: [`super::query::LIMIT_MAX`] users with long names are about 10 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -272,6 +275,34 @@ impl Backend for Client {
         self.change(Method::POST, plain("/import"), &envelope, Some(&request)).await
     }
 
+    async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
+        self.get(&user_path(name, "/credentials")?, &Pairs::new()).await
+    }
+
+    async fn rotate_subscription(
+        &self,
+        envelope: Envelope,
+        name: &str,
+    ) -> Result<UserCredentials, ApiError> {
+        let uri = plain(&user_path(name, "/subscription/rotate")?);
+        self.change(Method::POST, uri, &envelope, NOTHING).await
+    }
+
+    async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
+        match token {
+            "" => Err(ApiError::no_such_subscription()),
+            token => self.get(&format!("/subscriptions/{}", percent(token)), &Pairs::new()).await,
+        }
+    }
+
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        self.get("/settings/sharing", &Pairs::new()).await
+    }
+
+    async fn change_sharing(&self, envelope: Envelope, change: SharingChange) -> Result<SharingShow, ApiError> {
+        self.change(Method::PATCH, plain("/settings/sharing"), &envelope, Some(&change)).await
+    }
+
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
         let request = Request::get(uri("/stream", &Pairs::new()));
         let response = self.send(request, Vec::new(), "text/event-stream").await?;
@@ -383,18 +414,4 @@ fn query_string(pairs: &Pairs) -> String {
         text.push_str(&percent(value));
     }
     text
-}
-
-/// Everything but unreserved characters as `%XX`: right in a path segment and in a query.
-fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }

@@ -20,6 +20,8 @@ pub mod query;
 pub mod reason;
 pub mod routes;
 pub mod serve;
+pub mod sharing;
+pub mod sharing_routes;
 pub mod sse;
 pub mod status;
 pub mod terms;

@@ -21,7 +21,7 @@ use http::{Method, header};
 use serde::Serialize;
 
 use super::{
-    PREFIX, change_routes,
+    PREFIX, change_routes, sharing_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
     openapi,
@@ -63,6 +63,7 @@ pub fn router(backend: Shared) -> Router {
         .route("/stats", get(stats))
         .route("/openapi.json", get(openapi_document))
         .merge(change_routes::routes())
+        .merge(sharing_routes::routes())
         .layer(middleware::from_fn(limit_time));
     let api = timed
         .route("/stream", get(stream))

@@ -3,6 +3,7 @@
 
 mod changes;
 mod data;
+mod sharing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,7 @@ use crate::{
         live::LiveSnapshot,
         order::Envelope,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+        sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::*,
     },
     backend::{ApiError, Backend, LiveStream},
@@ -322,5 +324,44 @@ impl Backend for Demo {
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
         self.once(&envelope, |state| Ok(state.import(&self.now, &envelope, &request)))
+    }
+
+    async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
+        let state = self.state();
+        Ok(state.shared.credentials(state.user(name)?, state.rev))
+    }
+
+    async fn rotate_subscription(
+        &self,
+        envelope: Envelope,
+        name: &str,
+    ) -> Result<UserCredentials, ApiError> {
+        self.once(&envelope, |state| {
+            let user = state.user(name)?.clone();
+            envelope.check_rev(user.rev, &user)?;
+            state.shared.rotate(&user);
+            state.rev += 1;
+            Ok(state.shared.credentials(&user, state.rev))
+        })
+    }
+
+    async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
+        let state = self.state();
+        state.shared.subscription(&self.now, &state.users, token)
+    }
+
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        let state = self.state();
+        Ok(state.shared.show(state.sharing_rev))
+    }
+
+    async fn change_sharing(&self, envelope: Envelope, change: SharingChange) -> Result<SharingShow, ApiError> {
+        self.once(&envelope, |state| {
+            envelope.check_rev(state.sharing_rev, &state.shared.sharing)?;
+            state.shared.change(&change)?;
+            state.rev += 1;
+            state.sharing_rev = state.rev;
+            Ok(state.shared.show(state.sharing_rev))
+        })
     }
 }

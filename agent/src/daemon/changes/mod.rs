@@ -6,6 +6,7 @@
 
 mod import;
 mod policies;
+mod sharing;
 mod users;
 
 use boxmeter_web::{

@@ -19,6 +19,7 @@ mod parked;
 mod people;
 mod ranges;
 mod reported;
+mod sharing;
 mod ticks;
 mod versions;
 mod wallet;
