@@ -21,12 +21,13 @@ use http::{Method, header};
 use serde::Serialize;
 
 use super::{
-    PREFIX, change_routes, sharing_routes,
+    PREFIX, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
     openapi,
     params::{self, Pairs, Parameters},
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing_routes,
 };
 use crate::backend::{Backend, LiveStream};
 
