@@ -422,11 +422,7 @@ impl Backend for Answerer {
         self.ways_in(name).await
     }
 
-    async fn rotate_subscription(
-        &self,
-        envelope: Envelope,
-        name: &str,
-    ) -> Result<UserCredentials, ApiError> {
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
         let _turn = self.turn().await?;
         self.new_secret(envelope, name).await
     }
@@ -439,7 +435,11 @@ impl Backend for Answerer {
         self.show_sharing().await
     }
 
-    async fn change_sharing(&self, envelope: Envelope, change: SharingChange) -> Result<SharingShow, ApiError> {
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
         let _turn = self.turn().await?;
         self.alter_sharing(envelope, change).await
     }

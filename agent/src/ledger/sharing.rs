@@ -93,7 +93,13 @@ fn change(
         "INSERT INTO sharing VALUES (1, ?1, ?2) ON CONFLICT (only_row) DO UPDATE SET settings = ?1, rev = ?2",
         params![text, rev],
     )?;
-    asked.event(transaction, "sharing_changed", None, json!({ "before": before.settings, "after": new }), rev)?;
+    asked.event(
+        transaction,
+        "sharing_changed",
+        None,
+        json!({ "before": before.settings, "after": new }),
+        rev,
+    )?;
     Ok(SharingRecord { settings: Some(new.clone()), rev })
 }
 

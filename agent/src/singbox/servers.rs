@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use boxmeter_web::api::sharing::{Reality, Server, ServerTls, ServerTransport};
 use x25519_dalek::{PublicKey, StaticSecret};
 

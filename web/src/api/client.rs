@@ -313,11 +313,7 @@ impl Backend for Client {
         self.get(&user_path(name, "/credentials")?, &Pairs::new()).await
     }
 
-    async fn rotate_subscription(
-        &self,
-        envelope: Envelope,
-        name: &str,
-    ) -> Result<UserCredentials, ApiError> {
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
         let uri = plain(&user_path(name, "/subscription/rotate")?);
         self.change(Method::POST, uri, &envelope, NOTHING).await
     }
@@ -333,7 +329,11 @@ impl Backend for Client {
         self.get("/settings/sharing", &Pairs::new()).await
     }
 
-    async fn change_sharing(&self, envelope: Envelope, change: SharingChange) -> Result<SharingShow, ApiError> {
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
         self.change(Method::PATCH, plain("/settings/sharing"), &envelope, Some(&change)).await
     }
 

@@ -21,12 +21,13 @@ use http::{Method, header};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PREFIX, access_routes, change_routes, sharing_routes,
+    PREFIX, access_routes, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
     openapi,
     params::{self, Pairs, Parameters},
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing_routes,
 };
 use crate::backend::{Backend, LiveStream};
 

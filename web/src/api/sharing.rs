@@ -350,7 +350,8 @@ fn check_address(field: &str, text: Option<&str>) -> Result<(), ApiError> {
     match sound || text.parse::<std::net::Ipv6Addr>().is_ok() {
         true => Ok(()),
         false => {
-            let text = format!("{text:?} is no host name or address: give it without port, brackets and scheme");
+            let text =
+                format!("{text:?} is no host name or address: give it without port, brackets and scheme");
             Err(ApiError::invalid(field, text))
         }
     }
@@ -359,10 +360,14 @@ fn check_address(field: &str, text: Option<&str>) -> Result<(), ApiError> {
 /// An absolute address that a browser opens and that is no script.
 fn check_url(field: &str, url: &str) -> Result<(), ApiError> {
     let starts = ["https://", "http://", "mailto:", "tg://"].iter().any(|start| url.starts_with(start));
-    let plain = url.len() <= TEXT_BYTES_MAX && url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    let plain =
+        url.len() <= TEXT_BYTES_MAX && url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
     match starts && plain {
         true => Ok(()),
-        false => Err(ApiError::invalid(field, "give an address that begins with https://, http://, mailto: or tg://")),
+        false => Err(ApiError::invalid(
+            field,
+            "give an address that begins with https://, http://, mailto: or tg://",
+        )),
     }
 }
 
@@ -380,13 +385,17 @@ mod tests {
             assert_eq!(change(serde_json::json!({"address": good})).unwrap().address.as_deref(), Some(good));
         }
         for bad in ["a b", "a@b", "a:443", "[::1]", "https://a", "a/b", "a#b", "a\nb"] {
-            assert_eq!(change(serde_json::json!({"address": bad})).unwrap_err().field.as_deref(), Some("address"));
+            assert_eq!(
+                change(serde_json::json!({"address": bad})).unwrap_err().field.as_deref(),
+                Some("address")
+            );
         }
     }
 
     #[test]
     fn null_and_blanks_take_a_value_away() {
-        let some = change(serde_json::json!({"address": "a.example", "inbounds": {"in": {"port": 8443}}})).unwrap();
+        let some =
+            change(serde_json::json!({"address": "a.example", "inbounds": {"in": {"port": 8443}}})).unwrap();
         assert_eq!(some.inbounds["in"].port, Some(8443));
         let none = SharingChange {
             address: Some(None),

@@ -41,7 +41,16 @@ struct Answered {
 
 impl State {
     pub fn new(users: Vec<User>, policies: Vec<Policy>, events: Vec<Event>) -> Self {
-        State { users, policies, events, packages: BTreeMap::new(), keys: Vec::new(), shared: Shared::default(), sharing_rev: 1, rev: 100 }
+        State {
+            users,
+            policies,
+            events,
+            packages: BTreeMap::new(),
+            keys: Vec::new(),
+            shared: Shared::default(),
+            sharing_rev: 1,
+            rev: 100,
+        }
     }
 
     /// What was answered to the same change before.

@@ -335,11 +335,7 @@ impl Backend for Demo {
         Ok(state.shared.credentials(state.user(name)?, state.rev))
     }
 
-    async fn rotate_subscription(
-        &self,
-        envelope: Envelope,
-        name: &str,
-    ) -> Result<UserCredentials, ApiError> {
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
         self.once(&envelope, |state| {
             let user = state.user(name)?.clone();
             envelope.check_rev(user.rev, &user)?;
@@ -359,7 +355,11 @@ impl Backend for Demo {
         Ok(state.shared.show(state.sharing_rev))
     }
 
-    async fn change_sharing(&self, envelope: Envelope, change: SharingChange) -> Result<SharingShow, ApiError> {
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
         self.once(&envelope, |state| {
             envelope.check_rev(state.sharing_rev, &state.shared.sharing)?;
             state.shared.change(&change)?;

@@ -146,7 +146,11 @@ fn days(now: &Zoned, user: &User) -> Vec<Day> {
     let day = |ago: i64| {
         let start = now.start_of_day().ok()?.checked_sub(ago.days()).ok()?;
         let height = [3, 5, 4, 8, 2, 1, 6][usize::try_from(ago.rem_euclid(7)).unwrap_or(0)];
-        Some(Day { start: Time::from(&start), upload_bytes: unit * height / 8, download_bytes: unit * height })
+        Some(Day {
+            start: Time::from(&start),
+            upload_bytes: unit * height / 8,
+            download_bytes: unit * height,
+        })
     };
     (0..DAYS).rev().filter_map(day).collect()
 }

@@ -27,7 +27,8 @@ pub fn config(servers: &[Labelled<'_>]) -> String {
             names.push(it.label.clone());
         }
     }
-    let mut text = String::from("mixed-port: 7890\nallow-lan: false\nmode: rule\nlog-level: warning\nproxies:");
+    let mut text =
+        String::from("mixed-port: 7890\nallow-lan: false\nmode: rule\nlog-level: warning\nproxies:");
     list(&mut text, &proxies);
     text.push_str("proxy-groups:");
     list(&mut text, &groups(&names));
@@ -46,7 +47,8 @@ fn groups(names: &[String]) -> Vec<Value> {
         [] => Vec::new(),
         [only] => vec![json!({"name": SELECTOR, "type": "select", "proxies": [only]})],
         names => {
-            let choices: Vec<&str> = std::iter::once(AUTOMATIC).chain(names.iter().map(String::as_str)).collect();
+            let choices: Vec<&str> =
+                std::iter::once(AUTOMATIC).chain(names.iter().map(String::as_str)).collect();
             vec![
                 json!({"name": SELECTOR, "type": "select", "proxies": choices}),
                 json!({"name": AUTOMATIC, "type": "url-test", "proxies": names, "url": TEST_URL, "interval": 600}),
@@ -66,7 +68,8 @@ fn proxy(server: &Server, name: &str) -> Option<Value> {
         kind @ ("trojan" | "vmess" | "vless" | "hysteria2" | "hysteria" | "tuic" | "anytls" | "http") => kind,
         _ => return None,
     };
-    let mut out = json!({"name": name, "type": kind, "server": server.address, "port": server.port, "udp": true});
+    let mut out =
+        json!({"name": name, "type": kind, "server": server.address, "port": server.port, "udp": true});
     match kind {
         "trojan" | "hysteria2" | "anytls" => out["password"] = json!(entry("password")?),
         "vmess" => {
@@ -175,7 +178,8 @@ fn transport(server: &Server, out: &mut Value) -> Option<()> {
         }
         "grpc" => {
             out["network"] = json!("grpc");
-            out["grpc-opts"] = json!({"grpc-service-name": transport.service_name.clone().unwrap_or_default()});
+            out["grpc-opts"] =
+                json!({"grpc-service-name": transport.service_name.clone().unwrap_or_default()});
         }
         "http" if server.kind == "trojan" => return None,
         "http" if server.tls.is_some() => {

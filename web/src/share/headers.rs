@@ -77,7 +77,11 @@ fn title(title: &str) -> String {
 fn disposition(file: &str) -> String {
     let mut plain = String::with_capacity(file.len());
     for c in file.chars() {
-        plain.push(if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ' ' | '@' | '+') { c } else { '_' });
+        plain.push(if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ' ' | '@' | '+') {
+            c
+        } else {
+            '_'
+        });
     }
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -1,7 +1,9 @@
 //! Share links, in the forms that v2rayN, NekoBox, Hiddify, Shadowrocket and mihomo read. Where a field
 //! has two names among them, both are written.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _, engine::general_purpose::STANDARD as BASE64, engine::general_purpose::URL_SAFE_NO_PAD,
+};
 use serde_json::json;
 
 use super::percent;

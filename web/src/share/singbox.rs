@@ -52,7 +52,7 @@ pub fn config(servers: &[Labelled<'_>], tun: bool) -> String {
         "dns": dns(!tags.is_empty()),
         "inbounds": inbounds,
         "outbounds": all,
-        "route": route(!tags.is_empty()),
+        "route": route(!tags.is_empty(), tun),
     });
     serde_json::to_string_pretty(&text).unwrap_or_default()
 }
@@ -68,7 +68,7 @@ fn dns(proxied: bool) -> Value {
     json!({"servers": [remote, local], "final": "remote"})
 }
 
-fn route(proxied: bool) -> Value {
+fn route(proxied: bool, tun: bool) -> Value {
     let mut rules = vec![
         json!({"action": "sniff"}),
         json!({"protocol": "dns", "action": "hijack-dns"}),
@@ -77,10 +77,13 @@ fn route(proxied: bool) -> Value {
     if !proxied {
         rules.push(json!({"action": "reject"}));
     }
-    json!({
-        "rules": rules, "final": if proxied { SELECTOR } else { "direct" },
-        "auto_detect_interface": true, "default_domain_resolver": "local",
-    })
+    let last = if proxied { SELECTOR } else { "direct" };
+    let mut route = json!({"rules": rules, "final": last, "default_domain_resolver": "local"});
+    if tun {
+        // What sing-box itself sends must not come back through its own device.
+        route["auto_detect_interface"] = json!(true);
+    }
+    route
 }
 
 fn groups(tags: &[String]) -> Vec<Value> {
@@ -88,7 +91,8 @@ fn groups(tags: &[String]) -> Vec<Value> {
         [] => Vec::new(),
         [only] => vec![json!({"type": "selector", "tag": SELECTOR, "outbounds": [only]})],
         tags => {
-            let choices: Vec<&str> = std::iter::once(AUTOMATIC).chain(tags.iter().map(String::as_str)).collect();
+            let choices: Vec<&str> =
+                std::iter::once(AUTOMATIC).chain(tags.iter().map(String::as_str)).collect();
             vec![
                 json!({"type": "selector", "tag": SELECTOR, "outbounds": choices, "default": AUTOMATIC}),
                 json!({"type": "urltest", "tag": AUTOMATIC, "outbounds": tags, "url": TEST_URL, "interval": "10m"}),
@@ -103,7 +107,8 @@ fn outbound(server: &Server, tag: &str) -> Option<Vec<Value>> {
         return shadowtls(server, tag);
     }
     let entry = |key: &str| server.entry.get(key);
-    let mut out = json!({"type": server.kind, "tag": tag, "server": server.address, "server_port": server.port});
+    let mut out =
+        json!({"type": server.kind, "tag": tag, "server": server.address, "server_port": server.port});
     match server.kind.as_str() {
         "trojan" | "hysteria2" | "anytls" => out["password"] = json!(entry("password")?),
         "vmess" => {

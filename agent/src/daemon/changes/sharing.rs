@@ -78,7 +78,9 @@ fn is_public(address: IpAddr) -> bool {
             let carrier = a == 100 && (64..128).contains(&b);
             !(it.is_private() || it.is_loopback() || it.is_link_local() || it.is_unspecified() || carrier)
         }
-        IpAddr::V6(it) => !(it.is_loopback() || it.is_unspecified() || it.is_unique_local() || it.is_unicast_link_local()),
+        IpAddr::V6(it) => {
+            !(it.is_loopback() || it.is_unspecified() || it.is_unique_local() || it.is_unicast_link_local())
+        }
     }
 }
 
@@ -342,7 +344,12 @@ mod tests {
         sharing.inbounds.insert("behind".to_owned(), said);
         sharing.inbounds.insert("secret".to_owned(), InboundSharing { hidden: true, ..Default::default() });
         let all = || {
-            vec![found("plain", 443, false), found("behind", 80, true), found("secret", 1, false), found("loop", 2, true)]
+            vec![
+                found("plain", 443, false),
+                found("behind", 80, true),
+                found("secret", 1, false),
+                found("loop", 2, true),
+            ]
         };
         let (servers, notes) = told(all(), &sharing, None);
         let [plain, behind] = servers.as_slice() else { panic!("{notes:?}") };

@@ -242,7 +242,8 @@ impl Worker {
 
     async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
         let found = self.find().await.map_err(ApiError::unavailable)?;
-        let own = users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)?;
+        let own =
+            users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)?;
         let own: Vec<servers::Entry> =
             own.into_iter().map(|one| servers::entry_of(&one.inbound, one.fields)).collect();
         servers::found(&found.files, &own).map_err(ApiError::unavailable)

@@ -27,7 +27,10 @@ fn a_secret_opens_its_users_page_until_it_is_changed_or_the_user_is_deleted() {
     assert_eq!(reader().subscriber(&secret('c')).unwrap(), Some(alice));
     let events = reader().events(Some(alice), None, None, 100).unwrap();
     let last = events.last().unwrap();
-    assert_eq!((last.kind.as_str(), last.data.to_string().contains(&secret('c'))), ("subscription_rotated", false));
+    assert_eq!(
+        (last.kind.as_str(), last.data.to_string().contains(&secret('c'))),
+        ("subscription_rotated", false)
+    );
 
     rig.ledger.delete_user(bob, None, Asked::new("uid:0", 5)).wait().unwrap();
     assert_eq!(reader().subscriber(&secret('b')).unwrap(), None);

@@ -93,7 +93,10 @@ mod tests {
         let taken = (0..BURST + 5).filter(|_| limit.take(Some(one), start)).count();
         assert_eq!(taken, BURST as usize);
         assert!(limit.take(Some("203.0.113.8".parse().unwrap()), start));
-        assert!(!limit.take(Some("::ffff:203.0.113.7".parse().unwrap()), start), "the same in IPv6's clothes");
+        assert!(
+            !limit.take(Some("::ffff:203.0.113.7".parse().unwrap()), start),
+            "the same in IPv6's clothes"
+        );
         assert!(limit.take(Some(one), start + EVERY));
         assert!(!limit.take(Some(one), start + EVERY));
         let rested = start + EVERY * 10 * BURST;

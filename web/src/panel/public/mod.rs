@@ -100,8 +100,7 @@ async fn subscription(
         Ok(asked) => asked,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.message),
     };
-    let wanted =
-        choose::choose(asked, text(&request, &header::USER_AGENT), text(&request, &header::ACCEPT));
+    let wanted = choose::choose(asked, text(&request, &header::USER_AGENT), text(&request, &header::ACCEPT));
     let found = match token.len() <= TOKEN_BYTES_MAX {
         true => public.backend.subscription(&token).await,
         false => Err(ApiError::no_such_subscription()),
