@@ -7,4 +7,6 @@ pub mod api;
 pub mod backend;
 pub mod demo;
 pub mod locale;
+pub mod panel;
 pub mod units;
+pub mod wording;

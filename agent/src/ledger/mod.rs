@@ -43,8 +43,8 @@ mod tests;
 
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
-    AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
-    FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, NewEvent, Reported, ReportedConnection,
+    AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord, EventsWanted,
+    FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported, ReportedConnection,
     ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use open::Check;

@@ -17,7 +17,7 @@ use crate::{
     api::{
         live::LiveSnapshot,
         order::Envelope,
-        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         types::*,
     },
     backend::{ApiError, Backend, LiveStream},
@@ -133,18 +133,9 @@ impl Backend for Demo {
     }
 
     async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
-        let search = filter.search.unwrap_or_default().to_lowercase();
         let state = self.state();
-        let mut users: Vec<User> = state
-            .users
-            .iter()
-            .filter(|user| filter.state.is_none_or(|state| user.state == state))
-            .filter(|user| user.name.to_lowercase().contains(&search))
-            .cloned()
-            .collect();
-        users.sort_by(|a, b| a.name.cmp(&b.name));
-        let (users, next) = paged(users, &page, |user| user.name.clone());
-        Ok(UserList { schema: Schema, users, rev: state.rev, next })
+        let UserPage { users, next, matching } = filter.page(state.users.iter().cloned(), &page);
+        Ok(UserList { schema: Schema, users, rev: state.rev, next, matching: Some(matching) })
     }
 
     async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
@@ -195,9 +186,14 @@ impl Backend for Demo {
         let wanted = |event: &&Event| {
             query.user.as_ref().is_none_or(|name| event.user.as_ref() == Some(name))
                 && query.since.is_none_or(|since| event.at.instant >= since)
+                && query.severity.is_none_or(|least| event.severity >= least)
+                && !(query.by_people && event.who.as_deref().is_none_or(|who| who == "agent"))
         };
         let state = self.state();
-        let events = state.events.iter().filter(wanted).cloned().collect();
+        let mut events: Vec<Event> = state.events.iter().filter(wanted).cloned().collect();
+        if query.newest {
+            events.reverse();
+        }
         let (events, next) = paged(events, &query.page, |event: &Event| event.id.clone());
         Ok(EventList { schema: Schema, events, rev: state.rev, next })
     }

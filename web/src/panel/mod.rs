@@ -1,0 +1,3 @@
+//! The web panel: pages over a [`crate::backend::Backend`].
+
+pub mod pages;
