@@ -119,7 +119,7 @@ async fn admitted(backend: &Shared, own: Access, request: &mut Request) -> Resul
         Some(_) => (Access::Panel, socket(Access::Panel, request)),
     };
     match rule {
-        Some(Need::Panel) if matches!(own, Access::Panel | Access::Admin) => {}
+        Some(Need::Panel) if who.by == By::Socket && matches!(own, Access::Panel | Access::Admin) => {}
         Some(Need::Level(level)) if access >= level && !(visitor.is_some() && who.by == By::Socket) => {}
         Some(_) => return Err(too_little(&who)),
         None => return Err(ApiError::not_permitted("nobody may do this here")),
