@@ -8,6 +8,7 @@ use futures_util::stream::BoxStream;
 use jiff::Zoned;
 
 pub use crate::api::error::{ApiError, ErrorKind};
+use crate::access::Door;
 use crate::api::{
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     live::LiveSnapshot,
@@ -25,7 +26,7 @@ pub type LiveStream = BoxStream<'static, Result<Arc<LiveSnapshot>, ApiError>>;
 
 /// Answers of the contract. Every method may be called by many tasks at once.
 #[async_trait]
-pub trait Backend: Send + Sync {
+pub trait Backend: Door {
     /// The wall clock in the zone of billing: what `today` and `-7d` are relative to.
     fn now(&self) -> Zoned;
 
@@ -189,7 +190,7 @@ pub trait Backend: Send + Sync {
     }
 }
 
-fn only_reads() -> ApiError {
+pub(crate) fn only_reads() -> ApiError {
     ApiError::unsupported(
         "whoever answers here only meters: it cannot do this; update the agent and start it again",
     )

@@ -3,6 +3,7 @@
 //! Knows neither the kernel nor the ledger: whoever answers stands behind the trait, so that the
 //! agent, the panel (over [`api::client::Client`]) and tests share every line here.
 
+pub mod access;
 pub mod api;
 pub mod backend;
 pub mod demo;

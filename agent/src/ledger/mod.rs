@@ -8,6 +8,8 @@
 //! Usage counts for the minute, hour and day of the tick that committed it, whatever the clock did
 //! before: a clock that jumps moves bytes between buckets and never changes their sum.
 
+mod access;
+mod attempts;
 mod audit;
 mod backup;
 mod bucket;
@@ -42,6 +44,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Ended, IDLE_MS, NewSession, NewToken, PanelAdmin, SessionRecord, TokenRecord};
+pub use attempts::Attempt;
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,

@@ -23,7 +23,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
             Ok(schema_gate::move_users(transaction)?)
         })
         .foreign_key_check(),
-        M::up("-- 0003_access.sql"),
+        M::up(include_str!("migrations/0003_access.sql")),
         M::up(include_str!("migrations/0004_sharing.sql")),
     ])
 });

@@ -1,5 +1,6 @@
 //! `/api/v1`: what crosses the socket, who may ask, and both ends of the wire.
 
+pub mod access_routes;
 pub mod change;
 pub mod change_routes;
 #[cfg(test)]

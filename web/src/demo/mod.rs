@@ -3,6 +3,7 @@
 
 mod changes;
 mod data;
+mod door;
 mod sharing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,7 @@ use crate::{
 };
 use changes::State;
 pub use data::user;
+pub use door::PASSWORD;
 use data::{GIB, MIB, events, flows, policies, snapshot, status, traffic};
 
 /// A server that stands still at one moment, but for what is changed; tests set the fields.
@@ -35,6 +37,7 @@ pub struct Demo {
     pub flows: Vec<Flow>,
     pub unattributed: Traffic,
     state: Mutex<State>,
+    doors: door::Doors,
     /// What the stream tells; see [`Demo::publish`].
     live: watch::Sender<Arc<LiveSnapshot>>,
 }
@@ -54,6 +57,7 @@ impl Demo {
             flows: flows(&now, &users),
             unattributed: traffic(3 * MIB),
             state: Mutex::new(State::new(users, policies(), events(&now))),
+            doors: door::Doors::default(),
             now,
             live,
         }

@@ -11,6 +11,7 @@ use crate::core::{
     terms::{GIB, Overrides, Terms},
 };
 
+mod access;
 mod accounts;
 mod bench;
 mod crash;
