@@ -240,7 +240,7 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
     let none = || f.t("none").to_owned();
     let mut lines: Vec<(&str, String, bool)> = vec![
         ("user.policy", user.policy.as_deref().map_or_else(none, shown), false),
-        ("user.expires", user.expires_at.as_ref().map_or_else(|| f.t("never").to_owned(), wording::minute), false),
+        ("user.expires", user.expires_at.as_ref().map_or_else(|| f.t("panel.time.no_end").to_owned(), wording::minute), false),
     ];
     if let Some(terms) = &user.terms {
         lines.extend(limits(f, user, terms));
