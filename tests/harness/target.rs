@@ -83,8 +83,13 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
 
 /// Starts a target on loopback inside `netns`.
 pub fn serve(netns: &Netns) -> Target {
+    serve_at(netns, Ipv4Addr::LOCALHOST)
+}
+
+/// Starts a target on an address that `netns` has.
+pub fn serve_at(netns: &Netns, address: Ipv4Addr) -> Target {
     let (tcp, udp) = netns.run(|| {
-        let place = (Ipv4Addr::LOCALHOST, 0);
+        let place = (address, 0);
         (TcpListener::bind(place).unwrap(), UdpSocket::bind(place).unwrap())
     });
     let target = Target { tcp: tcp.local_addr().unwrap(), udp: udp.local_addr().unwrap() };

@@ -8,6 +8,7 @@ use futures_util::stream::BoxStream;
 use jiff::Zoned;
 
 pub use crate::api::error::{ApiError, ErrorKind};
+use crate::access::Door;
 use crate::api::{
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     live::LiveSnapshot,
@@ -16,6 +17,7 @@ use crate::api::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
     },
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
     types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
 
@@ -24,7 +26,7 @@ pub type LiveStream = BoxStream<'static, Result<Arc<LiveSnapshot>, ApiError>>;
 
 /// Answers of the contract. Every method may be called by many tasks at once.
 #[async_trait]
-pub trait Backend: Send + Sync {
+pub trait Backend: Door {
     /// The wall clock in the zone of billing: what `today` and `-7d` are relative to.
     fn now(&self) -> Zoned;
 
@@ -148,9 +150,47 @@ pub trait Backend: Send + Sync {
     async fn import(&self, _envelope: Envelope, _request: ImportRequest) -> Result<ImportReport, ApiError> {
         Err(only_reads())
     }
+
+    // What lets somebody in. The router has checked that the caller may see it; nothing of it goes into
+    // a log, an event or a stored answer.
+
+    /// A user's ways in, with links, and the secret of the subscription, which is made when it is first
+    /// asked for.
+    async fn credentials(&self, _name: &str) -> Result<UserCredentials, ApiError> {
+        Err(only_reads())
+    }
+
+    /// A new secret; the old one is dead at once. The credentials stay.
+    async fn rotate_subscription(
+        &self,
+        _envelope: Envelope,
+        _name: &str,
+    ) -> Result<UserCredentials, ApiError> {
+        Err(only_reads())
+    }
+
+    /// The subscription of a secret. `NotFound` for one that nobody has, or whose user is deleted: the
+    /// two look the same.
+    async fn subscription(&self, _token: &str) -> Result<Subscription, ApiError> {
+        Err(only_reads())
+    }
+
+    /// The settings of links and subscriptions.
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        Err(only_reads())
+    }
+
+    /// `Sharing::changed` gives the new settings.
+    async fn change_sharing(
+        &self,
+        _envelope: Envelope,
+        _change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
+        Err(only_reads())
+    }
 }
 
-fn only_reads() -> ApiError {
+pub(crate) fn only_reads() -> ApiError {
     ApiError::unsupported(
         "whoever answers here only meters: it cannot do this; update the agent and start it again",
     )

@@ -18,6 +18,7 @@ use boxmeter_web::{
             PolicyShow,
         },
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
+        sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::{
             AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
             Severity, SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
@@ -75,12 +76,15 @@ pub struct Answerer {
     pub default_policy: String,
     pub zone: TimeZone,
     pub meter: Meter,
+    /// `[panel] public_url`, without a slash at its end; empty: nobody said it.
+    pub public_url: String,
     pub started_ms: i64,
     pub ledger_id: Option<String>,
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
     pub turns: Turns,
+    pub hashing: super::door::Hashing,
 }
 
 impl Answerer {
@@ -414,5 +418,31 @@ impl Backend for Answerer {
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
         // Each user of it has a turn of its own.
         self.take_in(envelope, request).await
+    }
+
+    async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
+        self.ways_in(name).await
+    }
+
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
+        let _turn = self.turn().await?;
+        self.new_secret(envelope, name).await
+    }
+
+    async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
+        self.subscription_of(token).await
+    }
+
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        self.show_sharing().await
+    }
+
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
+        let _turn = self.turn().await?;
+        self.alter_sharing(envelope, change).await
     }
 }

@@ -11,6 +11,7 @@ mod backend;
 mod changes;
 mod commits;
 mod delays;
+mod door;
 mod flow_rates;
 mod gate;
 mod hands;
@@ -144,11 +145,13 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         default_policy: config.billing.default_policy.clone(),
         zone: zone.clone(),
         meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
+        public_url: config.panel.public_url.trim_end_matches('/').to_owned(),
         started_ms: started.wall_ms,
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
         turns: backend::Turns::default(),
+        hashing: door::Hashing::default(),
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;

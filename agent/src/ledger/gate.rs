@@ -26,7 +26,7 @@ use crate::core::{
 };
 
 impl Writer {
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         what: Stale,
         change: impl FnOnce(&rusqlite::Transaction<'_>, i64) -> Result<T, CommitError>,

@@ -8,6 +8,8 @@
 //! Usage counts for the minute, hour and day of the tick that committed it, whatever the clock did
 //! before: a clock that jumps moves bytes between buckets and never changes their sum.
 
+mod access;
+mod attempts;
 mod audit;
 mod backup;
 mod bucket;
@@ -33,6 +35,7 @@ mod retention;
 mod schema;
 mod schema_gate;
 mod settings;
+mod sharing;
 mod standing;
 mod statements;
 mod wallet;
@@ -41,6 +44,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Ended, IDLE_MS, NewSession, NewToken, PanelAdmin, SessionRecord, TokenRecord};
+pub use attempts::Attempt;
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord, EventsWanted,
@@ -56,4 +61,5 @@ pub use records::{
 };
 pub use reported::ImportedBytes;
 pub use retention::Retention;
+pub use sharing::SharingRecord;
 pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

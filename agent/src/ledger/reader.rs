@@ -227,7 +227,6 @@ impl Reader {
         Ok(query::info(&self.connection)?)
     }
 
-    #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }

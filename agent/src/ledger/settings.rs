@@ -16,7 +16,7 @@ use super::{
         AdminChange, AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange,
         Settle, StateChange,
     },
-    wallet,
+    sharing, wallet,
 };
 use crate::core::event::UserId;
 
@@ -227,6 +227,7 @@ pub(super) fn delete(
     let before = living(transaction, id)?;
     check_rev(&before, if_rev)?;
     parking::remove_all(transaction, id)?;
+    sharing::forget(transaction, id)?;
     transaction.execute(
         "UPDATE users SET tombstoned_ms = ?2, file_state = 'removing', settings_rev = ?3, rev = ?3 WHERE id = ?1",
         params![id_bytes(id), asked.at_ms, rev],
@@ -277,6 +278,7 @@ pub(super) fn purge(
     )?;
     transaction.execute("UPDATE events SET data = '{}', rev = ?2 WHERE user_id = ?1", params![bytes, rev])?;
     parking::remove_all(transaction, id)?;
+    sharing::forget(transaction, id)?;
     // Answers may quote anything about anybody; who asks again is told that it was done.
     transaction.execute("UPDATE idempotency_keys SET status = NULL, answer = NULL", [])?;
     Ok(asked.event(transaction, "user_purged", Some(id), json!({}), rev)?)

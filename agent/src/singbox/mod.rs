@@ -6,6 +6,7 @@ pub mod config;
 mod config_test;
 pub mod files;
 pub mod process;
+pub mod servers;
 pub mod services;
 pub mod sockets;
 pub mod splice;

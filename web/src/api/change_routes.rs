@@ -34,7 +34,7 @@ pub(super) fn routes() -> Router<Shared> {
 }
 
 /// Runs a change to its end, whatever becomes of the caller.
-async fn to_its_end<T: Send + 'static>(
+pub(super) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::spawn(change).await.map_err(|error| ApiError::internal(format!("the change failed: {error}")))?

@@ -2,7 +2,6 @@
 //! over a socket as inside the agent.
 
 use std::{
-    fmt::Write as _,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::stream;
-use http::{Method, Request, header, request};
+use http::{HeaderValue, Method, Request, StatusCode, header, request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Response, body::Bytes, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -21,6 +20,7 @@ use tokio::net::UnixStream;
 
 use super::{
     PREFIX,
+    access_routes::{BROWSER, FROM, SESSION},
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     error::{ApiError, ErrorKind, Problem},
     live::{LiveSnapshot, LiveUpdate},
@@ -30,10 +30,15 @@ use super::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
     },
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
     sse::{Message, Parser},
     types::{Audit, EventList, FlowList, Stats, Status, Usage, UserList, UserShow},
 };
-use crate::backend::{Backend, LiveStream};
+use crate::{
+    access::{Presented, Visitor},
+    backend::{Backend, LiveStream},
+    share::percent,
+};
 
 /// The largest answer that is read: [`super::query::LIMIT_MAX`] users with long names are about 10 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -46,11 +51,18 @@ const SILENCE_MAX: Duration = Duration::from_secs(40);
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Whom it asks for, if not for its own user.
+    visitor: Option<Arc<Visitor>>,
 }
 
 impl Client {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Client { socket: socket.into() }
+        Client { socket: socket.into(), visitor: None }
+    }
+
+    /// The same, asking for a visitor: with that one's rights and name.
+    pub fn acting_for(&self, visitor: &Visitor) -> Self {
+        Client { socket: self.socket.clone(), visitor: Some(Arc::new(visitor.clone())) }
     }
 
     pub fn socket(&self) -> &Path {
@@ -67,7 +79,7 @@ impl Client {
     }
 
     /// Asks for a change. Who asks is decided by the server, from the socket's peer.
-    async fn change<T: DeserializeOwned>(
+    pub(crate) async fn change<T: DeserializeOwned>(
         &self,
         method: Method,
         uri: String,
@@ -91,15 +103,28 @@ impl Client {
         self.answer(request, body).await
     }
 
-    async fn answer<T: DeserializeOwned>(
+    /// Asks with a body, and nothing that an [`Envelope`] has.
+    pub(crate) async fn send_json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: String,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ApiError> {
+        let request = Request::builder().method(method).uri(uri);
+        let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
+        self.answer(request.header(header::CONTENT_TYPE, "application/json"), body).await
+    }
+
+    pub(crate) async fn answer<T: DeserializeOwned>(
         &self,
         request: request::Builder,
         body: Vec<u8>,
     ) -> Result<T, ApiError> {
         let asked = async {
             let response = self.send(request, body, "application/json").await?;
+            let empty = response.status() == StatusCode::NO_CONTENT;
             let body = read_body(response.into_body()).await?;
-            serde_json::from_slice(&body).map_err(|error| {
+            serde_json::from_slice(if empty { b"null" } else { &body }).map_err(|error| {
                 ApiError::internal(format!(
                     "the agent's answer is not understood ({error}); is it of the same version as \
                      this program?"
@@ -118,17 +143,14 @@ impl Client {
         body: Vec<u8>,
         accept: &str,
     ) -> Result<Response<Incoming>, ApiError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refused(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // The task ends with the connection, which ends when the answer's body is dropped.
-        tokio::spawn(connection);
+        let request = for_visitor(request, self.visitor.as_deref());
+        let body = Full::<Bytes>::from(body);
         let request = request
-            .header(header::HOST, "boxmeter")
             .header(header::ACCEPT, accept)
             .header(header::USER_AGENT, concat!("boxmeter/", env!("CARGO_PKG_VERSION")))
-            .body(Full::<Bytes>::from(body))
+            .body(body)
             .map_err(|error| ApiError::bad_request(format!("not a usable request: {error}")))?;
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let response = self.exchange(request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -141,6 +163,21 @@ impl Client {
                 format!("the agent answered {status} without saying why"),
             ),
         })
+    }
+
+    /// Sends a request on a connection of its own and gives the answer as it comes, errors included.
+    async fn exchange<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, ApiError>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.refused(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // The task ends with the connection, which ends when the answer's body is dropped.
+        tokio::spawn(connection);
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("boxmeter"));
+        sender.send_request(request).await.map_err(broken)
     }
 
     fn refused(&self, error: &io::Error) -> ApiError {
@@ -272,6 +309,34 @@ impl Backend for Client {
         self.change(Method::POST, plain("/import"), &envelope, Some(&request)).await
     }
 
+    async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
+        self.get(&user_path(name, "/credentials")?, &Pairs::new()).await
+    }
+
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
+        let uri = plain(&user_path(name, "/subscription/rotate")?);
+        self.change(Method::POST, uri, &envelope, NOTHING).await
+    }
+
+    async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
+        match token {
+            "" => Err(ApiError::no_such_subscription()),
+            token => self.get(&format!("/subscriptions/{}", percent(token)), &Pairs::new()).await,
+        }
+    }
+
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        self.get("/settings/sharing", &Pairs::new()).await
+    }
+
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
+        self.change(Method::PATCH, plain("/settings/sharing"), &envelope, Some(&change)).await
+    }
+
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
         let request = Request::get(uri("/stream", &Pairs::new()));
         let response = self.send(request, Vec::new(), "text/event-stream").await?;
@@ -337,6 +402,20 @@ impl Reader {
     }
 }
 
+/// Whom a request speaks for.
+fn for_visitor(mut request: request::Builder, visitor: Option<&Visitor>) -> request::Builder {
+    let Some(visitor) = visitor else { return request };
+    request = request.header(FROM, visitor.from.to_string());
+    // A header holds visible ASCII; the name is only for people.
+    let browser: String = visitor.browser.chars().filter(|it| (' '..='~').contains(it)).collect();
+    request = request.header(BROWSER, browser);
+    match &visitor.presented {
+        Some(Presented::Session(session)) => request.header(SESSION, session),
+        Some(Presented::Token(token)) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+        None => request,
+    }
+}
+
 async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
     match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -349,13 +428,13 @@ fn broken(error: hyper::Error) -> ApiError {
 }
 
 /// No body.
-const NOTHING: Option<&()> = None;
+pub(crate) const NOTHING: Option<&()> = None;
 
 fn uri(path: &str, pairs: &Pairs) -> String {
     format!("{PREFIX}{path}{}", query_string(pairs))
 }
 
-fn plain(path: &str) -> String {
+pub(crate) fn plain(path: &str) -> String {
     uri(path, &Pairs::new())
 }
 
@@ -383,18 +462,4 @@ fn query_string(pairs: &Pairs) -> String {
         text.push_str(&percent(value));
     }
     text
-}
-
-/// Everything but unreserved characters as `%XX`: right in a path segment and in a query.
-fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }

@@ -171,6 +171,11 @@ impl ApiError {
         Self::not_found(format!("there is no user {name:?}"))
     }
 
+    /// The one answer to every secret that opens nothing.
+    pub fn no_such_subscription() -> Self {
+        Self::not_found("there is no such subscription")
+    }
+
     /// The usual answer to a policy that does not exist.
     pub fn no_such_policy(name: &str) -> Self {
         Self::not_found(format!("there is no policy {name:?}"))

@@ -1,5 +1,6 @@
 //! `/api/v1`: what crosses the socket, who may ask, and both ends of the wire.
 
+pub mod access_routes;
 pub mod change;
 pub mod change_routes;
 #[cfg(test)]
@@ -20,6 +21,8 @@ pub mod query;
 pub mod reason;
 pub mod routes;
 pub mod serve;
+pub mod sharing;
+pub mod sharing_routes;
 pub mod sse;
 pub mod status;
 pub mod terms;

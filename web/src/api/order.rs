@@ -1,6 +1,6 @@
 //! A request that changes something: who asks, on which condition, and with which key.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use axum::{
     body::Bytes,
@@ -15,6 +15,7 @@ use super::{
     fields::{Fields, FromFields},
     routes::Access,
 };
+use crate::access::By;
 
 /// The header that makes a request safe to send again.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -36,6 +37,8 @@ pub struct Actor {
 pub enum Identity {
     /// The user id of the peer of a unix socket.
     Uid(u32),
+    /// Somebody whom the panel speaks for, as the session or token says.
+    Visitor { by: By, name: String, from: IpAddr },
 }
 
 /// Which program asked, as it says itself: for people who read events, never for a decision.
@@ -43,6 +46,7 @@ pub enum Identity {
 pub enum Origin {
     Cli,
     Api,
+    Panel,
 }
 
 impl Actor {
@@ -51,11 +55,13 @@ impl Actor {
     }
 }
 
-/// As it stands in events: `uid:0`.
+/// As it stands in events: `uid:0`, `admin@203.0.113.7`, `token:backup@203.0.113.7`.
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.identity {
+        match &self.identity {
             Identity::Uid(uid) => write!(f, "uid:{uid}"),
+            Identity::Visitor { by: By::Token, name, from } => write!(f, "token:{name}@{from}"),
+            Identity::Visitor { name, from, .. } => write!(f, "{name}@{from}"),
         }
     }
 }
@@ -120,17 +126,10 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Order<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let actor = admin(&request)?;
+        let actor = changer(&request)?;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let headers = request.headers().clone();
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| match error.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-                super::error::ErrorKind::TooLarge,
-                format!("the body is longer than {} bytes: send it in parts", super::routes::BODY_BYTES_MAX),
-            ),
-            _ => ApiError::bad_request(format!("the body cannot be read: {error}")),
-        })?;
-        check_content_type(&headers, &bytes)?;
+        let bytes = bytes(request, state).await?;
         let if_rev = if_match(&headers)?;
         let key = match header_text(&headers, &IDEMPOTENCY_KEY)? {
             None => None,
@@ -139,21 +138,50 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Order<T> {
                 Some(idempotency_key(key, parts, &bytes)?)
             }
         };
-        let mut fields = Fields::parse(&bytes)?;
-        let body = T::from_fields(&mut fields)?;
-        fields.finish()?;
-        Ok(Order { envelope: Envelope { actor, if_rev, key }, body })
+        Ok(Order { envelope: Envelope { actor, if_rev, key }, body: parse(&bytes)? })
     }
 }
 
-/// Whoever may change things.
-fn admin(request: &Request) -> Result<Actor, ApiError> {
+/// The body of a request that changes nothing that anybody would look for in the audit trail.
+///
+/// # Errors
+/// As those of an [`Order`]'s body.
+pub(super) async fn body<T: FromFields>(request: Request) -> Result<T, ApiError> {
+    parse(&bytes(request, &()).await?)
+}
+
+fn parse<T: FromFields>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut fields = Fields::parse(bytes)?;
+    let body = T::from_fields(&mut fields)?;
+    fields.finish()?;
+    Ok(body)
+}
+
+async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let headers = request.headers().clone();
+    let bytes = Bytes::from_request(request, state).await.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+            super::error::ErrorKind::TooLarge,
+            format!("the body is longer than {} bytes: send it in parts", super::routes::BODY_BYTES_MAX),
+        ),
+        _ => ApiError::bad_request(format!("the body cannot be read: {error}")),
+    })?;
+    check_content_type(&headers, &bytes)?;
+    Ok(bytes)
+}
+
+/// Whoever may change things. How much of it was asked of the route's rule before.
+fn changer(request: &Request) -> Result<Actor, ApiError> {
     let extensions = request.extensions();
     match (extensions.get::<Access>(), extensions.get::<Identity>()) {
-        (Some(Access::Admin), Some(identity)) => {
+        (Some(Access::Users | Access::Admin), Some(identity)) => {
             let agent = request.headers().get(header::USER_AGENT).and_then(|it| it.to_str().ok());
             let cli = agent.is_some_and(|agent| agent.starts_with(CLI_AGENT));
-            let origin = if cli { Origin::Cli } else { Origin::Api };
+            let origin = match identity {
+                Identity::Visitor { by: By::Session, .. } => Origin::Panel,
+                Identity::Uid(_) if cli => Origin::Cli,
+                _ => Origin::Api,
+            };
             Ok(Actor { identity: identity.clone(), origin })
         }
         _ => Err(ApiError::not_permitted("you may look, but only root may change something: use sudo")),

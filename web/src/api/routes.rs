@@ -7,7 +7,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::QueryRejection},
     middleware::{self, Next},
     response::{
@@ -18,24 +18,31 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt};
 use http::{Method, header};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    PREFIX, change_routes,
+    PREFIX, access_routes, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
     openapi,
     params::{self, Pairs, Parameters},
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    sharing_routes,
 };
 use crate::backend::{Backend, LiveStream};
 
-/// What the caller may do, from the credentials of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What the caller may do, from the credentials of its connection, or of the visitor that the panel speaks
+/// for. Each can do what those before it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// Looking: members of the group `boxmeter`.
+    /// Looking, never at credentials: members of the group `boxmeter`.
     Read,
-    /// Everything: root and the panel's user.
+    /// The panel's own user: lets visitors in and speaks for them. What they may do is theirs.
+    Panel,
+    /// Users, their packages and credentials.
+    Users,
+    /// Everything.
     Admin,
 }
 
@@ -62,11 +69,13 @@ pub fn router(backend: Shared) -> Router {
         .route("/audit", get(audit))
         .route("/stats", get(stats))
         .route("/openapi.json", get(openapi_document))
+        .merge(access_routes::routes())
         .merge(change_routes::routes())
+        .merge(sharing_routes::routes())
         .layer(middleware::from_fn(limit_time));
     let api = timed
         .route("/stream", get(stream))
-        .layer(middleware::from_fn(need_access))
+        .layer(middleware::from_fn_with_state(Arc::clone(&backend), access_routes::need_access))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(backend);
     Router::new().nest(PREFIX, api).fallback(no_such_route).method_not_allowed_fallback(wrong_method)
@@ -85,18 +94,6 @@ async fn refuse_web_pages(request: Request, next: Next) -> Response {
         return ApiError::not_permitted(text).into_response();
     }
     next.run(request).await
-}
-
-async fn need_access(access: Option<Extension<Access>>, request: Request, next: Next) -> Response {
-    match access {
-        // A route that changes something takes an `Order`, which asks for `Admin`.
-        Some(Extension(Access::Read | Access::Admin)) => next.run(request).await,
-        None => ApiError::not_permitted(
-            "you may not read the meter: be root or in the group boxmeter (log in again after \
-             being added to it)",
-        )
-        .into_response(),
-    }
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

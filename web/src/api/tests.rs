@@ -203,7 +203,16 @@ async fn nobody_on_the_socket_is_not_running() {
 
 /// Status, content type and body of one request to the router.
 pub(super) async fn ask(method: &str, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, String, Value) {
-    let mut request = Request::builder().method(method).uri(uri).extension(Access::Read);
+    ask_as(Access::Read, method, uri, headers).await
+}
+
+pub(super) async fn ask_as(
+    access: Access,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> (StatusCode, String, Value) {
+    let mut request = Request::builder().method(method).uri(uri).extension(access);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

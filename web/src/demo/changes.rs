@@ -8,7 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::data::{UNLIMITED, enforcement};
+use super::{
+    data::{UNLIMITED, enforcement},
+    sharing::Shared,
+};
 use crate::{
     api::{error::ApiError, order::Envelope, types::*},
     locale::Lang,
@@ -24,6 +27,8 @@ pub(super) struct State {
     /// By the user's name. `remaining_bytes` is what earlier periods left.
     packages: BTreeMap<String, Vec<Package>>,
     keys: Vec<Answered>,
+    pub shared: Shared,
+    pub sharing_rev: u64,
     pub rev: u64,
     /// Tag and type of every inbound.
     pub inbounds: Vec<(String, String)>,
@@ -38,8 +43,17 @@ struct Answered {
 
 impl State {
     pub fn new(users: Vec<User>, policies: Vec<Policy>, events: Vec<Event>) -> Self {
-        let inbounds = vec![("trojan-in".to_owned(), "trojan".to_owned())];
-        State { users, policies, events, packages: BTreeMap::new(), keys: Vec::new(), rev: 100, inbounds }
+        State {
+            users,
+            policies,
+            events,
+            packages: BTreeMap::new(),
+            keys: Vec::new(),
+            shared: Shared::default(),
+            sharing_rev: 1,
+            rev: 100,
+            inbounds: vec![("trojan-in".to_owned(), "trojan".to_owned())],
+        }
     }
 
     /// What was answered to the same change before.

@@ -3,9 +3,11 @@
 
 mod changes;
 mod data;
+mod door;
 mod history;
 mod life;
 mod people;
+mod sharing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +23,7 @@ use crate::{
         live::LiveSnapshot,
         order::Envelope,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
+        sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::*,
     },
     backend::{ApiError, Backend, LiveStream},
@@ -28,6 +31,7 @@ use crate::{
 use changes::State;
 use life::Life;
 pub use data::user;
+pub use door::PASSWORD;
 use data::{GIB, MIB, events, flows, policies, snapshot, status, traffic};
 
 /// What the made-up server takes for the time.
@@ -41,6 +45,7 @@ pub struct Demo {
     pub flows: Vec<Flow>,
     pub unattributed: Traffic,
     state: Mutex<State>,
+    doors: door::Doors,
     /// What goes on by itself.
     life: Option<Mutex<Life>>,
     /// What the stream tells; see [`Demo::publish`].
@@ -62,6 +67,7 @@ impl Demo {
             flows: flows(&now, &users),
             unattributed: traffic(3 * MIB),
             state: Mutex::new(State::new(users, policies(), events(&now))),
+            doors: door::Doors::default(),
             life: None,
             clock: Box::new(move || now.clone()),
             live,
@@ -83,6 +89,7 @@ impl Demo {
             life: Some(Mutex::new(world.life)),
             clock,
             live,
+            doors: door::Doors::default(),
         })
     }
 
@@ -391,5 +398,44 @@ impl Backend for Demo {
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
         self.once(&envelope, |state| Ok(state.import(&self.now(), &envelope, &request)))
+    }
+
+    async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
+        let state = self.state();
+        Ok(state.shared.credentials(state.user(name)?, state.rev))
+    }
+
+    async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
+        self.once(&envelope, |state| {
+            let user = state.user(name)?.clone();
+            envelope.check_rev(user.rev, &user)?;
+            state.shared.rotate(&user);
+            state.rev += 1;
+            Ok(state.shared.credentials(&user, state.rev))
+        })
+    }
+
+    async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
+        let state = self.state();
+        state.shared.subscription(&self.now(), &state.users, token)
+    }
+
+    async fn sharing(&self) -> Result<SharingShow, ApiError> {
+        let state = self.state();
+        Ok(state.shared.show(state.sharing_rev))
+    }
+
+    async fn change_sharing(
+        &self,
+        envelope: Envelope,
+        change: SharingChange,
+    ) -> Result<SharingShow, ApiError> {
+        self.once(&envelope, |state| {
+            envelope.check_rev(state.sharing_rev, &state.shared.sharing)?;
+            state.shared.change(&change)?;
+            state.rev += 1;
+            state.sharing_rev = state.rev;
+            Ok(state.shared.show(state.sharing_rev))
+        })
     }
 }

@@ -3,6 +3,7 @@
 mod add;
 mod delete;
 mod import;
+mod links;
 mod list;
 mod set;
 mod show;
@@ -58,6 +59,8 @@ enum UsersVerb {
     Delete(delete::DeleteArgs),
     /// Start the period's usage anew; nothing is deleted.
     Reset(switch::SwitchArgs),
+    /// An account's share links and the address of its subscription: secrets, only for root.
+    Links(links::LinksArgs),
     /// Take over accounts of another program.
     Import(import::ImportArgs),
 }
@@ -72,6 +75,7 @@ pub async fn run(context: &Context, args: UsersArgs) -> Result<(), Failure> {
         UsersVerb::Disable(args) => switch::run(context, switch::Switch::Disable, args).await,
         UsersVerb::Reset(args) => switch::run(context, switch::Switch::Reset, args).await,
         UsersVerb::Delete(args) => delete::run(context, args).await,
+        UsersVerb::Links(args) => links::run(context, args).await,
         UsersVerb::Import(args) => import::run(context, args).await,
     }
 }

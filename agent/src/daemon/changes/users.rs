@@ -125,7 +125,7 @@ impl Answerer {
     }
 
     /// The user that is to be changed, if it is still as the caller saw it.
-    async fn unchanged(&self, envelope: &Envelope, name: &str) -> Result<UserRecord, ApiError> {
+    pub(super) async fn unchanged(&self, envelope: &Envelope, name: &str) -> Result<UserRecord, ApiError> {
         let record = self.living(name).await?;
         if envelope.if_rev.is_some_and(|rev| rev != unsigned(record.settings_rev)) {
             let current = self.shown(record.id).await?;

@@ -18,6 +18,7 @@ use crate::{
     core::event::UserId,
     enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
     ledger::Ledger,
+    singbox::servers::Found,
 };
 
 pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
@@ -35,6 +36,7 @@ enum Order {
     Change(String, Want, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
     CheckNew(String, Option<Vec<String>>, oneshot::Sender<Result<(), ApiError>>),
     Credentials(String, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
+    Servers(String, oneshot::Sender<Result<Vec<Found>, ApiError>>),
 }
 
 /// What the worker should know of the rest, as of now.
@@ -158,5 +160,10 @@ impl Handle {
     /// A user's logins, as they are in the files or parked.
     pub async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
         self.ask(|answer| Order::Credentials(name.to_owned(), answer)).await
+    }
+
+    /// How clients get in with them.
+    pub async fn servers(&self, name: &str) -> Result<Vec<Found>, ApiError> {
+        self.ask(|answer| Order::Servers(name.to_owned(), answer)).await
     }
 }

@@ -25,7 +25,10 @@ use crate::{
         users_edit::{self, CheckNew, Credentials, Parked, ParkedKey, What},
     },
     ledger::{self, FileState, Ledger, ParkedEntry, ParkedStage, Reader, UserRecord},
-    singbox::files::{self, FileText},
+    singbox::{
+        files::{self, FileText},
+        servers,
+    },
 };
 
 /// After an edit that failed it is planned again after this time; what failed may be over then.
@@ -154,6 +157,9 @@ impl Worker {
             Order::Credentials(name, answer) => {
                 let _ = answer.send(self.credentials(&name).await);
             }
+            Order::Servers(name, answer) => {
+                let _ = answer.send(self.servers(&name).await);
+            }
         }
     }
 
@@ -232,6 +238,15 @@ impl Worker {
     async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
         let found = self.find().await.map_err(ApiError::unavailable)?;
         users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)
+    }
+
+    async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
+        let found = self.find().await.map_err(ApiError::unavailable)?;
+        let own =
+            users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)?;
+        let own: Vec<servers::Entry> =
+            own.into_iter().map(|one| servers::entry_of(&one.inbound, one.fields)).collect();
+        servers::found(&found.files, &own).map_err(ApiError::unavailable)
     }
 
     async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {

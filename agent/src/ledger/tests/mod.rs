@@ -11,6 +11,7 @@ use crate::core::{
     terms::{GIB, Overrides, Terms},
 };
 
+mod access;
 mod accounts;
 mod bench;
 mod crash;
@@ -19,6 +20,7 @@ mod parked;
 mod people;
 mod ranges;
 mod reported;
+mod sharing;
 mod ticks;
 mod versions;
 mod wallet;
