@@ -11,3 +11,4 @@ pub mod locale;
 pub mod panel;
 pub mod share;
 pub mod units;
+pub mod wording;

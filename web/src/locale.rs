@@ -65,11 +65,16 @@ impl Lang {
         self.catalogue().keys().map(String::as_str)
     }
 
+    /// The text of a key, if there is one.
+    pub fn find(self, key: &str) -> Option<&'static str> {
+        let found = self.catalogue().get(key).or_else(|| EN.get(key));
+        found.map(String::as_str)
+    }
+
     /// The text of a key. A key that the language lacks is read from English; one that nobody has
     /// is shown itself, which a test excludes for the keys of the command line.
     pub fn text(self, key: &str) -> &str {
-        let found = self.catalogue().get(key).or_else(|| EN.get(key));
-        found.map_or(key, String::as_str)
+        self.find(key).unwrap_or(key)
     }
 
     /// The text with its `{placeholders}` filled in. Values are put in as they are, and what looks

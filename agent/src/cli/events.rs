@@ -2,10 +2,10 @@
 
 use boxmeter_web::{
     api::{
-        query::{EventQuery, Page},
-        types::{Event, Reason, Severity},
+        query::EventQuery,
+        types::{Event, Severity},
     },
-    locale::Lang,
+    wording::explanation,
 };
 use clap::Args;
 
@@ -31,7 +31,7 @@ pub struct EventsArgs {
 pub async fn run(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     let client = context.client()?;
     let [since] = context.times(&client, [("--since", Some(args.since.as_str()))]).await?;
-    let query = EventQuery { user: args.user, since, page: Page::default() };
+    let query = EventQuery { user: args.user, since, ..EventQuery::default() };
     let list = client.events_all(query).await?;
     if context.json {
         return context.print_json(&list);
@@ -61,20 +61,7 @@ pub fn render(context: &Context, events: &[Event], since: &str) -> String {
             None | Some("agent") => String::new(),
             Some(who) => context.paint(Tone::Dim, &format!("  ({})", safe_cut(who, 40))),
         };
-        out.push_str(&format!("{at}  {kind}  {user}{}{who}\n", safe(&explanation(context, event))));
+        out.push_str(&format!("{at}  {kind}  {user}{}{who}\n", safe(&explanation(context.lang, event))));
     }
     out
-}
-
-/// Why it happened: in the reader's language where the reason is known by its kind, else as the
-/// agent said it.
-fn explanation(context: &Context, event: &Event) -> String {
-    let data = event.data.as_ref();
-    let cause = data.and_then(|data| serde_json::from_value::<Reason>(data.get("cause")?.clone()).ok());
-    let zone = data.and_then(|data| data.get("time_zone")?.as_str());
-    match cause {
-        // The agent's own sentence is English already, and may say more than the reason.
-        Some(cause) if context.lang != Lang::En => cause.sentence(context.lang, zone),
-        _ => event.message.clone(),
-    }
 }

@@ -1,9 +1,11 @@
 //! How values look to people. Names come from sing-box's configuration and from clients, so that
 //! nothing reaches a terminal before its control characters are escaped.
 
-use std::fmt::Write as _;
-
-use boxmeter_web::api::{names::deceptive, types::Time};
+pub use boxmeter_web::{
+    api::names::safe,
+    wording::{minute, second},
+};
+use boxmeter_web::api::{names::escape, types::Time};
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -39,33 +41,9 @@ pub fn paint(colour: bool, tone: Tone, text: &str) -> String {
     }
 }
 
-/// The text on one line, with everything escaped that a terminal would obey or that hides or
-/// reorders text: control characters, bidirectional controls, separators, invisible characters.
-pub fn safe(text: &str) -> String {
-    escape(text, |_| false)
-}
-
 /// [`safe`], keeping line breaks: for texts of several lines that we made.
 pub fn safe_lines(text: &str) -> String {
     escape(text, |c| c == '\n')
-}
-
-fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            _ if keep(c) => out.push(c),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            _ if deceptive(c) => {
-                // Writing to a string cannot fail.
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 /// [`safe`], cut to so many columns of a terminal; a cut is shown by `…`.
@@ -148,16 +126,6 @@ pub fn bar(colour: bool, used: u64, whole: u64) -> String {
     };
     let empty = "░".repeat(BAR_CELLS as usize - filled);
     format!("{}{empty} {}", paint(colour, tone, &"█".repeat(filled)), share(used, whole))
-}
-
-/// A moment to the minute, in the offset that it came with.
-pub fn minute(time: &Time) -> String {
-    time.zoned().strftime("%Y-%m-%d %H:%M").to_string()
-}
-
-/// A moment to the second.
-pub fn second(time: &Time) -> String {
-    time.zoned().strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// How long ago a moment was: `3s`, `12m`, `5h`, `9d`. A clock that ran back gives `0s`.

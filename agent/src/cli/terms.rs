@@ -3,13 +3,14 @@
 use boxmeter_web::{
     api::terms::{Overrides, PeriodKind, Sharing, SharingAction, Step, Terms, Then, Wins},
     backend::ApiError,
+    wording,
 };
 use clap::Args;
 
 use super::{
     context::Context,
     failure::Failure,
-    format::{Tone, bytes, rate, safe_cut},
+    format::{Tone, bytes, rate},
 };
 use crate::units::{parse_rate, parse_size};
 
@@ -309,14 +310,14 @@ pub fn lines(context: &Context, terms: &Terms, own: &Overrides) -> Vec<(&'static
         ("terms.total_quota", &["total_quota_bytes"], size(terms.total_quota_bytes)),
         ("terms.period", &period_fields, period_text(context, terms)),
         ("terms.over_quota", &["over_quota"], ladder(context, &terms.over_quota)),
-        ("terms.warn", &["warn_percents"], percents(context, &terms.warn_percents)),
+        ("terms.warn", &["warn_percents"], wording::percents(context.lang, &terms.warn_percents)),
         ("terms.rollover", &["rollover"], context.text(yes_or_no).to_owned()),
         ("terms.speed", &["speed_up", "speed_down"], speeds),
         ("terms.max_flows", &["max_flows"], count(terms.max_flows)),
         ("terms.max_addresses", &["max_addresses"], count(terms.max_addresses)),
         ("terms.wins", &["wins"], context.text(wins_key(terms.wins)).to_owned()),
         ("terms.valid_days", &["valid_days"], count(terms.valid_days)),
-        ("terms.sharing", &["sharing"], sharing_text(context, &terms.sharing)),
+        ("terms.sharing", &["sharing"], wording::sharing(context.lang, &terms.sharing)),
     ];
     let marked = |fields: &[&str], value: String| match fields.iter().any(|field| own.has(field)) {
         true => format!("{value} {}", context.paint(Tone::Dim, context.text("terms.own"))),
@@ -334,57 +335,12 @@ fn wins_key(wins: Wins) -> &'static str {
 
 /// The length of the period and the day on which it begins.
 pub fn period_text(context: &Context, terms: &Terms) -> String {
-    let day = terms.reset_day.to_string();
-    let text = match terms.period {
-        PeriodKind::Month => context.fill("period.month", &[("day", &day)]),
-        PeriodKind::Week => {
-            let day = context.text(&format!("weekday.{day}")).to_owned();
-            context.fill("period.week", &[("day", &day)])
-        }
-        PeriodKind::Day => context.text("period.day").to_owned(),
-        PeriodKind::Days(days) => context.fill("period.days", &[("days", &days.to_string())]),
-        PeriodKind::Never => context.text("period.never").to_owned(),
-    };
-    match &terms.time_zone {
-        Some(zone) => format!("{text} ({})", safe_cut(zone, 40)),
-        None => text,
-    }
+    wording::period(context.lang, terms)
 }
 
 /// The steps, as they are typed.
 pub fn ladder(context: &Context, steps: &[Step]) -> String {
-    let step = |step: &Step| {
-        let percent = step.percent.to_string();
-        match step.then {
-            Then::Cut => context.fill("terms.step_cut", &[("percent", &percent)]),
-            Then::Throttle(speed) => {
-                context.fill("terms.step_throttle", &[("percent", &percent), ("rate", &rate(speed))])
-            }
-        }
-    };
-    match steps {
-        [] => context.fill("terms.step_cut", &[("percent", "100")]),
-        steps => steps.iter().map(step).collect::<Vec<_>>().join(", "),
-    }
-}
-
-fn percents(context: &Context, percents: &[u16]) -> String {
-    match percents {
-        [] => context.text("none").to_owned(),
-        some => some.iter().map(|it| format!("{it} %")).collect::<Vec<_>>().join(", "),
-    }
-}
-
-fn sharing_text(context: &Context, sharing: &Sharing) -> String {
-    let action = match sharing.action {
-        SharingAction::Note => context.text("sharing.note").to_owned(),
-        SharingAction::Warn => context.text("sharing.warn").to_owned(),
-        SharingAction::Suspend => context.text("sharing.suspend").to_owned(),
-        SharingAction::Throttle(speed) => context.fill("sharing.throttle", &[("rate", &rate(speed))]),
-    };
-    let (networks, minutes) = (sharing.networks.to_string(), sharing.window_s.div_ceil(60).to_string());
-    let values = [("action", &*action), ("networks", &networks), ("minutes", &minutes)];
-    context.fill("sharing.text", &values)
+    wording::ladder(context.lang, steps)
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use boxmeter_web::{
             NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList,
             PolicyShow,
         },
-        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::{
             AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
-            SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
+            Severity, SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
         },
     },
     backend::{ApiError, Backend, LiveStream},
@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     clock,
-    ledger::{Ledger, QueryError, Reader, UserRecord},
+    ledger::{EventsWanted, Ledger, Matters, QueryError, Reader, UserRecord},
 };
 
 /// Changes that wait for their turn. More are answered with "busy".
@@ -84,6 +84,7 @@ pub struct Answerer {
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
     pub turns: Turns,
+    pub hashing: super::door::Hashing,
 }
 
 impl Answerer {
@@ -222,25 +223,15 @@ impl Backend for Answerer {
         self.flush().await?;
         let totals = self.totals(None).await?;
         let picture = self.picture();
-        let search = filter.search.as_ref().map(|text| text.to_lowercase());
-        let mut users: Vec<_> = picture
+        let users = picture
             .directory
             .users
             .values()
             .filter(|user| user.tombstoned_ms.is_none())
-            .filter(|user| search.as_ref().is_none_or(|text| user.name.to_lowercase().contains(text)))
-            .filter(|user| page.after.as_ref().is_none_or(|after| *user.name > **after))
-            .collect();
-        users.sort_by(|a, b| a.name.cmp(&b.name));
-        let limit = page.limit as usize;
-        let next = (users.len() > limit).then(|| users[limit - 1].name.to_string());
-        let users = users
-            .into_iter()
-            .take(limit)
-            .map(|user| answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone))
-            .filter(|user| filter.state.is_none_or(|state| user.state == state))
-            .collect();
-        Ok(UserList { schema: Schema, users, rev: answers::unsigned(picture.directory.rev), next })
+            .map(|user| answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone));
+        let UserPage { users, next, matching } = filter.page(users, &page);
+        let rev = answers::unsigned(picture.directory.rev);
+        Ok(UserList { schema: Schema, users, rev, next, matching: Some(matching) })
     }
 
     async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
@@ -303,7 +294,18 @@ impl Backend for Answerer {
         let records = self
             .read(move |reader| {
                 let user = query.user.as_deref().map(|name| reader.user_by_name(name)).transpose()?;
-                reader.events(user.map(|user| user.id), since_ms, after, limit)
+                let wanted = EventsWanted {
+                    user: user.map(|user| user.id),
+                    since_ms,
+                    least: match query.severity {
+                        None | Some(Severity::Info) => Matters::Any,
+                        Some(Severity::Warning) => Matters::Warning,
+                        Some(Severity::Error) => Matters::Error,
+                    },
+                    by_people: query.by_people,
+                    newest: query.newest,
+                };
+                reader.events_wanted(&wanted, after, limit)
             })
             .await?;
         let next = (records.len() == limit).then(|| records.last().map(|last| last.no.to_string())).flatten();

@@ -1,7 +1,8 @@
 //! The unix socket: who may connect, and what they may do, from the credentials of the peer.
 //!
-//! Root may do everything, members of the group `boxmeter` may look, nobody else gets in: the file's
-//! mode keeps others out, and the credentials are checked again for each connection.
+//! Root may do everything, the panel's user lets visitors in and speaks for them, members of the group
+//! `boxmeter` may look, nobody else gets in: the file's mode keeps others out, and the credentials are
+//! checked again for each connection.
 
 use std::{
     fs, io,
@@ -15,6 +16,8 @@ use tokio::net::{UnixListener, unix::UCred};
 
 /// The group that may look.
 pub const GROUP: &str = "boxmeter";
+/// The user that the panel runs as, who may do nothing but what its visitors may.
+pub const PANEL_USER: &str = "boxmeter-panel";
 
 /// Binds the socket. One that a dead agent left is removed; the lock on the kernel's pins has shown
 /// before that no other agent lives.
@@ -41,14 +44,27 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(group) = &group {
         chown(path, None, Some(group.gid.as_raw()))?;
     }
+    // The owner gets in by the file's mode. Opening it for others would let nobody more in than the
+    // credentials do.
+    if let Some(panel) = panel_user() {
+        chown(path, Some(panel.uid.as_raw()), None)?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
     Ok(listener)
+}
+
+/// The panel's user, if the machine has one. Never root, whatever the machine's files say.
+pub fn panel_user() -> Option<User> {
+    User::from_name(PANEL_USER).ok().flatten().filter(|user| !user.uid.is_root())
 }
 
 /// `None`: the peer may do nothing.
 pub fn access(peer: &UCred) -> Option<Access> {
     if peer.uid() == 0 {
         return Some(Access::Admin);
+    }
+    if panel_user().is_some_and(|user| user.uid.as_raw() == peer.uid()) {
+        return Some(Access::Panel);
     }
     let group = Group::from_name(GROUP).ok().flatten()?;
     let member = peer.gid() == group.gid.as_raw() || member(Uid::from_raw(peer.uid()), &group);

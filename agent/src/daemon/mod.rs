@@ -11,6 +11,7 @@ mod backend;
 mod changes;
 mod commits;
 mod delays;
+mod door;
 mod flow_rates;
 mod gate;
 mod hands;
@@ -150,6 +151,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
         turns: backend::Turns::default(),
+        hashing: door::Hashing::default(),
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;

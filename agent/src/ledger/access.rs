@@ -50,6 +50,8 @@ pub struct NewSession {
     pub secret_hash: [u8; 32],
     pub expires_ms: i64,
     pub address: String,
+    /// Whose attempts are given back.
+    pub bucket: String,
     pub browser: String,
     /// What the password was compared with: if it was changed meanwhile, nobody comes in.
     pub password: String,
@@ -148,7 +150,7 @@ fn begin(
     if let Some(step) = new.totp_step {
         take_step(transaction, step, rev)?;
     }
-    attempts::give_back(transaction, &new.address, asked.at_ms)?;
+    attempts::give_back(transaction, &new.bucket, asked.at_ms)?;
     transaction.execute(
         "DELETE FROM panel_sessions WHERE expires_ms <= ?1 OR seen_ms <= ?2",
         [asked.at_ms, asked.at_ms - IDLE_MS],

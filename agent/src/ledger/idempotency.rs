@@ -21,6 +21,12 @@ const KEYS_MAX: i64 = 10_000;
 const KEY_MAX: usize = 255;
 const ANSWER_MAX: usize = 64 * 1024;
 
+/// Whose a key is: an actor of the web has the same keys from every address, since a phone that tries
+/// again may have another one by then.
+fn owner(actor: &str) -> &str {
+    actor.rsplit_once('@').map_or(actor, |(owner, _address)| owner)
+}
+
 /// Takes the key, if there is one, or says that the change was made before.
 pub(super) fn claim(transaction: &Transaction<'_>, asked: &Asked) -> Result<(), CommitError> {
     let Some(key) = &asked.key else { return Ok(()) };
@@ -39,7 +45,7 @@ pub(super) fn claim(transaction: &Transaction<'_>, asked: &Asked) -> Result<(), 
     )?;
     transaction.execute(
         "INSERT INTO idempotency_keys (actor, key, request, at_ms) VALUES (?1, ?2, ?3, ?4)",
-        params![asked.actor, key.key, key.request, asked.at_ms],
+        params![owner(&asked.actor), key.key, key.request, asked.at_ms],
     )?;
     Ok(())
 }
@@ -54,7 +60,7 @@ pub(super) fn find(
         .prepare_cached(
             "SELECT request, at_ms, status, answer FROM idempotency_keys WHERE actor = ?1 AND key = ?2",
         )?
-        .query_row(params![actor, key.key], |row| {
+        .query_row(params![owner(actor), key.key], |row| {
             let answer = row.get::<_, Option<u16>>(2)?.zip(row.get(3)?);
             Ok((row.get::<_, [u8; 32]>(0)?, StoredAnswer { at_ms: row.get(1)?, answer }))
         })
@@ -75,7 +81,7 @@ pub(super) fn store(
     if answer.len() <= ANSWER_MAX {
         transaction.execute(
             "UPDATE idempotency_keys SET status = ?3, answer = ?4 WHERE actor = ?1 AND key = ?2",
-            params![actor, key.key, status, answer],
+            params![owner(actor), key.key, status, answer],
         )?;
     }
     Ok(())

@@ -135,6 +135,26 @@ pub struct NewEvent {
     pub data: serde_json::Value,
 }
 
+/// Which events are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EventsWanted {
+    pub user: Option<UserId>,
+    pub since_ms: Option<i64>,
+    pub least: Matters,
+    /// Only what a person did.
+    pub by_people: bool,
+    pub newest: bool,
+}
+
+/// The least that an event must matter, as its data say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Matters {
+    #[default]
+    Any,
+    Warning,
+    Error,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
     /// The order in this ledger; the cursor for paging.

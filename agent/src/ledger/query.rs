@@ -10,7 +10,10 @@ use super::{
     commit::{id_bytes, to_counters, user_id},
     error::QueryError,
     intervals::{self, Interval, Kept, Piece},
-    model::{AccountPeriod, By, EventRecord, LedgerInfo, UsageAnswer, UsageQuery, UsageRow, UserRecord},
+    model::{
+        AccountPeriod, By, EventRecord, EventsWanted, LedgerInfo, Matters, UsageAnswer, UsageQuery, UsageRow,
+        UserRecord,
+    },
     people, schema,
 };
 use crate::core::event::{Counters, UserId};
@@ -363,24 +366,37 @@ pub(super) fn last_traffic(connection: &Connection) -> Result<HashMap<UserId, i6
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Oldest first, after the event number `after`.
+/// In the order that is wanted, after the event number `after`.
 pub(super) fn events(
     connection: &Connection,
-    user: Option<UserId>,
-    since_ms: Option<i64>,
+    wanted: &EventsWanted,
     after: Option<i64>,
     limit: usize,
 ) -> Result<Vec<EventRecord>, QueryError> {
+    let severity = match wanted.least {
+        Matters::Any => "1",
+        Matters::Warning => "json_extract(e.data, '$.severity') IN ('warning', 'error')",
+        Matters::Error => "json_extract(e.data, '$.severity') = 'error'",
+    };
     let sql = format!(
         "SELECT e.no, e.id, e.at_ms, e.kind, e.user_id, u.name, e.actor, e.data
          FROM events e LEFT JOIN users u ON u.id = e.user_id
-         WHERE e.no > ?1 AND e.at_ms >= ?2 AND {} ORDER BY e.no LIMIT ?4",
-        if user.is_some() { "e.user_id = ?3" } else { "?3 IS NULL" }
+         WHERE e.no {} ?1 AND e.at_ms >= ?2 AND {} AND {severity} AND {} ORDER BY e.no {} LIMIT ?4",
+        if wanted.newest { "<" } else { ">" },
+        if wanted.user.is_some() { "e.user_id = ?3" } else { "?3 IS NULL" },
+        if wanted.by_people { "e.actor <> 'agent'" } else { "1" },
+        if wanted.newest { "DESC" } else { "ASC" },
     );
+    let start = if wanted.newest { i64::MAX } else { 0 };
     let mut statement = connection.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map(
-        params![after.unwrap_or(0), since_ms.unwrap_or(i64::MIN), user.map(id_bytes), limit],
+        params![
+            after.unwrap_or(start),
+            wanted.since_ms.unwrap_or(i64::MIN),
+            wanted.user.map(id_bytes),
+            limit
+        ],
         |row| {
             let data: String = row.get(7)?;
             Ok(EventRecord {

@@ -15,7 +15,8 @@ use super::{
     audit,
     error::{LedgerError, QueryError},
     model::{
-        AuditRange, AuditSums, EventRecord, InboundRecord, LedgerInfo, UsageAnswer, UsageQuery, UserRecord,
+        AuditRange, AuditSums, EventRecord, EventsWanted, InboundRecord, LedgerInfo, UsageAnswer, UsageQuery,
+        UserRecord,
     },
     open, parking, people, policies, query,
     records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
@@ -167,7 +168,20 @@ impl Reader {
         after: Option<i64>,
         limit: usize,
     ) -> Result<Vec<EventRecord>, QueryError> {
-        query::events(&self.connection, user, since_ms, after, limit)
+        self.events_wanted(&EventsWanted { user, since_ms, ..EventsWanted::default() }, after, limit)
+    }
+
+    /// [`Reader::events`] with every filter, and in either order.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn events_wanted(
+        &self,
+        wanted: &EventsWanted,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, QueryError> {
+        query::events(&self.connection, wanted, after, limit)
     }
 
     /// All users, tombstones included, by id.

@@ -1,6 +1,8 @@
 //! Which names boxmeter gives to users and policies. Names that sing-box's configuration already
 //! has are taken as they are: the rule is for names that somebody makes here.
 
+use std::fmt::Write as _;
+
 /// The longest name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 128;
 
@@ -64,6 +66,30 @@ pub fn deceptive(c: char) -> bool {
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
             | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text on one line, with everything escaped that hides, reorders or breaks text.
+pub fn safe(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// The text with what is [`deceptive`] written as an escape, but for what `keep` says.
+pub fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            _ if keep(c) => out.push(c),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            _ if deceptive(c) => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -118,5 +118,5 @@ fn next(page: &Page, cursor: Option<String>) -> Option<String> {
 }
 
 fn answer_rev(rev: u64) -> UserList {
-    UserList { schema: Default::default(), users: Vec::new(), rev, next: None }
+    UserList { schema: Default::default(), users: Vec::new(), rev, next: None, matching: None }
 }

@@ -7,9 +7,9 @@ use jiff::{Timestamp, Zoned};
 
 use super::{
     error::ApiError,
-    query::{AuditQuery, By, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter},
+    query::{AuditQuery, By, EventQuery, FlowFilter, LIMIT_MAX, Page, UsageQuery, UserFilter, UserSort},
     time::parse_time,
-    types::UserState,
+    types::{Severity, UserState},
 };
 
 /// Names and values as they stand in the URL.
@@ -144,7 +144,13 @@ fn push_page(pairs: &mut Pairs, page: &Page) {
 impl Parameters for (UserFilter, Page) {
     fn from_params(params: &mut Params, _now: &Zoned) -> Result<Self, ApiError> {
         let words = UserState::ALL.map(|state| (state.as_str(), state));
-        let filter = UserFilter { state: params.word("state", &words)?, search: params.text("search")? };
+        let sorts = UserSort::ALL.map(|sort| (sort.as_str(), sort));
+        let filter = UserFilter {
+            state: params.word("state", &words)?,
+            search: params.text("search")?,
+            policy: params.text("policy")?,
+            sort: params.word("sort", &sorts)?.unwrap_or_default(),
+        };
         Ok((filter, params.page()?))
     }
 
@@ -153,6 +159,8 @@ impl Parameters for (UserFilter, Page) {
         let mut pairs = Pairs::new();
         push(&mut pairs, "state", filter.state.map(|state| state.as_str().to_owned()));
         push(&mut pairs, "search", filter.search.clone());
+        push(&mut pairs, "policy", filter.policy.clone());
+        push(&mut pairs, "sort", (filter.sort != UserSort::Name).then(|| filter.sort.as_str().to_owned()));
         push_page(&mut pairs, page);
         pairs
     }
@@ -208,13 +216,19 @@ impl Parameters for FlowFilter {
 impl Parameters for EventQuery {
     fn from_params(params: &mut Params, now: &Zoned) -> Result<Self, ApiError> {
         let (user, since) = (params.text("user")?, params.time("since", now)?);
-        Ok(EventQuery { user, since, page: params.page()? })
+        let severity = params.word("severity", &Severity::ALL.map(|it| (it.as_str(), it)))?;
+        let by_people = params.word("who", &[("people", true)])?.unwrap_or_default();
+        let newest = params.word("order", &[("oldest", false), ("newest", true)])?.unwrap_or_default();
+        Ok(EventQuery { user, since, severity, by_people, newest, page: params.page()? })
     }
 
     fn to_pairs(&self) -> Pairs {
         let mut pairs = Pairs::new();
         push(&mut pairs, "user", self.user.clone());
         push(&mut pairs, "since", self.since.map(|time| time.to_string()));
+        push(&mut pairs, "severity", self.severity.map(|it| it.as_str().to_owned()));
+        push(&mut pairs, "who", self.by_people.then(|| "people".to_owned()));
+        push(&mut pairs, "order", self.newest.then(|| "newest".to_owned()));
         push_page(&mut pairs, &self.page);
         pairs
     }

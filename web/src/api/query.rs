@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::types::UserState;
+use super::types::{Severity, User, UserState};
 
 /// Rows of one answer unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: u32 = 1_000;
@@ -27,6 +27,130 @@ pub struct UserFilter {
     pub state: Option<UserState>,
     /// Part of the name, any case.
     pub search: Option<String>,
+    /// The policy's name.
+    pub policy: Option<String>,
+    pub sort: UserSort,
+}
+
+/// The order of a list of users. But for names, whoever matters most comes first: who used most,
+/// who is fastest, who was seen last, who expires next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserSort {
+    #[default]
+    Name,
+    /// By the period's usage.
+    Used,
+    Total,
+    /// By both directions together.
+    Rate,
+    LastSeen,
+    Expires,
+}
+
+impl UserSort {
+    pub const ALL: [UserSort; 6] = [
+        UserSort::Name,
+        UserSort::Used,
+        UserSort::Total,
+        UserSort::Rate,
+        UserSort::LastSeen,
+        UserSort::Expires,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UserSort::Name => "name",
+            UserSort::Used => "used",
+            UserSort::Total => "total",
+            UserSort::Rate => "rate",
+            UserSort::LastSeen => "last_seen",
+            UserSort::Expires => "expires",
+        }
+    }
+
+    /// Smaller comes first.
+    fn rank(self, user: &User) -> u64 {
+        let most_first = |value: u64| u64::MAX - value;
+        match self {
+            UserSort::Name => 0,
+            UserSort::Used => most_first(user.period.used_bytes),
+            UserSort::Total => most_first(user.total.used_bytes),
+            UserSort::Rate => {
+                most_first(user.live.upload_rate.saturating_add(user.live.download_rate))
+            }
+            UserSort::LastSeen => {
+                let seen = user.last_seen_at.map_or(0, |at| at.instant.as_millisecond());
+                most_first(u64::try_from(seen).unwrap_or(0))
+            }
+            UserSort::Expires => {
+                let end = user.expires_at.map_or(i64::MAX, |at| at.instant.as_millisecond());
+                u64::try_from(end).unwrap_or(0)
+            }
+        }
+    }
+
+    /// Where a user stands in the list; names tell apart who has the same rank.
+    fn place(self, user: &User) -> (u64, &str) {
+        (self.rank(user), &user.name)
+    }
+
+    /// The cursor after a user: for names the name, else the rank before it, in hexadecimal.
+    fn cursor(self, user: &User) -> String {
+        match self {
+            UserSort::Name => user.name.clone(),
+            _ => format!("{:016x}{}", self.rank(user), user.name),
+        }
+    }
+
+    /// The place that a cursor names. One that was made for another order begins anew.
+    fn place_of(self, cursor: &str) -> (u64, &str) {
+        if self == UserSort::Name {
+            return (0, cursor);
+        }
+        let parts = cursor.split_at_checked(16);
+        let rank = parts.and_then(|(rank, _)| u64::from_str_radix(rank, 16).ok());
+        match (rank, parts) {
+            (Some(rank), Some((_, name))) => (rank, name),
+            _ => (0, ""),
+        }
+    }
+}
+
+impl UserFilter {
+    /// Whether the user is one of those that are asked for; `search` is in lower case.
+    fn takes(&self, user: &User, search: &str) -> bool {
+        self.state.is_none_or(|state| user.state == state)
+            && self.policy.as_ref().is_none_or(|policy| user.policy.as_ref() == Some(policy))
+            && (search.is_empty() || user.name.to_lowercase().contains(search))
+    }
+
+    /// One page of `users`, who are in any order.
+    pub fn page(&self, users: impl Iterator<Item = User>, page: &Page) -> UserPage {
+        let search = self.search.as_deref().unwrap_or_default().to_lowercase();
+        let mut users: Vec<User> = users.filter(|user| self.takes(user, &search)).collect();
+        let matching = users.len() as u64;
+        if let Some(after) = &page.after {
+            let after = self.sort.place_of(after);
+            users.retain(|user| self.sort.place(user) > after);
+        }
+        let limit = page.limit.max(1) as usize;
+        let more = users.len() > limit;
+        if more {
+            users.select_nth_unstable_by(limit, |a, b| self.sort.place(a).cmp(&self.sort.place(b)));
+            users.truncate(limit);
+        }
+        users.sort_unstable_by(|a, b| self.sort.place(a).cmp(&self.sort.place(b)));
+        let next = users.last().filter(|_| more).map(|user| self.sort.cursor(user));
+        UserPage { users, next, matching }
+    }
+}
+
+/// See [`UserFilter::page`].
+pub struct UserPage {
+    pub users: Vec<User>,
+    pub next: Option<String>,
+    /// How many users the filter takes, on all pages.
+    pub matching: u64,
 }
 
 /// The width of one usage row.
@@ -75,6 +199,12 @@ pub struct FlowFilter {
 pub struct EventQuery {
     pub user: Option<String>,
     pub since: Option<Timestamp>,
+    /// Only what matters at least as much.
+    pub severity: Option<Severity>,
+    /// Only what a person did, by any face.
+    pub by_people: bool,
+    /// The newest first.
+    pub newest: bool,
     pub page: Page,
 }
 

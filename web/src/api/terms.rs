@@ -74,6 +74,14 @@ macro_rules! terms {
                 })*
             }
 
+            /// What of these terms is not so in `other`.
+            #[must_use]
+            pub fn without(&self, other: &Overrides) -> Overrides {
+                Overrides {
+                    $($name: self.$name.clone().filter(|it| other.$name.as_ref() != Some(it)),)*
+                }
+            }
+
             /// Gives a field back to the policy; `false` if there is none of this name.
             pub fn give_back(&mut self, name: &str) -> bool {
                 match name {

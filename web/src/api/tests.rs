@@ -14,10 +14,10 @@ use tower::ServiceExt;
 
 use super::{
     client::Client,
-    query::{AuditQuery, By, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+    query::{AuditQuery, By, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserSort},
     routes::{Access, unix_router},
     serve::serve,
-    types::UserState,
+    types::{Severity, UserState},
 };
 use crate::{
     backend::{Backend, ErrorKind},
@@ -69,7 +69,12 @@ async fn every_answer_comes_over_the_socket_as_it_was() {
     assert_eq!(client.status().await, demo.status().await);
     assert_eq!(client.stats().await, demo.stats().await);
     let page = Page::default();
-    let filter = UserFilter { state: Some(UserState::Limited), search: Some("小".to_owned()) };
+    let filter = UserFilter {
+        state: Some(UserState::Limited),
+        search: Some("小".to_owned()),
+        policy: Some("basic".to_owned()),
+        sort: UserSort::LastSeen,
+    };
     let found = client.users(filter.clone(), page.clone()).await;
     assert_eq!(found.as_ref().unwrap().users.len(), 1);
     assert_eq!(found, demo.users(filter, page).await);
@@ -83,7 +88,13 @@ async fn every_answer_comes_over_the_socket_as_it_was() {
     assert_eq!(client.usage(query.clone()).await, demo.usage(query).await);
     let filter = FlowFilter { user: Some("demo-alice".to_owned()), ..Default::default() };
     assert_eq!(client.flows(filter.clone()).await, demo.flows(filter).await);
-    let query = EventQuery { since: Some(now().timestamp()), ..Default::default() };
+    let query = EventQuery {
+        since: Some(now().timestamp()),
+        severity: Some(Severity::Warning),
+        by_people: true,
+        newest: true,
+        ..Default::default()
+    };
     assert_eq!(client.events(query.clone()).await, demo.events(query).await);
     let query = AuditQuery { from: Some("2026-11-01T00:00:00Z".parse().unwrap()), to: None };
     assert_eq!(client.audit(query).await, demo.audit(query).await);

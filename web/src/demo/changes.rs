@@ -30,6 +30,8 @@ pub(super) struct State {
     pub shared: Shared,
     pub sharing_rev: u64,
     pub rev: u64,
+    /// Tag and type of every inbound.
+    pub inbounds: Vec<(String, String)>,
 }
 
 struct Answered {
@@ -50,6 +52,7 @@ impl State {
             shared: Shared::default(),
             sharing_rev: 1,
             rev: 100,
+            inbounds: vec![("trojan-in".to_owned(), "trojan".to_owned())],
         }
     }
 
@@ -100,6 +103,28 @@ impl State {
         Policy { users: having.count() as u64, ..policy.clone() }
     }
 
+    fn known_inbounds(&self, tags: Option<&[String]>) -> Result<Vec<String>, ApiError> {
+        let known: Vec<&str> = self.inbounds.iter().map(|(tag, _)| tag.as_str()).collect();
+        let Some(tags) = tags else { return Ok(known.into_iter().map(str::to_owned).collect()) };
+        match tags.iter().find(|tag| !known.contains(&tag.as_str())) {
+            Some(tag) => {
+                let text = format!("there is no inbound {tag:?}; there are {}", known.join(", "));
+                Err(ApiError::invalid("inbounds", text))
+            }
+            None => Ok(tags.to_vec()),
+        }
+    }
+
+    /// What a client of an inbound is given.
+    fn credential(&self, name: &str, inbound: String) -> Credential {
+        let kind = self.inbounds.iter().find(|(tag, _)| *tag == inbound);
+        let kind = kind.map_or("trojan", |(_, kind)| kind).to_owned();
+        let secret = json!(Uuid::new_v4().to_string());
+        let field = if kind == "vless" { "uuid" } else { "password" };
+        let entry = [("name".to_owned(), json!(name)), (field.to_owned(), secret)].into();
+        Credential { inbound, kind, entry }
+    }
+
     /// The terms of a policy that a user names.
     fn terms_of(&self, policy: &str) -> Result<&Terms, ApiError> {
         let known: Vec<&str> = self.policies.iter().map(|it| it.name.as_str()).collect();
@@ -122,7 +147,7 @@ impl State {
         let policy = new.policy.clone().unwrap_or_else(|| UNLIMITED.to_owned());
         let terms = self.terms_of(&policy)?.with(&new.terms);
         terms.check()?;
-        let inbounds = known_inbounds(new.inbounds.as_deref())?;
+        let inbounds = self.known_inbounds(new.inbounds.as_deref())?;
         let mut user = super::data::user(now, 0, &new.name, UserState::Pending, None);
         user.id = Some(Uuid::now_v7().to_string());
         user.policy = Some(policy);
@@ -130,21 +155,17 @@ impl State {
         user.note.clone_from(&new.note);
         user.expires_at = new.expires_at;
         user.overrides = new.terms.clone();
+        user.inbounds.clone_from(&inbounds);
         user.last_seen_at = None;
         user.first_used_at = None;
+        user.traffic = Traffic::default();
+        user.total.used_bytes = 0;
+        user.period.used_bytes = 0;
         self.users.push(user);
         self.packages.remove(&new.name);
         let user = self.settle(now, self.users.len() - 1)?;
         self.tell(now, envelope, "user.added", &user, &format!("added with the policy {}", policy_of(&user)));
-        let credentials = inbounds.into_iter().map(|inbound| Credential {
-            inbound,
-            kind: "trojan".to_owned(),
-            entry: [
-                ("name".to_owned(), json!(new.name)),
-                ("password".to_owned(), json!(Uuid::new_v4().to_string())),
-            ]
-            .into(),
-        });
+        let credentials = inbounds.into_iter().map(|inbound| self.credential(&new.name, inbound));
         Ok(UserAdded { schema: Schema, user, credentials: credentials.collect(), rev: self.rev })
     }
 
@@ -173,7 +194,7 @@ impl State {
             user.expires_at = expires_at;
         }
         if let Some(inbounds) = &change.inbounds {
-            user.inbounds = known_inbounds(Some(inbounds))?;
+            user.inbounds = self.known_inbounds(Some(inbounds))?;
         }
         self.replace(now, envelope, at, user, "user.changed", "changed")
     }
@@ -258,7 +279,7 @@ impl State {
     }
 
     /// What follows for a user from its terms and usage.
-    fn settle(&mut self, now: &Zoned, at: usize) -> Result<User, ApiError> {
+    pub fn settle(&mut self, now: &Zoned, at: usize) -> Result<User, ApiError> {
         self.rev += 1;
         let mut user = self.users[at].clone();
         let terms = self.terms_of(policy_of(&user))?.with(&user.overrides);
@@ -325,6 +346,11 @@ impl State {
         let package = packages.into_iter().find(|it| it.id == id);
         let package = package.ok_or_else(|| ApiError::internal("the package went away"))?;
         Ok(PackageAdded { schema: Schema, user: name.to_owned(), package, remaining_bytes, rev: self.rev })
+    }
+
+    /// A package that was bought before the demonstration began.
+    pub fn bought(&mut self, name: &str, package: Package) {
+        self.packages.entry(name.to_owned()).or_default().push(package);
     }
 
     pub fn add_policy(&mut self, new: &NewPolicy) -> Result<PolicyChanged, ApiError> {
@@ -411,7 +437,7 @@ impl State {
         if let Some(policy) = &wanted.policy {
             self.terms_of(policy)?;
         }
-        known_inbounds(wanted.inbounds.as_deref())?;
+        self.known_inbounds(wanted.inbounds.as_deref())?;
         let outcome = if exists { ImportOutcome::Updated } else { ImportOutcome::Added };
         if dry_run {
             return Ok(outcome);
@@ -457,22 +483,17 @@ fn policy_of(user: &User) -> &str {
     user.policy.as_deref().unwrap_or(UNLIMITED)
 }
 
-/// The demonstration has one inbound.
-fn known_inbounds(tags: Option<&[String]>) -> Result<Vec<String>, ApiError> {
-    match tags.unwrap_or_default().iter().find(|tag| *tag != "trojan-in") {
-        Some(tag) => {
-            let text = format!("there is no inbound {tag:?}; there are trojan-in");
-            Err(ApiError::invalid("inbounds", text))
-        }
-        None => Ok(vec!["trojan-in".to_owned()]),
-    }
-}
-
 /// The state and why.
 fn standing(now: &Zoned, user: &User, terms: &Terms) -> (UserState, Option<Reason>) {
     let at = Time::from(now);
-    if let Some(cause @ Reason::Disabled { .. }) = &user.cause {
-        return (UserState::Disabled, Some(cause.clone()));
+    let stays = match &user.cause {
+        Some(Reason::Disabled { .. }) => Some(UserState::Disabled),
+        Some(Reason::Suspended { .. }) => Some(UserState::Suspended),
+        Some(Reason::NotUsedYet { .. }) => Some(UserState::Pending),
+        _ => None,
+    };
+    if let Some(state) = stays {
+        return (state, user.cause.clone());
     }
     if let Some(expired) = user.expires_at.filter(|it| it.instant <= now.timestamp()) {
         return (UserState::Expired, Some(Reason::Expired { at: expired, valid_days: None }));

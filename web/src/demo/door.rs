@@ -17,7 +17,7 @@ use crate::{
         routes::Access,
         types::{Schema, Time},
     },
-    backend::{ApiError, ErrorKind},
+    backend::{ApiError, Backend as _, ErrorKind},
 };
 
 /// What the demonstration's page of signing in tells.
@@ -53,7 +53,7 @@ fn not_in() -> ApiError {
 impl Demo {
     /// Sessions are real even where the shown server's clock stands still.
     fn moment(&self, instant: Timestamp) -> Time {
-        Time::new(instant, self.now.time_zone())
+        Time::new(instant, self.now().time_zone())
     }
 }
 

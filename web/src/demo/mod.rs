@@ -4,6 +4,9 @@
 mod changes;
 mod data;
 mod door;
+mod history;
+mod life;
+mod people;
 mod sharing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,25 +22,32 @@ use crate::{
     api::{
         live::LiveSnapshot,
         order::Envelope,
-        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
+        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::*,
     },
     backend::{ApiError, Backend, LiveStream},
 };
 use changes::State;
+use life::Life;
 pub use data::user;
 pub use door::PASSWORD;
 use data::{GIB, MIB, events, flows, policies, snapshot, status, traffic};
 
+/// What the made-up server takes for the time.
+pub type Clock = Box<dyn Fn() -> Zoned + Send + Sync>;
+
 /// A server that stands still at one moment, but for what is changed; tests set the fields.
+/// [`Demo::lively`] is one that goes on.
 pub struct Demo {
-    pub now: Zoned,
+    clock: Clock,
     pub status: Status,
     pub flows: Vec<Flow>,
     pub unattributed: Traffic,
     state: Mutex<State>,
     doors: door::Doors,
+    /// What goes on by itself.
+    life: Option<Mutex<Life>>,
     /// What the stream tells; see [`Demo::publish`].
     live: watch::Sender<Arc<LiveSnapshot>>,
 }
@@ -58,15 +68,62 @@ impl Demo {
             unattributed: traffic(3 * MIB),
             state: Mutex::new(State::new(users, policies(), events(&now))),
             doors: door::Doors::default(),
-            now,
+            life: None,
+            clock: Box::new(move || now.clone()),
             live,
         }
+    }
+
+    /// A server on which people live: made from the seed, with 60 days behind it. It goes on while
+    /// somebody calls [`Demo::tick`]; see [`Demo::spawn`].
+    pub fn lively(clock: Clock, seed: u64) -> Arc<Self> {
+        let now = clock();
+        let world = life::World::new(&now, seed);
+        let snapshot = world.life.snapshot(&now, &world.state.users);
+        let (live, _) = watch::channel(Arc::new(snapshot));
+        Arc::new(Demo {
+            status: world.status,
+            flows: Vec::new(),
+            unattributed: world.unattributed,
+            state: Mutex::new(world.state),
+            life: Some(Mutex::new(world.life)),
+            clock,
+            live,
+            doors: door::Doors::default(),
+        })
+    }
+
+    /// Goes on once a second until the server is dropped.
+    pub fn spawn(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
+            loop {
+                second.tick().await;
+                match weak.upgrade() {
+                    Some(demo) => demo.tick(),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// One second of a lively server.
+    pub fn tick(&self) {
+        let Some(mut life) = self.life() else { return };
+        let (now, mut state) = (self.now(), self.state());
+        life.tick(&now, &mut state);
+        self.live.send_replace(Arc::new(life.snapshot(&now, &state.users)));
+    }
+
+    fn life(&self) -> Option<MutexGuard<'_, Life>> {
+        self.life.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Other users, also in the stream.
     #[must_use]
     pub fn with_users(self, users: Vec<User>) -> Self {
-        self.live.send_replace(Arc::new(snapshot(&self.now, &users)));
+        self.live.send_replace(Arc::new(snapshot(&self.now(), &users)));
         self.state().users = users;
         self
     }
@@ -91,18 +148,25 @@ impl Demo {
         envelope: &Envelope,
         change: impl FnOnce(&mut State) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
+        // Both in the order in which `tick` takes them.
+        let life = self.life();
         let mut state = self.state();
         if let Some(answer) = state.answered(envelope)? {
             return serde_json::from_value(answer).map_err(ApiError::internal);
         }
         let answer = change(&mut state)?;
         state.remember(envelope, &answer)?;
-        self.live.send_replace(Arc::new(snapshot(&self.now, &state.users)));
+        let now = self.now();
+        let told = match life {
+            Some(life) => life.snapshot(&now, &state.users),
+            None => snapshot(&now, &state.users),
+        };
+        self.live.send_replace(Arc::new(told));
         Ok(answer)
     }
 
     fn time(&self, instant: Timestamp) -> Time {
-        Time::new(instant, self.now.time_zone())
+        Time::new(instant, self.now().time_zone())
     }
 
     fn known(&self, name: Option<&str>) -> Result<(), ApiError> {
@@ -131,26 +195,21 @@ fn paged<T>(entries: Vec<T>, page: &Page, key: impl Fn(&T) -> String) -> (Vec<T>
 #[async_trait]
 impl Backend for Demo {
     fn now(&self) -> Zoned {
-        self.now.clone()
+        (self.clock)()
     }
 
     async fn status(&self) -> Result<Status, ApiError> {
-        Ok(self.status.clone())
+        let mut status = self.status.clone();
+        if self.life.is_some() {
+            status.ledger.committed_at = Some(Time::from(&self.now()));
+        }
+        Ok(status)
     }
 
     async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
-        let search = filter.search.unwrap_or_default().to_lowercase();
         let state = self.state();
-        let mut users: Vec<User> = state
-            .users
-            .iter()
-            .filter(|user| filter.state.is_none_or(|state| user.state == state))
-            .filter(|user| user.name.to_lowercase().contains(&search))
-            .cloned()
-            .collect();
-        users.sort_by(|a, b| a.name.cmp(&b.name));
-        let (users, next) = paged(users, &page, |user| user.name.clone());
-        Ok(UserList { schema: Schema, users, rev: state.rev, next })
+        let UserPage { users, next, matching } = filter.page(state.users.iter().cloned(), &page);
+        Ok(UserList { schema: Schema, users, rev: state.rev, next, matching: Some(matching) })
     }
 
     async fn user(&self, name: &str) -> Result<UserShow, ApiError> {
@@ -159,8 +218,11 @@ impl Backend for Demo {
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {
         self.known(query.user.as_deref())?;
-        let start = query.from.unwrap_or_else(|| self.now.timestamp() - 24.hours());
-        let to = query.to.unwrap_or(self.now.timestamp());
+        if let Some(life) = self.life() {
+            return Ok(life.usage(&self.now(), &self.state().users, &query));
+        }
+        let start = query.from.unwrap_or_else(|| self.now().timestamp() - 24.hours());
+        let to = query.to.unwrap_or(self.now().timestamp());
         let wanted = |user: &&User| query.user.as_ref().is_none_or(|name| user.name == *name);
         let state = self.state();
         let rows = state.users.iter().filter(wanted).map(|user| UsageRow {
@@ -180,7 +242,7 @@ impl Backend for Demo {
             unattributed_by_inbound: Vec::new(),
             from: query.from.map(|from| self.time(from)),
             to: Some(self.time(to)),
-            as_of: Some(Time::from(&self.now)),
+            as_of: Some(Time::from(&self.now())),
             rev: 1,
             next,
         })
@@ -192,7 +254,9 @@ impl Backend for Demo {
             filter.user.as_ref().is_none_or(|name| flow.user.as_ref() == Some(name))
                 && filter.inbound.as_ref().is_none_or(|tag| flow.inbound == *tag)
         };
-        let flows = self.flows.iter().filter(wanted).cloned().collect();
+        let life = self.life();
+        let all = life.as_ref().map_or(&self.flows, |it| &it.flows);
+        let flows = all.iter().filter(wanted).cloned().collect();
         let (flows, next) = paged(flows, &filter.page, |flow: &Flow| flow.peer.clone());
         Ok(FlowList { schema: Schema, flows, next })
     }
@@ -201,9 +265,14 @@ impl Backend for Demo {
         let wanted = |event: &&Event| {
             query.user.as_ref().is_none_or(|name| event.user.as_ref() == Some(name))
                 && query.since.is_none_or(|since| event.at.instant >= since)
+                && query.severity.is_none_or(|least| event.severity >= least)
+                && !(query.by_people && event.who.as_deref().is_none_or(|who| who == "agent"))
         };
         let state = self.state();
-        let events = state.events.iter().filter(wanted).cloned().collect();
+        let mut events: Vec<Event> = state.events.iter().filter(wanted).cloned().collect();
+        if query.newest {
+            events.reverse();
+        }
         let (events, next) = paged(events, &query.page, |event: &Event| event.id.clone());
         Ok(EventList { schema: Schema, events, rev: state.rev, next })
     }
@@ -219,13 +288,14 @@ impl Backend for Demo {
             width_bytes: 0,
             width_us: 0,
             from: query.from.map(|from| self.time(from)),
-            to: Some(self.time(query.to.unwrap_or(self.now.timestamp()))),
-            as_of: Some(Time::from(&self.now)),
+            to: Some(self.time(query.to.unwrap_or(self.now().timestamp()))),
+            as_of: Some(Time::from(&self.now())),
             dropped_bytes: None,
         })
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {
+        let month = self.life().map(|life| life.month(&self.now()));
         let live = self.snapshot();
         let state = self.state();
         let count = |wanted: fn(&User) -> bool| state.users.iter().filter(|it| wanted(it)).count();
@@ -238,9 +308,9 @@ impl Backend for Demo {
             online_users: count(|user| user.live.flows > 0) as u64,
             limited_users: count(|user| user.state == UserState::Limited) as u64,
             today_bytes: live.totals.today_bytes,
-            month_bytes: live.totals.total_bytes,
+            month_bytes: month.unwrap_or(live.totals.total_bytes),
             unattributed_bytes: live.totals.unattributed_bytes,
-            as_of: Some(Time::from(&self.now)),
+            as_of: Some(Time::from(&self.now())),
         })
     }
 
@@ -251,7 +321,7 @@ impl Backend for Demo {
     }
 
     async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
-        self.once(&envelope, |state| state.add_user(&self.now, &envelope, &new))
+        self.once(&envelope, |state| state.add_user(&self.now(), &envelope, &new))
     }
 
     async fn change_user(
@@ -260,15 +330,15 @@ impl Backend for Demo {
         name: &str,
         change: UserChange,
     ) -> Result<UserChanged, ApiError> {
-        self.once(&envelope, |state| state.change_user(&self.now, &envelope, name, &change))
+        self.once(&envelope, |state| state.change_user(&self.now(), &envelope, name, &change))
     }
 
     async fn delete_user(&self, envelope: Envelope, name: &str, purge: bool) -> Result<Deleted, ApiError> {
-        self.once(&envelope, |state| state.delete_user(&self.now, &envelope, name, purge))
+        self.once(&envelope, |state| state.delete_user(&self.now(), &envelope, name, purge))
     }
 
     async fn reset_user(&self, envelope: Envelope, name: &str) -> Result<UserChanged, ApiError> {
-        self.once(&envelope, |state| state.reset_user(&self.now, &envelope, name))
+        self.once(&envelope, |state| state.reset_user(&self.now(), &envelope, name))
     }
 
     async fn set_enabled(
@@ -277,12 +347,12 @@ impl Backend for Demo {
         name: &str,
         enabled: bool,
     ) -> Result<UserChanged, ApiError> {
-        self.once(&envelope, |state| state.set_enabled(&self.now, &envelope, name, enabled))
+        self.once(&envelope, |state| state.set_enabled(&self.now(), &envelope, name, enabled))
     }
 
     async fn packages(&self, name: &str, page: Page) -> Result<PackageList, ApiError> {
         let state = self.state();
-        let (packages, remaining_bytes) = state.packages(name, self.now.timestamp())?;
+        let (packages, remaining_bytes) = state.packages(name, self.now().timestamp())?;
         let (packages, next) = paged(packages, &page, |it| it.id.clone());
         let user = name.to_owned();
         Ok(PackageList { schema: Schema, user, packages, remaining_bytes, rev: state.rev, next })
@@ -294,7 +364,7 @@ impl Backend for Demo {
         name: &str,
         new: NewPackage,
     ) -> Result<PackageAdded, ApiError> {
-        self.once(&envelope, |state| state.add_package(&self.now, &envelope, name, &new))
+        self.once(&envelope, |state| state.add_package(&self.now(), &envelope, name, &new))
     }
 
     async fn policies(&self, page: Page) -> Result<PolicyList, ApiError> {
@@ -319,7 +389,7 @@ impl Backend for Demo {
         name: &str,
         change: PolicyChange,
     ) -> Result<PolicyChanged, ApiError> {
-        self.once(&envelope, |state| state.change_policy(&self.now, &envelope, name, &change))
+        self.once(&envelope, |state| state.change_policy(&self.now(), &envelope, name, &change))
     }
 
     async fn delete_policy(&self, envelope: Envelope, name: &str) -> Result<Deleted, ApiError> {
@@ -327,7 +397,7 @@ impl Backend for Demo {
     }
 
     async fn import(&self, envelope: Envelope, request: ImportRequest) -> Result<ImportReport, ApiError> {
-        self.once(&envelope, |state| Ok(state.import(&self.now, &envelope, &request)))
+        self.once(&envelope, |state| Ok(state.import(&self.now(), &envelope, &request)))
     }
 
     async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
@@ -347,7 +417,7 @@ impl Backend for Demo {
 
     async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
         let state = self.state();
-        state.shared.subscription(&self.now, &state.users, token)
+        state.shared.subscription(&self.now(), &state.users, token)
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -1,3 +1,4 @@
 //! The web panel: pages over a [`crate::backend::Backend`].
 
+pub mod pages;
 pub mod public;

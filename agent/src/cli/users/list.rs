@@ -33,7 +33,7 @@ fn parse_state(text: &str) -> Result<UserState, String> {
 
 pub async fn run(context: &Context, args: ListArgs) -> Result<(), Failure> {
     let filtered = args.state.is_some() || args.search.is_some();
-    let filter = UserFilter { state: args.state, search: args.search };
+    let filter = UserFilter { state: args.state, search: args.search, ..UserFilter::default() };
     let list = context.client()?.users_all(filter).await?;
     if context.json {
         return context.print_json(&list);

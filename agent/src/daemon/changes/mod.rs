@@ -51,7 +51,7 @@ fn translate<T: DeserializeOwned>(from: &impl Serialize) -> Result<T, ApiError> 
 }
 
 /// A refusal of the ledger as people are told it.
-fn refused(error: CommitError) -> ApiError {
+pub(super) fn refused(error: CommitError) -> ApiError {
     let Some(refusal) = error.refusal() else { return ApiError::unavailable(error) };
     let text = refusal.to_string();
     match refusal {
@@ -63,7 +63,7 @@ fn refused(error: CommitError) -> ApiError {
     }
 }
 
-fn asked(envelope: &Envelope) -> Asked {
+pub(super) fn asked(envelope: &Envelope) -> Asked {
     let key =
         envelope.key.as_ref().map(|key| IdempotencyKey { key: key.key.clone(), request: key.fingerprint });
     Asked { actor: envelope.actor.to_string(), at_ms: clock::wall_ms(), key }

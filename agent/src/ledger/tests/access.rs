@@ -17,6 +17,7 @@ fn new_session(letter: u8, address: &str, totp_step: Option<i64>) -> NewSession 
         secret_hash: [letter; 32],
         expires_ms: start_ms() + 14 * DAY_MS,
         address: address.to_owned(),
+        bucket: address.to_owned(),
         browser: "Firefox".to_owned(),
         password: "hash-1".to_owned(),
         totp_step,

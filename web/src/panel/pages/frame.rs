@@ -1,0 +1,218 @@
+//! What stands around every page: navigation, language and colours, what is not well, messages.
+
+use askama::Template;
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+
+use super::{
+    Pages, Visit, assets,
+    view::{Moment, shown},
+    visit::Theme,
+};
+use crate::{
+    api::types::Degradation,
+    backend::{ApiError, ErrorKind},
+    locale::Lang,
+};
+
+/// See the module. Templates know it as `f`.
+pub struct Frame {
+    pub lang: Lang,
+    pub visit: Visit,
+    pub base: String,
+    /// The entry of the navigation that is current; empty on pages without one.
+    nav: &'static str,
+    pub title: String,
+    pub banners: Vec<Banner>,
+    pub messages: Vec<(bool, String)>,
+    /// The live stream of the page, below the base.
+    pub stream: Option<String>,
+    /// For forms that change something.
+    pub csrf: String,
+    /// Whether somebody is signed in: the frame then has its navigation.
+    pub signed_in: bool,
+}
+
+/// Something that is not well.
+pub struct Banner {
+    pub bad: bool,
+    pub part: String,
+    /// The agent's own words, or ours.
+    pub text: String,
+    pub advice: Option<String>,
+    pub since: Option<Moment>,
+    /// Whether `text` is English whatever the page's language is.
+    pub english: bool,
+}
+
+impl Frame {
+    /// The frame of a page, with what the agent says of itself.
+    pub async fn load(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
+        let banners = match pages.backend.status().await {
+            Ok(status) => status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect(),
+            Err(error) => vec![Banner::unreachable(visit.lang, &error)],
+        };
+        Frame { banners, ..Frame::bare(pages, visit, nav, title) }
+    }
+
+    /// Without asking the agent.
+    pub fn bare(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
+        Frame {
+            lang: visit.lang,
+            visit: visit.clone(),
+            base: pages.base.clone(),
+            nav,
+            title,
+            banners: Vec::new(),
+            messages: visit.flash.as_ref().map(|it| it.lines(visit.lang)).unwrap_or_default(),
+            stream: None,
+            csrf: String::new(),
+            signed_in: true,
+        }
+    }
+
+    #[must_use]
+    pub fn with_stream(self, path: String) -> Frame {
+        Frame { stream: Some(path), ..self }
+    }
+
+    /// The text of a key; tests see to it that there is one.
+    pub fn t(&self, key: impl AsRef<str>) -> &'static str {
+        self.lang.find(key.as_ref()).unwrap_or("?")
+    }
+
+    /// The text of a key with one value.
+    pub fn t1(&self, key: &str, name: &str, value: impl std::fmt::Display) -> String {
+        self.lang.fill(key, &[(name, &value.to_string())])
+    }
+
+    /// The address of an asset; it changes with the content.
+    pub fn asset(&self, name: &str) -> String {
+        format!("{}/static/{}", self.base, assets::address(name))
+    }
+
+    pub fn is(&self, nav: &str) -> bool {
+        self.nav == nav
+    }
+
+    pub fn theme(&self) -> &'static str {
+        self.visit.theme.word()
+    }
+
+    pub fn next_theme(&self) -> &'static str {
+        self.visit.theme.next().word()
+    }
+
+    /// The language that the frame's button turns to.
+    pub fn other_lang(&self) -> &'static str {
+        match self.lang {
+            Lang::En => Lang::ZhCn.tag(),
+            Lang::ZhCn => Lang::En.tag(),
+        }
+    }
+
+    /// The same in its own words, for who cannot read this page.
+    pub fn other_language(&self) -> &'static str {
+        match self.lang {
+            Lang::En => Lang::ZhCn.find("panel.language").unwrap_or_default(),
+            Lang::ZhCn => Lang::En.find("panel.language").unwrap_or_default(),
+        }
+    }
+
+    pub fn theme_key(&self) -> &'static str {
+        match self.visit.theme {
+            Theme::System => "panel.theme.system",
+            Theme::Light => "panel.theme.light",
+            Theme::Dark => "panel.theme.dark",
+        }
+    }
+
+    pub fn nav_key(&self, word: &str) -> String {
+        format!("panel.nav.{word}")
+    }
+
+    pub fn field_key(&self, word: &str) -> String {
+        format!("panel.field.{word}")
+    }
+
+    pub fn period_key(&self, word: &str) -> String {
+        format!("panel.period.{word}")
+    }
+
+    pub fn sharing_key(&self, word: &str) -> String {
+        format!("panel.sharing.{word}")
+    }
+
+    /// The navigation: address, word of the key and icon.
+    pub fn tabs(&self) -> [(&'static str, &'static str); 5] {
+        [
+            ("/", "overview"),
+            ("/users", "users"),
+            ("/policies", "policies"),
+            ("/events", "events"),
+            ("/settings", "settings"),
+        ]
+    }
+}
+
+impl Banner {
+    fn of(lang: Lang, it: &Degradation) -> Banner {
+        let key = format!("part.{}", it.part);
+        let part = lang.text(&key);
+        Banner {
+            bad: false,
+            part: if part == key { shown(&it.part) } else { part.to_owned() },
+            text: shown(&it.reason),
+            advice: it.advice.as_deref().map(shown),
+            since: Some(Moment::at(&it.since)),
+            english: true,
+        }
+    }
+
+    fn unreachable(lang: Lang, error: &ApiError) -> Banner {
+        let (key, advice) = match error.kind {
+            ErrorKind::NotRunning => ("panel.agent.not_running", Some("panel.agent.start")),
+            ErrorKind::NotPermitted => ("panel.agent.not_permitted", None),
+            _ => ("panel.agent.not_answering", None),
+        };
+        Banner {
+            bad: true,
+            part: lang.text("part.agent").to_owned(),
+            text: lang.text(key).to_owned(),
+            advice: advice.map(|key| lang.text(key).to_owned()),
+            since: None,
+            english: false,
+        }
+    }
+}
+
+/// A page as an answer.
+pub fn render(page: &impl Template) -> Result<Response, PageError> {
+    render_as(StatusCode::OK, page)
+}
+
+/// A page with a status of its own, for instance a form with mistakes.
+pub fn render_as(status: StatusCode, page: &impl Template) -> Result<Response, PageError> {
+    let html = page.render().map_err(|error| PageError(ApiError::internal(error)))?;
+    Ok((status, Html(html)).into_response())
+}
+
+/// What went wrong; [`super::error::pages`] makes a page of it.
+#[derive(Clone, Debug)]
+pub struct PageError(pub ApiError);
+
+impl From<ApiError> for PageError {
+    fn from(error: ApiError) -> Self {
+        PageError(error)
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        let mut response = self.0.kind.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+pub type Answer = Result<Response, PageError>;

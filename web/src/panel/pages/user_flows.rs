@@ -1,0 +1,83 @@
+//! The live connections of a user: a part of the user's page, and a page of its own that the part
+//! is renewed from.
+
+use askama::Template;
+use axum::extract::{Path, State};
+
+use super::{
+    Pages, Shared, Visit,
+    frame::{Answer, Frame, render},
+    view::{Moment, segment, shown},
+};
+use crate::{
+    api::{
+        query::{FlowFilter, Page as Cursor},
+        types::{Flow, Network},
+    },
+    backend::ApiError,
+    locale::Lang,
+    units::{Rate, Size},
+};
+
+/// Connections on the page; who has more is told how many there are by the number above.
+const ROWS: u32 = 100;
+
+#[derive(Template)]
+#[template(path = "user_flows.html")]
+struct Page {
+    f: Frame,
+    name: String,
+    address: String,
+    flows: Vec<Connection>,
+}
+
+/// One live connection.
+pub struct Connection {
+    pub peer: String,
+    pub inbound: String,
+    pub network: &'static str,
+    pub owner_by: String,
+    pub opened: Moment,
+    pub down: String,
+    pub up: String,
+    pub down_total: String,
+    pub up_total: String,
+}
+
+pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
+    let flows = connections(&pages, &visit, &name).await?;
+    let f = Frame::load(&pages, &visit, "users", visit.lang.text("panel.flows.title").to_owned()).await;
+    let address = format!("{}/users/{}", f.base, segment(&name));
+    render(&Page { f, name: shown(&name), address, flows })
+}
+
+pub async fn connections(pages: &Pages, visit: &Visit, name: &str) -> Result<Vec<Connection>, ApiError> {
+    let filter = FlowFilter {
+        user: Some(name.to_owned()),
+        inbound: None,
+        page: Cursor { after: None, limit: ROWS },
+    };
+    let now = pages.backend.now().timestamp();
+    let list = pages.backend.flows(filter).await?;
+    Ok(list.flows.iter().map(|flow| connection(visit.lang, flow, now)).collect())
+}
+
+fn connection(lang: Lang, flow: &Flow, now: jiff::Timestamp) -> Connection {
+    let owner = match flow.owner_by {
+        Some(by) => lang.find(&format!("owner_by.{}", by.as_str())),
+        None => lang.find("flows.unknown"),
+    };
+    let owner = owner.unwrap_or_default();
+    let before = if flow.before_metering { lang.text("flows.before_metering") } else { "" };
+    Connection {
+        peer: shown(&flow.peer),
+        inbound: shown(&flow.inbound),
+        network: if flow.network == Network::Tcp { "TCP" } else { "UDP" },
+        owner_by: format!("{owner}{before}"),
+        opened: Moment::near(lang, &flow.opened_at, now),
+        down: Rate(flow.download_rate).to_string(),
+        up: Rate(flow.upload_rate).to_string(),
+        down_total: Size(flow.download_payload_bytes).to_string(),
+        up_total: Size(flow.upload_payload_bytes).to_string(),
+    }
+}
