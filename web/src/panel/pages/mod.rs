@@ -15,6 +15,7 @@ mod policy_list;
 mod policy_save;
 mod preferences;
 mod settings;
+mod sign_in;
 mod terms_form;
 mod terms_values;
 #[cfg(test)]
@@ -29,22 +30,25 @@ mod user_new;
 mod user_package;
 mod user_show;
 mod view;
-mod visit;
+pub mod visit;
 
 use std::sync::Arc;
 
 use axum::{
-    Router, middleware,
+    Router,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 
-use crate::{backend::Backend, locale::Lang};
+use super::guard::Guard;
+use crate::{backend::ApiError, locale::Lang};
+pub use error::pages as around;
 pub use live::Hub;
 pub use visit::Visit;
 
-/// What every page needs.
+/// What every page needs. Who answers for a visitor is in its [`Visit`].
 pub struct Pages {
-    pub backend: Arc<dyn Backend>,
+    pub guard: Arc<Guard>,
     pub hub: Arc<Hub>,
     /// Where the panel lives below its host: empty, or a path without a slash at its end.
     pub base: String,
@@ -55,9 +59,11 @@ pub struct Pages {
 pub type Shared = Arc<Pages>;
 
 impl Pages {
-    pub fn new(backend: Arc<dyn Backend>, base: &str, lang: Lang) -> Shared {
-        let hub = Arc::new(Hub::new(Arc::clone(&backend)));
-        Arc::new(Pages { backend, hub, base: base.trim_end_matches('/').to_owned(), lang })
+    pub fn new(guard: &Arc<Guard>) -> Shared {
+        let hub = Arc::new(Hub::new(guard.front.own()));
+        let base = guard.options.base_path.clone();
+        let lang = guard.options.language.unwrap_or_default();
+        Arc::new(Pages { guard: Arc::clone(guard), hub, base, lang })
     }
 }
 
@@ -85,9 +91,22 @@ pub fn router(pages: Shared) -> Router {
         .route("/events", get(events_list::show))
         .route("/settings", get(settings::show))
         .route("/live", get(live::stream))
-        .route("/preferences", post(preferences::save))
         .fallback(error::no_such_page)
         .method_not_allowed_fallback(error::wrong_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&pages), error::pages))
         .with_state(pages)
+}
+
+/// What needs no session.
+pub fn open_router(pages: Shared) -> Router {
+    Router::new()
+        .route("/static/{address}", get(assets::serve))
+        .route("/sign-in", get(sign_in::show).post(sign_in::save))
+        .route("/sign-out", post(sign_in::out))
+        .route("/preferences", post(preferences::save))
+        .with_state(pages)
+}
+
+/// An answer that [`around`] makes a page of.
+pub fn refused(error: ApiError) -> Response {
+    frame::PageError(error).into_response()
 }

@@ -62,14 +62,14 @@ async fn page(
     inbounds: Option<&[String]>,
     status: StatusCode,
 ) -> Answer {
-    let choices = user_form::choices(pages, form.v("policy"), inbounds).await?;
+    let choices = user_form::choices(visit, form.v("policy"), inbounds).await?;
     let f = Frame::load(pages, visit, "users", visit.lang.text("panel.users.add").to_owned()).await;
     render_as(status, &Page { f, form, hints: Fields::default(), choices, inherits: true })
 }
 
 pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answer {
     let mut fields = Fields::typed(&form, &user_form::all_fields());
-    let now = pages.backend.now();
+    let now = visit.backend().now();
     let typed = user_form::read(visit.lang, &form, None, &now, &mut fields);
     let new = NewUser {
         name: form.get("name").to_owned(),
@@ -85,7 +85,7 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answ
     }
     if !fields.wrong() {
         let envelope = Envelope { key: form.once(&visit.path), ..visit.envelope() };
-        match pages.backend.add_user(envelope, new).await {
+        match visit.backend().add_user(envelope, new).await {
             Ok(added) => return self::added(&pages, &visit, &added).await,
             Err(error) if error.kind == ErrorKind::Conflict => {
                 fields.fail("name", visit.lang.text("panel.invalid.taken"));
@@ -114,8 +114,10 @@ fn entry((number, credential): (usize, &Credential)) -> Entry {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let fields = credential.entry.iter().enumerate().map(|(at, (name, value))| {
-        (format!("secret-{number}-{at}"), shown(name), shown(&text(value)))
-    });
+    let fields = credential
+        .entry
+        .iter()
+        .enumerate()
+        .map(|(at, (name, value))| (format!("secret-{number}-{at}"), shown(name), shown(&text(value))));
     Entry { inbound: shown(&credential.inbound), kind: shown(&credential.kind), fields: fields.collect() }
 }
