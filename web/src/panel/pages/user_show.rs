@@ -126,7 +126,7 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         raw: user.name.clone(),
         address: format!("{}/users/{}", f.base, segment(&user.name)),
         state: Word::of(f.lang, user.state),
-        reason: reason.or_else(|| user.reason.clone()).unwrap_or_default(),
+        reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
         off: switched_off(user),
         usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
         total: Use::of(user.total.used_bytes, user.total.quota_bytes),

@@ -88,7 +88,7 @@ async fn texts_of_others_stay_texts() {
     let rig = rig();
     for lang in Lang::ALL {
         for path in ["/", "/users", "/events", "/policies", "/settings"] {
-            check(&rig.get_in(lang, path).await.text, path);
+            check(&without_typed(&rig.get_in(lang, path).await.text), path);
         }
         for text in attacks() {
             let name = super::segment(&text);

@@ -177,6 +177,8 @@ async fn live_messages_hold_what_the_page_shows_in_its_language() {
 /// An agent that is away.
 struct Away;
 
+impl crate::access::Door for Away {}
+
 #[async_trait]
 impl Backend for Away {
     fn now(&self) -> Zoned {
