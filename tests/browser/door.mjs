@@ -7,5 +7,5 @@ export async function signIn(page, base, look = async () => {}) {
   await look();
   await page.locator("input[type=password]").fill(process.env.PANEL_PASSWORD);
   await page.locator("form:has(input[type=password]) button").click();
-  await page.locator("nav").first().waitFor();
+  await page.locator("input[type=password]").waitFor({ state: "detached" });
 }

@@ -88,14 +88,30 @@ export async function faults(page, { axe = true, phone = false } = {}) {
   return found;
 }
 
-/// Figures and times change from run to run; what is a heading, a link or a table does not.
+/// What a page is built of: landmarks, headings, forms, tables by their columns. What they hold changes with
+/// the data and the day.
+const ROLES = [
+  "banner", "navigation", "main", "contentinfo", "region", "complementary", "search", "form", "dialog", "alert",
+  "heading", "group", "table", "columnheader", "textbox", "searchbox", "spinbutton", "combobox", "checkbox",
+  "radio", "button", "link", "list",
+];
+const CLOSED = ["row", "listitem", "option", "term", "definition"];
+
 function steady(snapshot) {
-  return snapshot
-    .replace(/(\/url: "?[a-z-]+:\/\/)\S+/g, "$1…")
-    .replace(/\d+([.,:-]\d+)*/g, "#")
-    .split("\n")
-    .map((line) => line.trimEnd())
-    .join("\n");
+  const kept = [];
+  // Deeper lines than this belong to something that is left out.
+  let closed = Infinity;
+  for (const line of snapshot.split("\n")) {
+    const [, blanks, role] = /^( *)- '?"?([a-z]+)/.exec(line) ?? [];
+    if (role === undefined) continue;
+    if (blanks.length > closed) {
+      if (role === "columnheader") kept.push(line);
+      continue;
+    }
+    closed = CLOSED.includes(role) ? blanks.length : Infinity;
+    if (ROLES.includes(role)) kept.push(line);
+  }
+  return kept.join("\n").replace(/\d+([.,:-]\d+)*/g, "#").replaceAll(/(January|February|March|April|May|June|July|August|September|October|November|December)/g, "Month");
 }
 
 /// Compares the page's landmarks with those that are stored; with BOXMETER_UPDATE they are stored anew.

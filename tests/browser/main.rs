@@ -7,4 +7,5 @@
 )]
 
 mod browser;
+mod panel;
 mod public;
