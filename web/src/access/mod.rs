@@ -270,6 +270,9 @@ impl NewToken {
         if self.expires_at.is_some_and(|at| at <= now) {
             return Err(ApiError::invalid("expires_at", "is over already"));
         }
+        if self.scope == Access::Panel {
+            return Err(ApiError::invalid("scope", "give read, users or admin"));
+        }
         Ok(())
     }
 }

@@ -212,7 +212,7 @@ pub(super) async fn ask_as(
     uri: &str,
     headers: &[(&str, &str)],
 ) -> (StatusCode, String, Value) {
-    let mut request = Request::builder().method(method).uri(uri).extension(access);
+    let mut request = Request::builder().method(method).uri(uri).extension(access).extension(Identity::Uid(7));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -6,6 +6,8 @@ pub mod guard;
 pub mod options;
 pub mod pages;
 pub mod public;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
