@@ -17,10 +17,11 @@ use boxmeter_web::panel::public;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tower::ServiceExt;
 
 /// An address that no client takes for one of its own network.
@@ -31,6 +32,8 @@ pub struct Rig {
     pub agent: Agent,
     pub client: Client,
     pub target: Target,
+    /// Every request is another visitor's: nobody here is one who guesses.
+    visitors: AtomicU32,
     public: Router,
     runtime: tokio::runtime::Runtime,
     pub site: Site,
@@ -57,7 +60,8 @@ impl Rig {
         let client = Client::new(site.scratch.join("boxmeter.sock"));
         let public = public::router(Arc::new(client.clone()), public::Options::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let rig = Rig { agent, client, target, public, runtime, site };
+        let visitors = AtomicU32::new(u32::from(Ipv4Addr::new(198, 18, 0, 1)));
+        let rig = Rig { agent, client, target, visitors, public, runtime, site };
         let own = InboundSharing { insecure: Some(true), ..InboundSharing::default() };
         let with_tls = cases.iter().filter(|case| case.tls != Tls::None || case.name == "shadowtls");
         let tag = |case: &Case| match case.name {
@@ -85,7 +89,9 @@ impl Rig {
 
     /// The public route, as a program with this `User-Agent` asks it.
     pub fn get(&self, path: &str, agent: &str) -> Answer {
+        let visitor = IpAddr::V4(self.visitors.fetch_add(1, Ordering::Relaxed).into());
         let request = Request::get(path).header("host", "panel.example").header("user-agent", agent);
+        let request = request.extension(public::Visitor(visitor));
         self.runtime.block_on(async {
             let response = self.public.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
             let (parts, body) = response.into_parts();

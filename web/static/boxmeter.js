@@ -71,7 +71,7 @@
       cursor: { y: false, points: { show: spec.rate === true } },
       scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max, 1024) * 1.05] } },
       axes: [
-        { ...axis, values: (_, marks) => marks.map(label), space: 90, grid: { show: false } },
+        { ...axis, values: (_, marks) => marks.map(label), space: 90, size: 28, grid: { show: false } },
         { ...axis, values: (_, marks) => marks.map((it) => size(it)), incrs: STEPS, size: 76 },
       ],
       series: [{}, series("down", "--bm-down"), series("up", "--bm-up")],

@@ -81,7 +81,7 @@ struct Measured<'a> {
 
 pub fn run(args: &Args) -> Result<()> {
     ensure!(is_root(), "benchmarks load kernel programs: run as root");
-    setup::everything()?;
+    setup::without_browser()?;
     succeed(cargo().args(["build", "--release", "--locked", "-p", "boxmeter"]))?;
     let name = args.only.as_deref().unwrap_or("bench_");
     let mut text = String::new();

@@ -7,6 +7,7 @@
 mod bench;
 mod bench_lib;
 mod bpf;
+mod browser;
 mod build;
 mod demo;
 mod elf;

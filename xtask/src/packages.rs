@@ -23,6 +23,14 @@ pub const BASE: &[Package] = &[
     Package { name: "ca-certificates", marks: &["/etc/ssl/certs/ca-certificates.crt"] },
 ];
 
+/// What the tests in a browser need: the browser, what drives it, and Chinese letters.
+pub const BROWSER: &[Package] = &[
+    Package { name: "chromium", marks: &["chromium"] },
+    Package { name: "fonts-noto-cjk", marks: &["/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"] },
+    Package { name: "nodejs", marks: &["node"] },
+    Package { name: "npm", marks: &["npm"] },
+];
+
 /// A rustc with a prebuilt `core` for the kernel's instruction set, and the LLVM library it uses.
 pub const BPF: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 
@@ -35,7 +43,12 @@ fn present(mark: &str) -> bool {
 
 /// Names of the base packages that are missing here.
 pub fn missing_base() -> Vec<&'static str> {
-    BASE.iter().filter(|p| !p.marks.iter().any(|m| present(m))).map(|p| p.name).collect()
+    missing(BASE)
+}
+
+/// Names of those packages that are missing here.
+pub fn missing(packages: &[Package]) -> Vec<&'static str> {
+    packages.iter().filter(|p| !p.marks.iter().any(|m| present(m))).map(|p| p.name).collect()
 }
 
 /// Does this machine have apt?

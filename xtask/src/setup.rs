@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: whatever a fresh machine lacks, in one go. Idempotent, and quick when nothing is missing.
 
 use crate::shell::{clean, is_root, output, succeed};
-use crate::{packages, singbox, toolchain};
+use crate::{browser, packages, singbox, toolchain};
 use anyhow::{Context, Result};
 use std::time::Instant;
 
@@ -38,6 +38,13 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Everything that `test` needs.
 pub fn everything() -> Result<Ready> {
+    let ready = without_browser()?;
+    browser::install_missing()?;
+    Ok(ready)
+}
+
+/// What `bench` needs.
+pub fn without_browser() -> Result<Ready> {
     packages::install(&packages::missing_base())?;
     components()?;
     let ready = kernel_toolchain()?;
@@ -72,7 +79,8 @@ fn components() -> Result<()> {
 }
 
 fn check() -> Result<()> {
-    let missing = packages::missing_base();
+    let mut missing = packages::missing_base();
+    missing.extend(packages::missing(packages::BROWSER));
     println!("packages missing: {}", if missing.is_empty() { "none".into() } else { missing.join(" ") });
     let found = toolchain::find()?;
     println!("compiler for the kernel: {} ({})", found.rustc.display(), found.version);

@@ -442,7 +442,8 @@ mod tests {
     #[test]
     fn seconds_add_bytes_and_reach_limits() {
         let World { mut state, mut life, .. } = World::new(&now(), 1);
-        let near = state.users.iter().position(|it| it.live.flows > 0).unwrap();
+        let plain = |it: &User| it.live.flows > 0 && it.packages.remaining_bytes == 0;
+        let near = state.users.iter().position(plain).unwrap();
         let name = state.users[near].name.clone();
         let before = state.users[near].total.used_bytes;
         let quota = state.users[near].period.used_bytes + 1;

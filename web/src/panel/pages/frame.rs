@@ -119,14 +119,6 @@ impl Frame {
         }
     }
 
-    /// The same where there is little room.
-    pub fn other_lang_short(&self) -> &'static str {
-        match self.lang {
-            Lang::En => Lang::ZhCn.find("panel.language_short").unwrap_or_default(),
-            Lang::ZhCn => Lang::En.find("panel.language_short").unwrap_or_default(),
-        }
-    }
-
     pub fn theme_key(&self) -> &'static str {
         match self.visit.theme {
             Theme::System => "panel.theme.system",

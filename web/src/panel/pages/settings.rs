@@ -1,14 +1,21 @@
-//! `/settings`: language and colours; password, second factor, sessions and tokens.
+//! `/settings`: language and colours, password, second factor, sessions, tokens, links.
 
 use askama::Template;
 use axum::extract::State;
+use http::StatusCode;
 
 use super::{
     Shared, Visit,
-    frame::{Answer, Frame, render},
-    view::Choice,
+    form::{Fields, fresh_once},
+    frame::{Answer, Frame, PageError, render_as},
+    view::{Choice, Moment, shown},
 };
-use crate::locale::Lang;
+use crate::{
+    access::{Session, Token, Who},
+    api::routes::Access,
+    backend::{ApiError, ErrorKind},
+    locale::Lang,
+};
 
 #[derive(Template)]
 #[template(path = "settings.html")]
@@ -16,13 +23,122 @@ struct Page {
     f: Frame,
     langs: Vec<Choice>,
     themes: Vec<Choice>,
+    totp: bool,
+    sessions: Vec<Open>,
+    tokens: Vec<Key>,
+    scopes: Vec<Choice>,
+    /// Of the form with mistakes; the others are empty.
+    form: Fields,
+    /// Which form was sent: `password` or `token`.
+    sent: &'static str,
+    once: String,
+}
+
+/// A session.
+struct Open {
+    id: String,
+    browser: String,
+    from: String,
+    seen: Moment,
+    current: bool,
+}
+
+/// A token, without its secret.
+struct Key {
+    id: String,
+    name: String,
+    scope: &'static str,
+    created: Moment,
+    used: Option<Moment>,
+    expires: Option<Moment>,
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
+    page(&pages, &visit, "", Fields::default(), StatusCode::OK).await
+}
+
+/// The page, with a form that is to be done again.
+pub async fn page(
+    pages: &Shared,
+    visit: &Visit,
+    sent: &'static str,
+    form: Fields,
+    status: StatusCode,
+) -> Answer {
+    let who = who(visit)?;
+    let backend = visit.backend();
     let title = visit.lang.text("panel.nav.settings").to_owned();
-    let f = Frame::load(&pages, &visit, "settings", title).await;
+    let (f, sessions, tokens) = tokio::join!(
+        Frame::load(pages, visit, "settings", title),
+        backend.sessions(who),
+        backend.tokens(),
+    );
+    // Whoever came in with fewer rights sees the rest of the page.
+    let sessions = permitted(sessions.map(|it| it.sessions))?;
+    let tokens = permitted(tokens.map(|it| it.tokens))?;
+    let now = backend.now().timestamp();
     let langs = Lang::ALL.map(|it| Choice::new(it.tag(), it.text("panel.language"), it == f.lang));
     let themes = ["system", "light", "dark"]
-        .map(|it| Choice::new(it, f.t(&format!("panel.theme.{it}")), it == f.theme()));
-    render(&Page { langs: langs.into(), themes: themes.into(), f })
+        .map(|it| Choice::new(it, f.t(format!("panel.theme.{it}")), it == f.theme()));
+    let scopes = [Access::Read, Access::Users, Access::Admin].map(|it| {
+        let word = scope_word(it);
+        Choice::new(word, f.t(format!("panel.scope.{word}")), form.is("scope", word))
+    });
+    let page = Page {
+        langs: langs.into(),
+        themes: themes.into(),
+        totp: who.totp,
+        sessions: sessions.iter().map(|it| open(f.lang, it, now)).collect(),
+        tokens: tokens.iter().map(|it| key(f.lang, it, now)).collect(),
+        scopes: scopes.into(),
+        form,
+        sent,
+        once: fresh_once(),
+        f,
+    };
+    render_as(status, &page)
+}
+
+/// Who is signed in.
+pub fn who(visit: &Visit) -> Result<&Who, PageError> {
+    let inside = visit.inside.as_ref().map(|it| &it.who);
+    inside.ok_or_else(|| PageError(ApiError::not_permitted("nobody is signed in")))
+}
+
+fn permitted<T>(list: Result<Vec<T>, ApiError>) -> Result<Vec<T>, PageError> {
+    match list {
+        Ok(list) => Ok(list),
+        Err(error) if matches!(error.kind, ErrorKind::NotPermitted | ErrorKind::Unsupported) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open(lang: Lang, it: &Session, now: jiff::Timestamp) -> Open {
+    Open {
+        id: it.id.clone(),
+        browser: shown(&it.browser),
+        from: shown(&it.from),
+        seen: Moment::near(lang, &it.last_seen_at, now),
+        current: it.current,
+    }
+}
+
+fn key(lang: Lang, it: &Token, now: jiff::Timestamp) -> Key {
+    Key {
+        id: it.id.clone(),
+        name: shown(&it.name),
+        scope: lang.find(&format!("panel.scope.{}", scope_word(it.scope))).unwrap_or_default(),
+        created: Moment::at(&it.created_at),
+        used: it.last_used_at.as_ref().map(|at| Moment::near(lang, at, now)),
+        expires: it.expires_at.as_ref().map(Moment::at),
+    }
+}
+
+/// The word of a scope in forms and keys.
+pub fn scope_word(scope: Access) -> &'static str {
+    match scope {
+        Access::Read => "read",
+        Access::Users => "users",
+        _ => "admin",
+    }
 }

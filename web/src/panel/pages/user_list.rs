@@ -41,6 +41,8 @@ struct Page {
     policies: Vec<Choice>,
     sorts: Vec<Choice>,
     rows: Vec<Row>,
+    /// The live stream of the rows.
+    stream: String,
     /// How many the filter takes.
     count: String,
     filtered: bool,
@@ -62,6 +64,8 @@ pub struct Row {
     pub state: Word,
     pub reason: String,
     pub usage: Use,
+    /// What is left of packages.
+    pub extra: Option<String>,
     pub total: String,
     pub down: String,
     pub up: String,
@@ -114,7 +118,8 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         first: (!asked.after.is_empty()).then(|| address("")),
         back: address(&asked.after),
         rows,
-        f: f.with_stream(stream),
+        stream,
+        f,
         asked,
     };
     render(&page)
@@ -152,8 +157,9 @@ fn row(f: &Frame, user: &User, now: jiff::Timestamp) -> Row {
         address: format!("{}/users/{}", f.base, segment(&user.name)),
         policy: user.policy.as_deref().map(short).unwrap_or_default(),
         state: Word::of(f.lang, user.state),
-        reason: reason.or_else(|| user.reason.clone()).unwrap_or_default(),
+        reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
         usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
+        extra: Some(user.packages.remaining_bytes).filter(|it| *it > 0).map(|it| Size(it).to_string()),
         total: Size(user.total.used_bytes).to_string(),
         down: Rate(user.live.download_rate).to_string(),
         up: Rate(user.live.upload_rate).to_string(),

@@ -126,7 +126,7 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         raw: user.name.clone(),
         address: format!("{}/users/{}", f.base, segment(&user.name)),
         state: Word::of(f.lang, user.state),
-        reason: reason.or_else(|| user.reason.clone()).unwrap_or_default(),
+        reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
         off: switched_off(user),
         usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
         total: Use::of(user.total.used_bytes, user.total.quota_bytes),
@@ -243,7 +243,7 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
         ("user.policy", user.policy.as_deref().map_or_else(none, shown), false),
         (
             "user.expires",
-            user.expires_at.as_ref().map_or_else(|| f.t("never").to_owned(), wording::minute),
+            user.expires_at.as_ref().map_or_else(|| f.t("panel.time.no_end").to_owned(), wording::minute),
             false,
         ),
     ];

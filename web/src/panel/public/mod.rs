@@ -92,15 +92,15 @@ async fn subscription(
 ) -> Response {
     let pairs = query.map(|Query(pairs)| pairs).unwrap_or_default();
     let lang = language(&public.options, &pairs, &request);
-    let visitor = visitor.map(|Extension(Visitor(address))| address);
-    if !public.limit.take(visitor, std::time::Instant::now()) {
-        return refused(&public, lang, StatusCode::TOO_MANY_REQUESTS, "self.too_many");
-    }
     let asked = match Asked::read(pairs.into_iter().filter(|(key, _)| key != "lang").collect()) {
         Ok(asked) => asked,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error.message),
     };
     let wanted = choose::choose(asked, text(&request, &header::USER_AGENT), text(&request, &header::ACCEPT));
+    let visitor = visitor.map(|Extension(Visitor(address))| address);
+    if !public.limit.take(visitor, std::time::Instant::now()) {
+        return too_many(&public, lang, wanted);
+    }
     let found = match token.len() <= TOKEN_BYTES_MAX {
         true => public.backend.subscription(&token).await,
         false => Err(ApiError::no_such_subscription()),
@@ -135,10 +135,16 @@ fn failed(public: &Public, lang: Lang, wanted: Wanted, error: &ApiError) -> Resp
 }
 
 fn refused(public: &Public, lang: Lang, status: StatusCode, key: &str) -> Response {
-    let mut response = html(status, page::nothing(lang, &public.options.base_path, lang.text(key)));
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
-    }
+    html(status, page::nothing(lang, &public.options.base_path, lang.text(key)))
+}
+
+fn too_many(public: &Public, lang: Lang, wanted: Wanted) -> Response {
+    const STATUS: StatusCode = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = match wanted {
+        Wanted::Page => refused(public, lang, STATUS, "self.too_many"),
+        Wanted::Body { .. } => plain(STATUS, Lang::En.text("self.too_many")),
+    };
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     response
 }
 

@@ -1,0 +1,11 @@
+// How one gets into the panel.
+
+export async function signIn(page, base, look = async () => {}) {
+  if (!process.env.PANEL_PASSWORD) return;
+  await page.goto(base + "/");
+  await page.locator("input[type=password]").waitFor();
+  await look();
+  await page.locator("input[type=password]").fill(process.env.PANEL_PASSWORD);
+  await page.locator("form:has(input[type=password]) button").click();
+  await page.locator("input[type=password]").waitFor({ state: "detached" });
+}

@@ -1,0 +1,11 @@
+//! The panel in a real browser: Debian's Chromium, driven by the scripts of this folder. A script prints what
+//! is wrong, line by line; here is what it needs around it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and wait with a deadline"
+)]
+
+mod browser;
+mod panel;
+mod public;

@@ -1,0 +1,63 @@
+// Every page of the panel over the demonstration's data: languages, themes, sizes. PANEL_URL is where it
+// listens, PANEL_PASSWORD what lets one in.
+
+import { faults, landmarks, main, visitor, watched } from "./lib.mjs";
+import { signIn } from "./door.mjs";
+
+const base = process.env.PANEL_URL;
+const user = "alice";
+const limited = encodeURIComponent("韩梅梅");
+
+/// Name and address of every page.
+const PAGES = [
+  ["overview", "/"],
+  ["users", "/users"],
+  ["users-found", "/users?search=a&sort=-period"],
+  ["user-new", "/users/new"],
+  ["user", `/users/${user}`],
+  ["user-limited", `/users/${limited}`],
+  ["user-flows", `/users/${user}/flows`],
+  ["user-edit", `/users/${user}/edit`],
+  ["user-package", `/users/${user}/package`],
+  ["user-reset", `/users/${user}/reset`],
+  ["user-delete", `/users/${user}/delete`],
+  ["policies", "/policies"],
+  ["policy-new", "/policies/new"],
+  ["policy", "/policies/basic"],
+  ["policy-delete", "/policies/free/delete"],
+  ["events", "/events"],
+  ["settings", "/settings"],
+];
+
+/// One visitor sees every page.
+async function visitAll(browser, report, { lang, theme, phone }) {
+  const context = await visitor(browser, { lang, theme, phone });
+  const page = await watched(context);
+  const combination = `${lang} ${theme} ${phone ? "phone" : "desktop"}`;
+  const stored = theme === "light" && !phone;
+  await signIn(page, base, async () => {
+    report(`sign-in ${combination}`, await faults(page, { phone }));
+    if (stored) report("sign-in", await landmarks(page, `sign-in.${lang}`));
+  });
+  for (const [name, path] of PAGES) {
+    const response = await page.goto(base + path);
+    if (response.status() !== 200) report(`${name} ${combination}`, [`status ${response.status()}`]);
+    report(`${name} ${combination}`, await faults(page, { phone }));
+    if (stored) report(name, await landmarks(page, `${name}.${lang}`));
+  }
+  await context.close();
+}
+
+await main(async (browser, report) => {
+  const visitors = [];
+  for (const lang of ["en", "zh-CN"]) {
+    for (const theme of ["light", "dark"]) {
+      for (const phone of [false, true]) visitors.push({ lang, theme, phone });
+    }
+  }
+  // Two at a time: as many as the smallest machine has processors.
+  const work = async () => {
+    for (let next = visitors.shift(); next; next = visitors.shift()) await visitAll(browser, report, next);
+  };
+  await Promise.all([work(), work()]);
+});

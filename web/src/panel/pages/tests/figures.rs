@@ -1,0 +1,81 @@
+//! Figures that the panel keeps to: how much a first visit loads, and how long a list of many takes.
+
+use std::{io::Write as _, sync::Arc};
+
+use flate2::{Compression, write::GzEncoder};
+
+use super::{Rig, now};
+use crate::{
+    api::types::{User, UserState},
+    demo::{Demo, user},
+};
+
+/// Of a first visit, compressed.
+const LOAD_BYTES_MAX: usize = 150_000;
+
+fn gzip(text: &str) -> usize {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(text.as_bytes()).unwrap();
+    out.finish().unwrap().len()
+}
+
+#[tokio::test]
+async fn a_first_visit_loads_little() {
+    let rig = Rig::new();
+    for path in Rig::all() {
+        let page = rig.get(path).await;
+        let mut sum = gzip(&page.text);
+        let mut seen = std::collections::BTreeSet::new();
+        for part in page.text.split("\"/static/").skip(1) {
+            let address = part.split(['"', '#']).next().unwrap();
+            if seen.insert(address) {
+                let asset = rig.get(&format!("/static/{address}")).await;
+                assert_eq!(asset.status, http::StatusCode::OK, "{address}");
+                sum += gzip(&asset.text);
+            }
+        }
+        assert!(sum < LOAD_BYTES_MAX, "{path}: {sum} bytes");
+    }
+}
+
+pub fn many(count: u64) -> Rig {
+    let users: Vec<User> = (0..count)
+        .map(|number| {
+            let state = if number % 10 == 0 { UserState::Limited } else { UserState::Active };
+            user(&now(), number + 1, &format!("user-{number:05}"), state, Some(1 << 40))
+        })
+        .collect();
+    Rig::over(Arc::new(Demo::new(now()).with_users(users)), "")
+}
+
+/// With 10,000 users one page of rows comes, whatever the order. The time is measured by hand:
+/// see `many_users_take_little_time`.
+#[tokio::test]
+async fn a_list_of_many_is_one_page() {
+    let rig = many(10_000);
+    for path in ["/users", "/users?sort=rate", "/users?q=999", "/users?state=limited&sort=total"] {
+        let page = rig.get(path).await;
+        let rows = page.text.matches("name=\"user\" value=").count();
+        assert_eq!(rows, if path.ends_with("999") { 19 } else { 50 }, "{path}");
+    }
+    assert!(rig.get("/users").await.has("10000 users"));
+}
+
+/// `cargo test -p boxmeter-web --release many_users_take -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement, meant for an optimised build"]
+async fn many_users_take_little_time() {
+    let rig = many(10_000);
+    for path in ["/", "/users", "/users?sort=rate", "/users?q=999", "/users?state=limited&sort=total"] {
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            let start = tokio::time::Instant::now();
+            let page = rig.get(path).await;
+            times.push(start.elapsed());
+            assert_eq!(page.status, http::StatusCode::OK);
+        }
+        times.sort();
+        println!("{path}: median {:?}, worst {:?}", times[10], times[19]);
+        assert!(times[10].as_millis() <= 100, "{path}: {:?}", times[10]);
+    }
+}
