@@ -7,6 +7,8 @@
 )]
 
 mod changes;
+mod crash;
+mod leave;
 mod limits;
 mod quota;
 mod rig;

@@ -6,6 +6,7 @@
 //! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
 //! from edits (`enforcer::reloads`).
 
+mod steps;
 mod words;
 mod worker;
 
@@ -17,10 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     core::event::UserId,
     enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
-    ledger::Ledger,
+    ledger::{Ledger, ParkedEntry},
 };
 
 pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
+pub use steps::{Steps, parked};
+pub use words::living;
 use worker::Worker;
 
 /// Orders that wait for the worker, which does one edit at a time.
@@ -34,7 +37,14 @@ enum Order {
     /// One user's entries; the answer has what a new one was given.
     Change(String, Want, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
     CheckNew(String, Option<Vec<String>>, oneshot::Sender<Result<(), ApiError>>),
+    Prepare(String, Option<Vec<String>>, Brought, oneshot::Sender<Result<New, ApiError>>),
     Credentials(String, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
+}
+
+/// A user to be made: what the ledger is to keep until the files have it, and the logins.
+pub struct New {
+    pub entries: Vec<ParkedEntry>,
+    pub credentials: Vec<Credentials>,
 }
 
 /// What the worker should know of the rest, as of now.
@@ -153,6 +163,16 @@ impl Handle {
     pub async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
         let inbounds = inbounds.map(<[String]>::to_vec);
         self.ask(|answer| Order::CheckNew(name.to_owned(), inbounds, answer)).await
+    }
+
+    /// Makes the entries of a new user, and changes nothing.
+    pub async fn prepare(
+        &self,
+        name: &str,
+        inbounds: Option<Vec<String>>,
+        brought: Brought,
+    ) -> Result<New, ApiError> {
+        self.ask(|answer| Order::Prepare(name.to_owned(), inbounds, brought, answer)).await
     }
 
     /// A user's logins, as they are in the files or parked.
