@@ -10,5 +10,6 @@ mod changes;
 mod crash;
 mod leave;
 mod limits;
+mod managed;
 mod quota;
 mod rig;

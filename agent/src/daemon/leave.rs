@@ -190,6 +190,12 @@ async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, 
         true => singbox.reload(|| Ok(())).map_err(|error| error.to_string())?,
     };
     steps.after(ledger).await?;
+    if singbox.process.is_some() {
+        let (ids, removed) = (hands::living(&users), hands::Removed::default());
+        for service in hands::services(&files, singbox.process.as_ref())? {
+            service.reach(ledger, (&parked, &wanted), &ids, &removed).await?;
+        }
+    }
     singbox.set_added(&[]).map_err(|error| error.to_string())?;
     let records = reader.parked().map_err(|error| error.to_string())?;
     let still_out = out(&users, &records);

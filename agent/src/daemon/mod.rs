@@ -158,6 +158,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         config.singbox.config.clone(),
         config.singbox.source.into(),
         config.billing.default_policy.clone(),
+        hands.removed.clone(),
     );
     let mut agent = Agent {
         meter,

@@ -117,7 +117,7 @@ pub fn plan(
 }
 
 /// A new user's entries, made before anything is changed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Prepared {
     /// For the ledger, as if they had been taken out: with [`Want::In`] they come into the files.
     pub entries: Vec<Parked>,

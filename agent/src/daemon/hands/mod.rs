@@ -6,6 +6,7 @@
 //! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
 //! from edits (`enforcer::reloads`).
 
+mod managed;
 mod steps;
 mod words;
 mod worker;
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
+pub use managed::{Removed, services};
 pub use steps::{Steps, parked};
 pub use words::living;
 use worker::Worker;
@@ -86,6 +88,8 @@ pub struct Hands {
     around: watch::Sender<Around>,
     news: mpsc::Receiver<HandsNews>,
     status: watch::Receiver<HandsStatus>,
+    /// Who was taken out of services.
+    pub removed: Removed,
     _task: tokio::task::JoinHandle<()>,
 }
 
@@ -101,9 +105,10 @@ pub fn start(ledger: Ledger, reload_within: Duration) -> (Hands, Handle) {
     let (sender, news) = mpsc::channel(NEWS_MAX);
     let around = watch::Sender::new(Around::default());
     let (told, status) = watch::channel(HandsStatus::default());
-    let worker = Worker::new(ledger, reload_within, sender, told);
+    let removed = Removed::default();
+    let worker = Worker::new(ledger, reload_within, (sender, told), removed.clone());
     let task = tokio::spawn(worker.run(asked, around.subscribe()));
-    (Hands { around, news, status, _task: task }, Handle { orders })
+    (Hands { around, news, status, removed, _task: task }, Handle { orders })
 }
 
 impl Hands {

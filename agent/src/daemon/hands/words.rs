@@ -7,8 +7,9 @@ use boxmeter_web::backend::ApiError;
 use crate::{
     core::event::UserId,
     enforcer::{
+        reconcile::Plan,
         reloads::Why,
-        users_edit::{CheckNew, UserRefused},
+        users_edit::{CheckNew, Excluded, Homeless, ParkedKey, UserRefused},
     },
     ledger::{FileState, UserRecord},
 };
@@ -59,6 +60,12 @@ pub(super) fn user_error(refused: &UserRefused) -> ApiError {
         }
         UserRefused::NoInbounds => ApiError::unavailable(refused),
     }
+}
+
+/// Records whose inbound has no place for them. Those of managed inbounds have theirs in the service.
+pub(super) fn lost(plan: &Plan) -> impl Iterator<Item = &ParkedKey> {
+    let lost = plan.homeless.iter().filter(|(_, why)| *why != Homeless::Excluded(Excluded::Managed));
+    lost.map(|(key, _)| key)
 }
 
 pub(super) fn not_new(error: CheckNew) -> ApiError {

@@ -1,5 +1,7 @@
 //! The worker behind [`super::Hands`].
 
+mod services;
+
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
@@ -12,18 +14,19 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Around, Brought, HandsNews, HandsStatus, New, Order,
+    Around, Brought, HandsNews, HandsStatus, Order,
+    managed::Removed,
     steps::{self, Steps},
-    words::{Failure, blocking, concerns, living, not_new, reason, user_error},
+    words::{Failure, blocking, concerns, living, lost, reason, user_error},
 };
 use crate::{
     clock,
     core::event::UserId,
     enforcer::{
-        reconcile::{self, Plan, Prepared, Want, Wanted},
+        reconcile::{self, Plan, Want, Wanted},
         reloads::{BATCH, Decision, Reloads, Settings, Why},
         singbox::{EditError, Reload, Singbox},
-        users_edit::{self, Credentials, Parked, What},
+        users_edit::{Credentials, Parked, What},
     },
     fault,
     ledger::{FileState, Ledger, Reader, UserRecord},
@@ -51,6 +54,8 @@ pub(super) struct Worker {
     process: Option<(u32, u64)>,
     /// What an agent before this one has written is not known yet.
     first: bool,
+    /// Who was taken out of services, for who lists them.
+    removed: Removed,
     /// Entries put back by hand that were told.
     returned: BTreeSet<(String, String)>,
     /// Users that could not be edited, as told.
@@ -68,8 +73,8 @@ impl Worker {
     pub fn new(
         ledger: Ledger,
         within: Duration,
-        news: mpsc::Sender<HandsNews>,
-        told: watch::Sender<HandsStatus>,
+        (news, told): (mpsc::Sender<HandsNews>, watch::Sender<HandsStatus>),
+        removed: Removed,
     ) -> Self {
         Worker {
             ledger,
@@ -82,6 +87,7 @@ impl Worker {
             plan_at_ns: None,
             process: None,
             first: true,
+            removed,
             returned: BTreeSet::new(),
             refused: BTreeSet::new(),
         }
@@ -221,28 +227,7 @@ impl Worker {
     }
 
     async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        users_edit::check_new(&found.files, &found.parked, name, inbounds).map(drop).map_err(not_new)
-    }
-
-    async fn prepare(
-        &self,
-        name: String,
-        inbounds: Option<Vec<String>>,
-        brought: Brought,
-    ) -> Result<New, ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        let made =
-            blocking(move || Ok(reconcile::prepare(&found.files, &found.parked, &name, inbounds, brought)));
-        let Prepared { entries, credentials } =
-            made.await.map_err(ApiError::unavailable)?.map_err(not_new)?;
-        let entries: Result<Vec<_>, _> = entries.iter().map(steps::entry).collect();
-        Ok(New { entries: entries.map_err(ApiError::internal)?, credentials })
-    }
-
-    async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)
+        self.prepare(name.to_owned(), inbounds.map(<[String]>::to_vec), Brought::default()).await.map(drop)
     }
 
     async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
@@ -256,10 +241,10 @@ impl Worker {
             }
         };
         let own = plan.refused.iter().find(|refused| concerns(refused, &name));
-        let homeless = plan.homeless.iter().find(|(key, _)| key.user == name);
-        match (own, homeless) {
+        let lost = lost(&plan).find(|key| key.user == name);
+        match (own, lost) {
             (Some(refused), _) => Err(user_error(refused)),
-            (None, Some((key, _))) if adds => Err(ApiError::conflict(format!(
+            (None, Some(key)) if adds => Err(ApiError::conflict(format!(
                 "the inbound {:?} has changed meanwhile; try again",
                 key.inbound
             ))),
@@ -300,10 +285,19 @@ impl Worker {
         };
         let new = own.as_ref().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
         let new = new.map(|(name, _)| name.clone());
-        let wanted = self.wanted(&found, own);
+        let own_name = own.as_ref().map(|(name, _)| name.clone());
+        let wanted = Arc::new(self.wanted(&found, own));
+        // Nobody is let in by a service that does not run.
+        let services = match &singbox.process {
+            Some(_) => self.services(&found)?,
+            None => Vec::new(),
+        };
         let Found { files, parked, users } = found;
+        let parked = Arc::new(parked);
         let first = self.first;
+        let (kept, wishes) = (Arc::clone(&parked), Arc::clone(&wanted));
         let (asked, plan, unread) = blocking(move || {
+            let (parked, wanted) = (kept, wishes);
             let own = singbox.own_texts().map_err(|error| error.to_string())?;
             let plan = reconcile::plan(&files, &parked, &wanted, &own).map_err(|error| error.to_string())?;
             let unread = match first {
@@ -324,7 +318,7 @@ impl Worker {
         // A user is made everywhere or nowhere: half of one would be adopted as somebody else.
         if let Some(name) = new
             && (plan.refused.iter().any(|refused| concerns(refused, &name))
-                || plan.homeless.iter().any(|(key, _)| key.user == name))
+                || lost(&plan).any(|key| key.user == name))
         {
             self.first = first;
             self.plan_at_ns.get_or_insert(clock::mono_ns());
@@ -333,6 +327,7 @@ impl Worker {
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
         self.tell_oddities(&plan, &ids).await;
+        self.reach_services(&services, (&parked, &wanted), &ids, own_name.as_deref()).await?;
         Ok(plan)
     }
 
