@@ -30,6 +30,7 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
+    fault,
     ledger::{
         AdminChange, AdminState, CommitError, NewEntry, NewUser as NewRecord, Settings, SettingsChange,
         Settle, UserRecord, WalletEntry,
@@ -62,8 +63,8 @@ impl Answerer {
         Ok(UserAdded { credentials: credentials.into_iter().map(credential).collect(), ..answer })
     }
 
-    /// The ledger first, then the file: a crash in between leaves a user that is being added, whose
-    /// entry the next start writes.
+    /// The ledger first, with the entries, then the file: a crash in between leaves a user that is being
+    /// added, whose entries the next start writes as they were made.
     pub(super) async fn create(
         &self,
         envelope: &Envelope,
@@ -75,7 +76,7 @@ impl Answerer {
         let overrides = to_core(&new.terms)?;
         let terms = policy.terms.with(&overrides);
         super::terms_to_api(&terms).check()?;
-        self.hands.check_new(&new.name, new.inbounds.as_deref()).await?;
+        let made = self.hands.prepare(&new.name, new.inbounds.clone(), brought).await?;
         let now_ms = clock::wall_ms();
         let zone = zone_of(&terms, &self.zone);
         let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
@@ -90,14 +91,14 @@ impl Answerer {
             },
             admin,
             account_start_ms: window.start_ms,
-            entries: Vec::new(),
+            entries: made.entries,
         };
         let record = self.ledger.create_user(record, asked(envelope)).await.map_err(refused)?;
-        let want = Want::New { inbounds: new.inbounds.clone(), brought };
-        match self.hands.change(&new.name, want).await {
-            Ok(credentials) => {
+        fault::point("user-created");
+        match self.hands.change(&new.name, Want::In).await {
+            Ok(_) => {
                 self.take_over(record.clone()).await?;
-                Ok((record, credentials))
+                Ok((record, made.credentials))
             }
             Err(error) => {
                 let why = error.message.clone();

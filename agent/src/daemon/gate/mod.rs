@@ -49,6 +49,9 @@ use member::{Held, Member};
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
 
+/// An agent that lived has booked a package's expiry after this time.
+const BOOKED_WITHIN_MS: i64 = 10_000;
+
 /// See the module.
 pub struct Gate {
     ledger: Ledger,
@@ -64,6 +67,8 @@ pub struct Gate {
     loaded: bool,
     /// The wall clock of the last look, in Unix milliseconds.
     looked_ms: i64,
+    /// Of the last one of the agent before this one, as far as is known.
+    before_ms: i64,
     /// When time may change something for whom, in Unix milliseconds.
     due: BTreeSet<(i64, UserId)>,
     /// Whom to look at in the next turn.
@@ -110,6 +115,7 @@ impl Gate {
             members: BTreeMap::new(),
             loaded: false,
             looked_ms: i64::MIN,
+            before_ms: i64::MAX,
             due: BTreeSet::new(),
             dirty: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
@@ -121,6 +127,12 @@ impl Gate {
             reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// An agent before this one has committed up to here, and may have died before it had booked what it
+    /// saw last. Packages that have expired since are still to be booked.
+    pub fn goes_on_from(&mut self, committed_ms: i64) {
+        self.before_ms = committed_ms.saturating_sub(BOOKED_WITHIN_MS);
     }
 
     /// The next thing that a job has found; never, while there is none.
@@ -270,7 +282,8 @@ impl Gate {
             let from = member.standing.account;
             looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
         }
-        looked.expired.extend(member.expired(now.wall_ms).map(|at_ms| (user, at_ms)));
+        let expired = member.expired(self.before_ms, now.wall_ms);
+        looked.expired.extend(expired.into_iter().map(|at_ms| (user, at_ms)));
         let connected = member.connects();
         if member.decide(counted, now.wall_ms) {
             let change = reasons::state_change(member, now.wall_ms);
