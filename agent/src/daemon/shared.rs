@@ -55,10 +55,14 @@ pub enum Tighter {
     Out,
 }
 
+/// Users as the ledger has them. Each by itself: a change of one copies references, and the map's nodes,
+/// which are half empty, are small.
+pub type UserRecords = BTreeMap<UserId, Arc<UserRecord>>;
+
 /// Everything that readers need and that changes slowly; replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    pub users: Arc<BTreeMap<UserId, UserRecord>>,
+    pub users: Arc<UserRecords>,
     pub inbounds: Arc<Vec<InboundRecord>>,
     /// Tags by the kernel's index.
     pub tags: Arc<BTreeMap<InboundIndex, Arc<str>>>,

@@ -272,10 +272,9 @@ impl Agent {
         let user = record.id;
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
         if users.get(&user).is_none_or(|known| known.rev <= record.rev) {
-            users.insert(user, record);
+            users.insert(user, std::sync::Arc::new(record));
         }
-        let all: Vec<_> = users.values().cloned().collect();
-        let named = self.meter.set_users(people::names(&all));
+        let named = self.meter.set_users(people::names(users.values().map(|user| &**user)));
         self.gate.reload(user, standing);
         let held = self.steer();
         self.tell_kept_out();

@@ -62,7 +62,9 @@ pub struct Gate {
     of_meter: OfMeter,
     epoch: [u8; 16],
     policies: BTreeMap<PolicyId, PolicyRecord>,
-    members: BTreeMap<UserId, Member>,
+    /// Each in memory of its own: a node of the map has room for eleven and is half full, and a member
+    /// takes more than a kilobyte.
+    members: BTreeMap<UserId, Box<Member>>,
     /// Everybody was read once. Until then nothing is known of those who are missing here.
     loaded: bool,
     /// The wall clock of the last look, in Unix milliseconds.
@@ -150,7 +152,7 @@ impl Gate {
 
     /// May the user connect?
     pub fn connects(&self, user: UserId) -> bool {
-        self.members.get(&user).is_none_or(Member::connects)
+        self.members.get(&user).is_none_or(|member| member.connects())
     }
 
     /// Users who may not connect now: to be taken out of sing-box's `users`. `None` until everybody is
@@ -206,17 +208,17 @@ impl Gate {
         }
     }
 
-    fn admit(&mut self, standing: Standing, old: Option<Member>) {
+    fn admit(&mut self, standing: Standing, old: Option<Box<Member>>) {
         let id = standing.id;
         // Readings come by several ways: an older one must not undo what a newer one has told.
         let newer = old.as_ref().filter(|old| old.standing.as_of > standing.as_of);
         let tightened = newer.is_some_and(|newer| newer.tightened);
         let standing = newer.map_or(standing, |newer| newer.standing.clone());
         let policy = self.policies.get(&standing.settings.policy);
-        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old.map(|old| *old));
         member.tightened = tightened;
         self.limits.set(id, (&member.terms).into(), clock::mono_ns());
-        self.members.insert(id, member);
+        self.members.insert(id, Box::new(member));
         self.turning.remove(&id);
         self.dirty.insert(id);
     }
