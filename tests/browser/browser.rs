@@ -26,16 +26,22 @@ macro_rules! needs_browser {
     };
 }
 
-/// Runs a script to its end; what it prints is what is wrong.
-pub fn run(script: &str, variables: &[(&str, &str)]) {
+/// A script of this folder, to be run.
+pub fn script(name: &str) -> Command {
     let mut command = Command::new("node");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(script));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("browser").join(name));
     command.env("BOXMETER_TOOLS", tools().canonicalize().unwrap());
+    command
+}
+
+/// Runs a script to its end; what it prints is what is wrong.
+pub fn run(name: &str, variables: &[(&str, &str)]) {
+    let mut command = script(name);
     command.envs(variables.iter().copied());
     let output = command.output().unwrap_or_else(|error| panic!("node: {error}"));
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}:\n{said}\n{complained}");
+    assert!(output.status.success(), "{name}:\n{said}\n{complained}");
 }
 
 /// The panel as a process; it ends with this.

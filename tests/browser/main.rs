@@ -7,5 +7,9 @@
 )]
 
 mod browser;
+mod full;
 mod panel;
 mod public;
+#[allow(dead_code, reason = "the tests of subscriptions ask more of it")]
+#[path = "../share/rig.rs"]
+mod rig;

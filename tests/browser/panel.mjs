@@ -41,7 +41,10 @@ async function visitAll(browser, report, { lang, theme, phone }) {
   });
   for (const [name, path] of PAGES) {
     const response = await page.goto(base + path);
-    if (response.status() !== 200) report(`${name} ${combination}`, [`status ${response.status()}`]);
+    const there = new URL(page.url()).pathname;
+    if (response.status() !== 200 || there !== path.split("?")[0]) {
+      report(`${name} ${combination}`, [`status ${response.status()} at ${there}`]);
+    }
     report(`${name} ${combination}`, await faults(page, { phone }));
     if (stored) report(name, await landmarks(page, `${name}.${lang}`));
   }
