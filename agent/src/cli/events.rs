@@ -3,6 +3,7 @@
 use boxmeter_web::{
     api::{
         query::{EventQuery, Page},
+        told,
         types::{Event, Reason, Severity},
     },
     locale::Lang,
@@ -72,9 +73,12 @@ fn explanation(context: &Context, event: &Event) -> String {
     let data = event.data.as_ref();
     let cause = data.and_then(|data| serde_json::from_value::<Reason>(data.get("cause")?.clone()).ok());
     let zone = data.and_then(|data| data.get("time_zone")?.as_str());
+    let zoned = event.at.zoned();
+    let told = data.and_then(|data| told::sentence(&event.kind, data, zoned.time_zone(), context.lang));
     match cause {
         // The agent's own sentence is English already, and may say more than the reason.
         Some(cause) if context.lang != Lang::En => cause.sentence(context.lang, zone),
+        _ if context.lang != Lang::En => told.unwrap_or_else(|| event.message.clone()),
         _ => event.message.clone(),
     }
 }
