@@ -50,6 +50,33 @@ fn an_agent_that_dies_at_any_step_of_a_cut_loses_nothing() {
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
 }
 
+/// The kernel holds a lower limit of a policy before the ledger has it.
+#[test]
+fn a_policy_that_is_lowered_holds_before_it_is_written() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let (alice, bob) = (rig.alice().name.clone(), rig.bob().name.clone());
+    rig.done(&["policies", "add", "small", "--quota", "100GiB"]);
+    rig.done(&["users", "set", &alice, "--policy", "small"]);
+    rig.agent.stop();
+    rig.agent.fails_at(Some("tightened"));
+    rig.agent.start();
+    let mut open = Stream::open(&rig, rig.alice());
+    rig.agent.command(&["policies", "set", "small", "--quota", "4MiB"]);
+    rig.agent.dies();
+    open.dries_up();
+    rig.agent.fails_at(None);
+    rig.agent.start();
+    // It was not written: the one that was there holds.
+    assert_eq!(rig.show(&alice)["period"]["quota_bytes"], json!(100_u64 << 30));
+    rig.exchange(rig.alice(), 0, MIB).unwrap();
+    rig.done(&["policies", "set", "small", "--quota", "4MiB"]);
+    rig.until_state(&alice, "limited");
+    assert_eq!(rig.show(&bob)["state"], json!("active"));
+    let told = rig.events("policy_changed").pop().unwrap();
+    assert!(told["message"].as_str().unwrap().contains("quota 100 GiB → 4.00 MiB"), "{told}");
+}
+
 /// Killed before the file has the entry: the next start writes it as it was made, where it was to be.
 #[test]
 fn a_user_being_added_keeps_inbounds_and_credentials() {

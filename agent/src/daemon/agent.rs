@@ -277,8 +277,8 @@ impl Agent {
                 }
                 let _ = done.send(());
             }
-            Question::Tighten(user, tighter, done) => {
-                self.tighten(user, &tighter);
+            Question::Tighten(tighter, done) => {
+                self.tighten(&tighter);
                 let _ = done.send(());
             }
         }

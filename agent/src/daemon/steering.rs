@@ -297,8 +297,8 @@ impl Agent {
     }
 
     /// Before a limit is lowered in the ledger.
-    pub(super) fn tighten(&mut self, user: UserId, tighter: &Tighter) {
+    pub(super) fn tighten(&mut self, tighter: &Tighter) {
         let now = clock::now();
-        self.gate.tighten(user, tighter, &mut self.meter, now);
+        self.gate.tighten(tighter, &mut self.meter, now);
     }
 }

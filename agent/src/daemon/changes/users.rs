@@ -150,7 +150,7 @@ impl Answerer {
         let settings = self.changed_settings(&record, &change).await?;
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
-            self.tighten(record.id, Tighter::Settings(Box::new(settings.clone()))).await?;
+            self.tighten(Tighter::Settings(record.id, Box::new(settings.clone()))).await?;
             let changed =
                 self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             self.made(changed, &record).await?;
@@ -225,7 +225,7 @@ impl Answerer {
             return Ok(answer);
         }
         let record = self.unchanged(&envelope, name).await?;
-        self.tighten(record.id, Tighter::Out).await?;
+        self.tighten(Tighter::Out(record.id)).await?;
         let if_rev = envelope.if_rev.map(signed);
         let gone = self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await;
         self.made(gone, &record).await?;
@@ -280,7 +280,7 @@ impl Answerer {
             return self.changed(&envelope, record.id, false).await;
         }
         if !enabled {
-            self.tighten(record.id, Tighter::Out).await?;
+            self.tighten(Tighter::Out(record.id)).await?;
         }
         let if_rev = envelope.if_rev.map(signed);
         let done =

@@ -15,6 +15,7 @@ mod reasons;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tighten;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +31,7 @@ pub use limits::{FlowNews, Limits};
 pub use reasons::settle;
 pub use rows::{GateRow, Rows};
 
-use super::{meter::Meter, shared::Tighter};
+use super::meter::Meter;
 use crate::{
     clock,
     core::{
@@ -40,11 +41,11 @@ use crate::{
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
-    ledger::{AdminState, Ledger, PolicyRecord, Standing, StateRecord},
+    ledger::{Ledger, PolicyRecord, Standing, StateRecord},
 };
 use billing::OfMeter;
 use jobs::{Job, Writes};
-use member::{Held, Member};
+use member::Member;
 
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
@@ -405,39 +406,5 @@ impl Gate {
             self.told.insert((user, limit), now_ns);
         }
         due
-    }
-
-    /// Has the kernel hold the stricter of what it holds and what a change will make of it. The next
-    /// look, after the change is in the ledger or was refused, sets what is right.
-    pub fn tighten(&mut self, user: UserId, tighter: &Tighter, meter: &mut Meter, now: Now) {
-        let Some(member) = self.members.get(&user) else { return };
-        let Some(slot) = meter.kernel.user_slot(user) else { return };
-        let mut standing = member.standing.clone();
-        match tighter {
-            Tighter::Out => {
-                standing.admin.state = AdminState::Disabled;
-            }
-            Tighter::Settings(change) => {
-                let settings = &mut standing.settings;
-                settings.policy = change.policy.unwrap_or(settings.policy);
-                settings.overrides = change.overrides.clone().unwrap_or_else(|| settings.overrides.clone());
-                settings.expires_ms = change.expires_ms.unwrap_or(settings.expires_ms);
-            }
-        }
-        let policy = self.policies.get(&standing.settings.policy);
-        let mut trial = Member::new(standing, policy, &self.zone, self.of_meter, None);
-        trial.billed_offset = member.billed_offset;
-        let counted = counted(meter, user, self.of_meter);
-        trial.decide(counted, now.wall_ms);
-        let wanted = trial.to_hold(counted);
-        let held = member.held.unwrap_or(wanted);
-        let cut_at = wanted.cut_at.min(held.cut_at);
-        let warn_at = wanted.warn_at.min(held.warn_at);
-        meter.kernel.set_budget(slot, cut_at, warn_at);
-        if let Some(member) = self.members.get_mut(&user) {
-            // Until the user is loaded anew, nothing is loosened again.
-            member.held = Some(Held { cut_at, warn_at, rates: held.rates });
-            member.tightened = true;
-        }
     }
 }

@@ -3,7 +3,7 @@
 use boxmeter_common::user::METER_PAYLOAD;
 
 use super::*;
-use crate::ledger::{AdminChange, Asked, FoundInbound, FoundUser, Options};
+use crate::ledger::{AdminChange, AdminState, Asked, FoundInbound, FoundUser, Options};
 
 const EPOCH: [u8; 16] = [7; 16];
 
@@ -75,6 +75,16 @@ fn an_older_reading_does_not_undo_a_newer_one() {
     assert!(!rig.connects(), "by a late answer about everybody");
     rig.gate.load(policies, Vec::new());
     assert!(!rig.connects(), "somebody who was made meanwhile is forgotten");
+}
+
+/// While one of two may be in force, both are kept: budgets and rates.
+#[test]
+fn the_stricter_of_two_is_held() {
+    let held = |cut_at, warn_at, rates| member::Held { cut_at, warn_at, rates };
+    let (a, b) = (held(10, 5, [0, 7]), held(20, 4, [3, 0]));
+    assert_eq!(tighten::stricter(a, b), held(10, 4, [3, 7]));
+    assert_eq!(tighten::stricter(b, a), held(10, 4, [3, 7]));
+    assert_eq!(tighten::stricter(held(1, 1, [9, 0]), held(1, 1, [8, 0])), held(1, 1, [8, 0]));
 }
 
 /// A package that has expired while no agent ran pays for what was used before, and for nothing after.

@@ -149,16 +149,17 @@ fn dangerous_and_taken_names_are_refused() {
     let text = world.text().to_owned();
     let long = "x".repeat(129);
     for (name, wanted) in [
-        ("", "needs a name"),
+        ("", "missing"),
         ("line\nbreak", "line breaks"),
         ("esc\u{1b}[0m", "control"),
-        ("turn\u{202e}ed", "invisible"),
+        ("turn\u{202e}ed", "not seen"),
         (" a", "begin or end"),
         ("a\u{3000}", "begin or end"),
-        ("br]", "square brackets"),
-        ("4", "digits only"),
-        ("boxmeter-locked", "boxmeter's own"),
-        ("Boxmeter-Locked", "boxmeter's own"),
+        ("br]", "brackets"),
+        ("4", "digits"),
+        ("boxmeter-locked", "boxmeter itself"),
+        ("Boxmeter-Locked", "boxmeter itself"),
+        ("boxmeter:x", "boxmeter itself"),
         (long.as_str(), "128 bytes"),
         ("a:b", "colon"),
     ] {

@@ -11,7 +11,7 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, Fields, NAME_MAX, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
