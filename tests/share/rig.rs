@@ -87,8 +87,7 @@ impl Rig {
     pub fn get(&self, path: &str, agent: &str) -> Answer {
         let request = Request::get(path).header("host", "panel.example").header("user-agent", agent);
         self.runtime.block_on(async {
-            let response =
-                self.public.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            let response = self.public.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
             let (parts, body) = response.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
             let body = String::from_utf8(body.to_vec()).unwrap();

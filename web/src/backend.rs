@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Zoned;
 
-pub use crate::api::error::{ApiError, ErrorKind};
 use crate::access::Door;
+pub use crate::api::error::{ApiError, ErrorKind};
 use crate::api::{
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     live::LiveSnapshot,

@@ -17,9 +17,7 @@ pub fn period(lang: Lang, terms: &Terms) -> String {
     let day = terms.reset_day.to_string();
     let text = match terms.period {
         PeriodKind::Month => lang.fill("period.month", &[("day", &day)]),
-        PeriodKind::Week => {
-            lang.fill("period.week", &[("day", lang.text(&format!("weekday.{day}")))])
-        }
+        PeriodKind::Week => lang.fill("period.week", &[("day", lang.text(&format!("weekday.{day}")))]),
         PeriodKind::Day => lang.text("period.day").to_owned(),
         PeriodKind::Days(days) => lang.fill("period.days", &[("days", &days.to_string())]),
         PeriodKind::Never => lang.text("period.never").to_owned(),

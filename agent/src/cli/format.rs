@@ -1,11 +1,11 @@
 //! How values look to people. Names come from sing-box's configuration and from clients, so that
 //! nothing reaches a terminal before its control characters are escaped.
 
+use boxmeter_web::api::{names::escape, types::Time};
 pub use boxmeter_web::{
     api::names::safe,
     wording::{minute, second},
 };
-use boxmeter_web::api::{names::escape, types::Time};
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 

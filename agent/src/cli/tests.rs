@@ -361,8 +361,22 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
             }
         }
     }
-    let prefixes =
-        ["about.", "state.", "owner_by.", "error.", "import.", "weekday.", "reason.", "month.", "date.", "panel.", "period.", "self.", "sharing.", "terms."];
+    let prefixes = [
+        "about.",
+        "state.",
+        "owner_by.",
+        "error.",
+        "import.",
+        "weekday.",
+        "reason.",
+        "month.",
+        "date.",
+        "panel.",
+        "period.",
+        "self.",
+        "sharing.",
+        "terms.",
+    ];
     for key in Lang::En.keys() {
         let computed = prefixes.iter().any(|prefix| key.starts_with(prefix));
         assert!(computed || sources.contains(&format!("\"{key}\"")), "{key} is not used");

@@ -20,8 +20,8 @@ use boxmeter_web::{
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::{
-            AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema,
-            Severity, SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
+            AgentStatus, Audit, EventList, FlowList, InboundTraffic, LedgerStatus, Meter, Schema, Severity,
+            SourceStatus, Stats, Status, Time, Traffic, Usage, User, UserList, UserShow,
         },
     },
     backend::{ApiError, Backend, LiveStream},

@@ -129,8 +129,10 @@ fn invalid(text: &str) -> CommitError {
 
 /// Takes a step of the second factor, once.
 fn take_step(transaction: &Transaction<'_>, step: i64, rev: i64) -> Result<(), CommitError> {
-    let taken = transaction
-        .execute("UPDATE panel_admin SET totp_step = ?1, rev = ?2 WHERE totp_step < ?1", params![step, rev])?;
+    let taken = transaction.execute(
+        "UPDATE panel_admin SET totp_step = ?1, rev = ?2 WHERE totp_step < ?1",
+        params![step, rev],
+    )?;
     match taken {
         0 => Err(invalid("this code was used already: wait for the next one")),
         _ => Ok(()),
@@ -218,7 +220,9 @@ fn set_totp(
     rev: i64,
 ) -> Result<(), CommitError> {
     let sql = match on {
-        true => "UPDATE panel_admin SET totp = totp_offered, totp_offered = NULL WHERE totp_offered IS NOT NULL",
+        true => {
+            "UPDATE panel_admin SET totp = totp_offered, totp_offered = NULL WHERE totp_offered IS NOT NULL"
+        }
         false => "UPDATE panel_admin SET totp = NULL, totp_offered = NULL WHERE totp IS NOT NULL",
     };
     if transaction.execute(sql, [])? == 0 {
@@ -382,9 +386,11 @@ impl Ledger {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
                 let name: Option<String> = transaction
-                    .query_row("DELETE FROM panel_tokens WHERE id = ?1 RETURNING name", [id.into_bytes()], |row| {
-                        row.get(0)
-                    })
+                    .query_row(
+                        "DELETE FROM panel_tokens WHERE id = ?1 RETURNING name",
+                        [id.into_bytes()],
+                        |row| row.get(0),
+                    )
                     .optional()?;
                 let Some(name) = name else { return Ok(false) };
                 note(transaction, &asked, "token_deleted", json!({ "token": name }), rev)?;

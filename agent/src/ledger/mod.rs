@@ -48,9 +48,9 @@ pub use access::{Ended, IDLE_MS, NewSession, NewToken, PanelAdmin, SessionRecord
 pub use attempts::Attempt;
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
-    AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord, EventsWanted,
-    FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported, ReportedConnection,
-    ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
+    AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
+    EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,
+    ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use open::Check;
 pub use reader::Reader;

@@ -7,13 +7,13 @@ use super::{
     Door, NewToken, PasswordChange, PasswordChanged, SessionList, SignIn, SignedIn, TokenAdded, TokenList,
     TotpCode, TotpOffer, Visitor, Which, Who,
 };
-use crate::share::percent;
 use crate::api::{
     client::{Client, NOTHING, plain},
     error::ApiError,
     order::Envelope,
     params::Pairs,
 };
+use crate::share::percent;
 
 /// `who` of the parameters is whom the client acts for: the agent takes it from what is presented.
 #[async_trait]

@@ -20,8 +20,19 @@ pub fn need(method: &Method, pattern: &str) -> Option<Need> {
         ("POST", "/session") | ("GET", "/subscriptions/{token}") => return Some(Need::Panel),
         (
             "GET" | "HEAD",
-            "/status" | "/users" | "/users/{name}" | "/usage" | "/flows" | "/events" | "/audit" | "/stats"
-            | "/openapi.json" | "/stream" | "/users/{name}/packages" | "/policies" | "/policies/{name}"
+            "/status"
+            | "/users"
+            | "/users/{name}"
+            | "/usage"
+            | "/flows"
+            | "/events"
+            | "/audit"
+            | "/stats"
+            | "/openapi.json"
+            | "/stream"
+            | "/users/{name}/packages"
+            | "/policies"
+            | "/policies/{name}"
             | "/who",
         )
         | ("DELETE", "/session") => Access::Read,

@@ -165,6 +165,22 @@ impl Client {
         })
     }
 
+    /// Passes a request on as it is and gives the answer as it comes, errors of the server included.
+    ///
+    /// # Errors
+    /// As those of [`Client::get`] before there is an answer.
+    pub async fn pass<B>(&self, request: request::Builder, body: B) -> Result<Response<Incoming>, ApiError>
+    where
+        B: hyper::body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = for_visitor(request, self.visitor.as_deref()).body(body);
+        let request =
+            request.map_err(|error| ApiError::bad_request(format!("not a usable request: {error}")))?;
+        self.exchange(request).await
+    }
+
     /// Sends a request on a connection of its own and gives the answer as it comes, errors included.
     async fn exchange<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, ApiError>
     where

@@ -75,9 +75,7 @@ impl UserSort {
             UserSort::Name => 0,
             UserSort::Used => most_first(user.period.used_bytes),
             UserSort::Total => most_first(user.total.used_bytes),
-            UserSort::Rate => {
-                most_first(user.live.upload_rate.saturating_add(user.live.download_rate))
-            }
+            UserSort::Rate => most_first(user.live.upload_rate.saturating_add(user.live.download_rate)),
             UserSort::LastSeen => {
                 let seen = user.last_seen_at.map_or(0, |at| at.instant.as_millisecond());
                 most_first(u64::try_from(seen).unwrap_or(0))

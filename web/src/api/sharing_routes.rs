@@ -60,10 +60,7 @@ async fn subscription(
     Ok(secret(backend.subscription(&token).await?))
 }
 
-async fn sharing(
-    State(backend): State<Shared>,
-    query: RawQuery,
-) -> Result<Response, ApiError> {
+async fn sharing(State(backend): State<Shared>, query: RawQuery) -> Result<Response, ApiError> {
     read::<()>(&backend, query)?;
     let shown = backend.sharing().await?;
     Ok(tagged(shown.rev, shown))

@@ -42,9 +42,8 @@ impl Random {
 }
 
 /// How much of a usual hour is used at which hour of the day, in percent.
-const DAY: [u64; 24] = [
-    60, 35, 20, 12, 10, 10, 20, 45, 70, 80, 85, 90, 120, 110, 90, 90, 95, 110, 140, 180, 220, 230, 180, 110,
-];
+const DAY: [u64; 24] =
+    [60, 35, 20, 12, 10, 10, 20, 45, 70, 80, 85, 90, 120, 110, 90, 90, 95, 110, 140, 180, 220, 230, 180, 110];
 
 /// Upload and download of every hour of one user.
 #[derive(Clone, Debug, Default)]

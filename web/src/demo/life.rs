@@ -14,11 +14,7 @@ use super::{
     people::{Fate, days_ago, everybody, fate, meet},
 };
 use crate::{
-    api::{
-        live::LiveSnapshot,
-        query::UsageQuery,
-        types::*,
-    },
+    api::{live::LiveSnapshot, query::UsageQuery, types::*},
     locale::Lang,
 };
 
@@ -371,7 +367,15 @@ fn events(now: &Zoned, random: &mut Random, users: &[User]) -> Vec<Event> {
     let at = |days: i64| days_ago(now, days);
     let mut events = vec![
         event(at(60), Info, "agent_started", None, "boxmeter 0.1.0 began to meter", "agent", None),
-        event(at(60), Info, "source_connected", None, "sing-box's API tells whose connections are whose", "agent", None),
+        event(
+            at(60),
+            Info,
+            "source_connected",
+            None,
+            "sing-box's API tells whose connections are whose",
+            "agent",
+            None,
+        ),
         event(at(17), Warning, "source_disconnected", None, "the API service went away", "agent", None),
         event(at(17), Info, "source_connected", None, "the API service is back", "agent", None),
         event(at(12), Info, "agent_started", None, "boxmeter 0.1.0 goes on where it stopped", "agent", None),

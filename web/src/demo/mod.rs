@@ -29,10 +29,10 @@ use crate::{
     backend::{ApiError, Backend, LiveStream},
 };
 use changes::State;
-use life::Life;
 pub use data::user;
-pub use door::PASSWORD;
 use data::{GIB, MIB, events, flows, policies, snapshot, status, traffic};
+pub use door::PASSWORD;
+use life::Life;
 
 /// What the made-up server takes for the time.
 pub type Clock = Box<dyn Fn() -> Zoned + Send + Sync>;

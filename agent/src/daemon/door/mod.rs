@@ -146,9 +146,8 @@ impl Answerer {
 
     async fn who_of_session(&self, secret: &str, from: IpAddr) -> Result<Who, ApiError> {
         let (hash, now_ms) = (secrets::hash(secret), clock::wall_ms());
-        let found = self
-            .read(move |reader| Ok((reader.session(&hash, now_ms)?, reader.panel_admin()?)))
-            .await?;
+        let found =
+            self.read(move |reader| Ok((reader.session(&hash, now_ms)?, reader.panel_admin()?))).await?;
         let (Some(session), Some(admin)) = found else { return Err(gone()) };
         let who = Who {
             schema: Schema,
@@ -228,14 +227,18 @@ impl Door for Answerer {
         }
         let totp_step = match (&admin.totp, sign_in.code.filter(|code| !code.is_empty())) {
             (None, _) => None,
-            (Some(_), None) => return Err(ApiError::invalid("code", "is missing: the account has a second factor")),
-            (Some(secret), Some(code)) => match self.step(secret, &code).filter(|step| *step > admin.totp_step) {
-                Some(step) => Some(step),
-                None => {
-                    self.failed(from, "code", crowded).await;
-                    return Err(ApiError::not_permitted(WRONG));
+            (Some(_), None) => {
+                return Err(ApiError::invalid("code", "is missing: the account has a second factor"));
+            }
+            (Some(secret), Some(code)) => {
+                match self.step(secret, &code).filter(|step| *step > admin.totp_step) {
+                    Some(step) => Some(step),
+                    None => {
+                        self.failed(from, "code", crowded).await;
+                        return Err(ApiError::not_permitted(WRONG));
+                    }
                 }
-            },
+            }
         };
         let (session, now_ms) = (secrets::random(""), clock::wall_ms());
         let new = NewSession {
@@ -320,7 +323,13 @@ impl Door for Answerer {
         Ok(TotpOffer { schema: Schema, secret, uri })
     }
 
-    async fn set_totp(&self, envelope: Envelope, who: &Who, code: TotpCode, on: bool) -> Result<(), ApiError> {
+    async fn set_totp(
+        &self,
+        envelope: Envelope,
+        who: &Who,
+        code: TotpCode,
+        on: bool,
+    ) -> Result<(), ApiError> {
         need_person(who)?;
         let admin = self.panel_admin().await?;
         let secret = if on { admin.totp_offered } else { admin.totp };
@@ -328,17 +337,20 @@ impl Door for Answerer {
             let text = if on { "ask for a second factor first" } else { "there is no second factor" };
             return Err(ApiError::conflict(text));
         };
-        let step = match (&envelope.actor.identity, on) {
-            // Root has the machine: what is lost is turned off without it.
-            (Identity::Uid(_), false) => None,
-            (identity, _) => {
-                if let Identity::Visitor { from, .. } = identity {
-                    self.attempt(*from).await?;
+        let step =
+            match (&envelope.actor.identity, on) {
+                // Root has the machine: what is lost is turned off without it.
+                (Identity::Uid(_), false) => None,
+                (identity, _) => {
+                    if let Identity::Visitor { from, .. } = identity {
+                        self.attempt(*from).await?;
+                    }
+                    let step = self.step(&secret, &code.code).filter(|step| *step > admin.totp_step);
+                    Some(step.ok_or_else(|| {
+                        ApiError::invalid("code", "is wrong: give the one that is shown now")
+                    })?)
                 }
-                let step = self.step(&secret, &code.code).filter(|step| *step > admin.totp_step);
-                Some(step.ok_or_else(|| ApiError::invalid("code", "is wrong: give the one that is shown now"))?)
-            }
-        };
+            };
         self.ledger.set_totp(step, on, asked(&envelope)).await.map_err(refused)
     }
 

@@ -37,7 +37,10 @@ impl Default for Hashing {
 }
 
 impl Hashing {
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let busy = |_| ApiError::unavailable("too many are signing in: try again in a moment");
         let _place = self.places.try_acquire().map_err(busy)?;
         let turn = Arc::clone(&self.turn).lock_owned().await;
@@ -50,7 +53,8 @@ impl Hashing {
     }
 
     pub async fn hash(&self, password: String) -> Result<String, ApiError> {
-        let hashed = self.work(move || Argon2::default().hash_password(password.as_bytes()).map(|it| it.to_string()));
+        let hashed =
+            self.work(move || Argon2::default().hash_password(password.as_bytes()).map(|it| it.to_string()));
         hashed.await?.map_err(ApiError::internal)
     }
 
@@ -81,7 +85,8 @@ pub fn hash(secret: &str) -> [u8; 32] {
 pub fn password() -> String {
     let bytes: [u8; PASSWORD_CHARS] = rand::rng().random();
     let chars = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)]));
-    let groups: Vec<String> = chars.collect::<Vec<_>>().chunks(5).map(|group| group.iter().collect()).collect();
+    let groups: Vec<String> =
+        chars.collect::<Vec<_>>().chunks(5).map(|group| group.iter().collect()).collect();
     groups.join("-")
 }
 

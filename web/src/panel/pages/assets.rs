@@ -111,7 +111,8 @@ mod tests {
         let manifest: Vec<Value> = serde_json::from_str(MANIFEST).unwrap();
         let mut listed = BTreeSet::from(["manifest.json".to_owned()]);
         for entry in &manifest {
-            let text = |key: &str| entry[key].as_str().unwrap_or_else(|| panic!("{key} of {entry}")).to_owned();
+            let text =
+                |key: &str| entry[key].as_str().unwrap_or_else(|| panic!("{key} of {entry}")).to_owned();
             let bytes = std::fs::read(folder().join(text("file"))).unwrap();
             let digest: String = Sha256::digest(&bytes).iter().map(|it| format!("{it:02x}")).collect();
             assert_eq!(digest, text("sha256"), "{entry}");
@@ -133,7 +134,9 @@ mod tests {
     fn our_own_script_stays_short() {
         let script = include_str!("../../../static/boxmeter.js");
         assert!(script.lines().count() <= 300, "{} lines", script.lines().count());
-        for word in ["eval(", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "new Function"] {
+        for word in
+            ["eval(", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "new Function"]
+        {
             assert!(!script.contains(word), "{word}");
         }
     }

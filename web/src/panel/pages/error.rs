@@ -14,7 +14,10 @@ use super::{
     frame::{Frame, PageError, render_as},
     view::shown,
 };
-use crate::backend::{ApiError, ErrorKind};
+use crate::{
+    backend::{ApiError, ErrorKind},
+    panel::guard::Inside,
+};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -29,10 +32,12 @@ struct Page {
 /// Around every page.
 pub async fn pages(State(pages): State<Shared>, mut request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let visit = Visit::read(&parts, &pages);
+    let mut visit = Visit::read(&parts, &pages);
     request = Request::from_parts(parts, body);
     request.extensions_mut().insert(visit.clone());
     let mut response = next.run(request).await;
+    // A page about an error has the frame of who is signed in.
+    visit.inside = response.extensions_mut().remove::<Inside>();
     let error = response.extensions_mut().remove::<PageError>();
     if let Some(error) = error {
         let cookies: Vec<HeaderValue> =
@@ -42,7 +47,10 @@ pub async fn pages(State(pages): State<Shared>, mut request: Request, next: Next
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }
     }
-    let html = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it.as_bytes().starts_with(b"text/html"));
+    let html = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|it| it.as_bytes().starts_with(b"text/html"));
     if html {
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

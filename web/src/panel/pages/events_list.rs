@@ -60,7 +60,7 @@ pub struct Entry {
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query<Asked>) -> Answer {
     let title = visit.lang.text("panel.nav.events").to_owned();
-    let now = pages.backend.now();
+    let now = visit.backend().now();
     let text = |text: &str| Some(text.trim().to_owned()).filter(|it| !it.is_empty());
     let wanted = EventQuery {
         user: text(&asked.user),
@@ -71,7 +71,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         page: Cursor { after: text(&asked.after), limit: ROWS },
     };
     let (f, list) =
-        tokio::join!(Frame::load(&pages, &visit, "events", title), pages.backend.events(wanted));
+        tokio::join!(Frame::load(&pages, &visit, "events", title), visit.backend().events(wanted));
     // A name that nobody has is a filter that finds nothing, not an error.
     let list = match list {
         Err(error) if error.kind == crate::backend::ErrorKind::NotFound => Default::default(),
@@ -92,7 +92,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         Choice::new(value, f.t(&format!("panel.events.{group}_{word}")), value == chosen)
     };
     let page = Page {
-        severities: ["", "warning", "error"].iter().map(|it| choice("severity", it, &asked.severity)).collect(),
+        severities: ["", "warning", "error"]
+            .iter()
+            .map(|it| choice("severity", it, &asked.severity))
+            .collect(),
         whos: ["", "people"].iter().map(|it| choice("who", it, &asked.who)).collect(),
         sinces: SINCE.iter().map(|it| choice("since", it, &asked.since)).collect(),
         rows: list.events.iter().map(|it| entry(&f, it)).collect(),

@@ -48,7 +48,7 @@ pub struct Banner {
 impl Frame {
     /// The frame of a page, with what the agent says of itself.
     pub async fn load(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
-        let banners = match pages.backend.status().await {
+        let banners = match visit.backend().status().await {
             Ok(status) => status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect(),
             Err(error) => vec![Banner::unreachable(visit.lang, &error)],
         };
@@ -66,8 +66,8 @@ impl Frame {
             banners: Vec::new(),
             messages: visit.flash.as_ref().map(|it| it.lines(visit.lang)).unwrap_or_default(),
             stream: None,
-            csrf: String::new(),
-            signed_in: true,
+            csrf: visit.csrf(),
+            signed_in: visit.inside.is_some(),
         }
     }
 

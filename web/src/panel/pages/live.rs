@@ -163,7 +163,14 @@ pub struct Wanted {
 pub async fn stream(State(pages): State<Shared>, visit: Visit, Query(wanted): Query<Wanted>) -> Response {
     let receiver = pages.hub.listen();
     let ids: Vec<String> = wanted.ids.split(',').take(IDS_MAX).map(str::to_owned).collect();
-    let teller = Teller { lang: visit.lang, page: wanted.page, ids, told: Map::new(), count: 0, base: pages.base.clone() };
+    let teller = Teller {
+        lang: visit.lang,
+        page: wanted.page,
+        ids,
+        told: Map::new(),
+        count: 0,
+        base: pages.base.clone(),
+    };
     let messages = stream::unfold((receiver, teller), |(mut receiver, mut teller)| async move {
         loop {
             // The sender lives as long as the panel. Whatever comes within the pace is skipped.
@@ -284,13 +291,15 @@ fn overview(base: &str, view: &View, out: &mut Map<String, Value>) {
             }
             None => json!({"text": ""}),
         };
-        let text = |of: fn(&LiveUser) -> u64| {
-            json!(user.map_or(String::new(), |user| Rate(of(user)).to_string()))
-        };
+        let text =
+            |of: fn(&LiveUser) -> u64| json!(user.map_or(String::new(), |user| Rate(of(user)).to_string()));
         out.insert(format!("top{row}:name"), name);
         out.insert(format!("top{row}:down"), text(|it| it.live.download_rate));
         out.insert(format!("top{row}:up"), text(|it| it.live.upload_rate));
-        out.insert(format!("top{row}:used"), json!(user.map_or(String::new(), |it| Size(it.period_bytes).to_string())));
+        out.insert(
+            format!("top{row}:used"),
+            json!(user.map_or(String::new(), |it| Size(it.period_bytes).to_string())),
+        );
     }
 }
 

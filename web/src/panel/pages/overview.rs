@@ -52,8 +52,8 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let title = visit.lang.text("panel.nav.overview").to_owned();
     let (f, stats, status, view) = tokio::join!(
         Frame::load(&pages, &visit, "overview", title),
-        pages.backend.stats(),
-        pages.backend.status(),
+        visit.backend().stats(),
+        visit.backend().status(),
         pages.hub.view(),
     );
     let (stats, status) = (stats?, status?);
@@ -63,13 +63,17 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let history = view.as_ref().map_or(&empty, |it| &*it.history);
     let chart = charts::rates(&f, &zone, history.iter().copied());
     let totals = view.as_ref().map(|it| it.snapshot.totals).unwrap_or_default();
-    let mut top: Vec<Row> = view.iter().flat_map(|it| busiest(&it.snapshot)).map(|user| Row {
-        address: format!("{}/users/{}", f.base, segment(&user.name)),
-        name: short(&user.name),
-        down: Rate(user.live.download_rate).to_string(),
-        up: Rate(user.live.upload_rate).to_string(),
-        used: Size(user.period_bytes).to_string(),
-    }).collect();
+    let mut top: Vec<Row> = view
+        .iter()
+        .flat_map(|it| busiest(&it.snapshot))
+        .map(|user| Row {
+            address: format!("{}/users/{}", f.base, segment(&user.name)),
+            name: short(&user.name),
+            down: Rate(user.live.download_rate).to_string(),
+            up: Rate(user.live.upload_rate).to_string(),
+            used: Size(user.period_bytes).to_string(),
+        })
+        .collect();
     top.truncate(TOP_ROWS);
     let page = Page {
         today: Size(stats.today_bytes).to_string(),

@@ -24,7 +24,7 @@ struct Page {
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    let policy = pages.backend.policy(&name).await?.policy;
+    let policy = visit.backend().policy(&name).await?.policy;
     let f = Frame::load(&pages, &visit, "policies", visit.lang.text("panel.policy.delete").to_owned()).await;
     let page = Page {
         name: shown(&name),
@@ -44,7 +44,7 @@ pub async fn delete(
     form: Form,
 ) -> Answer {
     let envelope = Envelope { if_rev: form.get("rev").parse().ok(), ..visit.envelope() };
-    match pages.backend.delete_policy(envelope, &name).await {
+    match visit.backend().delete_policy(envelope, &name).await {
         Ok(_) => {
             Ok(Flash::done("panel.done.policy_deleted", &[("name", &shown(&name))]).to(&pages, "/policies"))
         }

@@ -39,7 +39,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let title = visit.lang.text("panel.nav.policies").to_owned();
     let (f, list) = tokio::join!(
         Frame::load(&pages, &visit, "policies", title),
-        pages.backend.policies(Cursor::default()),
+        visit.backend().policies(Cursor::default()),
     );
     let rows = list?.policies.iter().map(|it| row(&f, it)).collect();
     render(&Page { f, rows })
@@ -56,7 +56,11 @@ fn row(f: &Frame, policy: &Policy) -> Row {
         users: policy.users,
         quota: terms.quota_bytes.map_or_else(none, |it| Size(it).to_string()),
         period: wording::period(f.lang, terms),
-        over: if terms.quota_bytes.is_some() { wording::ladder(f.lang, &terms.over_quota) } else { String::new() },
+        over: if terms.quota_bytes.is_some() {
+            wording::ladder(f.lang, &terms.over_quota)
+        } else {
+            String::new()
+        },
         speed: match (terms.speed_down, terms.speed_up) {
             (None, None) => none(),
             (down, up) => format!("↓ {}  ↑ {}", rate(down), rate(up)),

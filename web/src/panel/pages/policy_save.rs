@@ -47,7 +47,7 @@ pub async fn new(State(pages): State<Shared>, visit: Visit) -> Answer {
 }
 
 pub async fn edit(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    let policy = pages.backend.policy(&name).await?.policy;
+    let policy = visit.backend().policy(&name).await?.policy;
     let form = fields_of(&policy);
     page(&pages, &visit, Some(&policy), form, Vec::new(), StatusCode::OK).await
 }
@@ -100,7 +100,7 @@ pub async fn create(State(pages): State<Shared>, visit: Visit, form: Form) -> An
     }
     if !typed.wrong() {
         let envelope = Envelope { key: form.once(&visit.path), ..visit.envelope() };
-        match pages.backend.add_policy(envelope, new).await {
+        match visit.backend().add_policy(envelope, new).await {
             Ok(done) => {
                 let values = [("name", &*shown(&done.policy.name))];
                 return Ok(Flash::done("panel.done.policy_added", &values).to(&pages, "/policies"));
@@ -121,7 +121,7 @@ pub async fn change(
     Path(name): Path<String>,
     form: Form,
 ) -> Answer {
-    let policy = pages.backend.policy(&name).await?.policy;
+    let policy = visit.backend().policy(&name).await?.policy;
     let mut typed = Fields::typed(&form, &fields());
     let before = terms_form::of_terms(&policy.terms);
     let own = terms_form::read(visit.lang, &form, &before, &mut typed);
@@ -136,13 +136,13 @@ pub async fn change(
         return page(&pages, &visit, Some(&policy), typed, Vec::new(), status).await;
     }
     let envelope = Envelope { if_rev: form.get("rev").parse().ok(), ..visit.envelope() };
-    match pages.backend.change_policy(envelope, &name, change).await {
+    match visit.backend().change_policy(envelope, &name, change).await {
         Ok(_) => {
             let values = [("name", &*shown(&name))];
             Ok(Flash::done("panel.done.changed", &values).to(&pages, "/policies"))
         }
         Err(error) if error.kind == ErrorKind::Stale => {
-            let current = pages.backend.policy(&name).await?.policy;
+            let current = visit.backend().policy(&name).await?.policy;
             let clashes = clashes(&visit, &fields_of(&current), &typed);
             typed.set("rev", current.rev.to_string());
             page(&pages, &visit, Some(&current), typed, clashes, StatusCode::PRECONDITION_FAILED).await

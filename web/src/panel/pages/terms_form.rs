@@ -3,9 +3,7 @@
 
 use super::{
     form::{Fields, Form},
-    terms_values::{
-        count, count_field, ladder_field, percents, rate, rate_field, size, size_field,
-    },
+    terms_values::{count, count_field, ladder_field, percents, rate, rate_field, size, size_field},
 };
 use crate::{
     api::terms::{Overrides, PeriodKind, Sharing, SharingAction, Step, Terms, Then, Wins},
@@ -14,9 +12,26 @@ use crate::{
 
 /// The names of the fields, as they stand in the template.
 pub const FIELDS: &[&str] = &[
-    "quota", "total_quota", "period", "period_days", "reset_day", "time_zone", "speed_up", "speed_down",
-    "max_flows", "max_addresses", "wins", "over", "over_rate", "warn", "rollover", "valid_days", "sharing",
-    "sharing_networks", "sharing_minutes", "sharing_rate",
+    "quota",
+    "total_quota",
+    "period",
+    "period_days",
+    "reset_day",
+    "time_zone",
+    "speed_up",
+    "speed_down",
+    "max_flows",
+    "max_addresses",
+    "wins",
+    "over",
+    "over_rate",
+    "warn",
+    "rollover",
+    "valid_days",
+    "sharing",
+    "sharing_networks",
+    "sharing_minutes",
+    "sharing_rate",
 ];
 
 /// Puts terms into the fields; those that are not given stay empty.
@@ -258,17 +273,11 @@ mod tests {
             warn_percents: Some(vec![50, 90]),
             rollover: Some(true),
             valid_days: Some(Some(30)),
-            sharing: Some(Sharing {
-                networks: 5,
-                window_s: 600,
-                action: SharingAction::Throttle(1 << 20),
-            }),
+            sharing: Some(Sharing { networks: 5, window_s: 600, action: SharingAction::Throttle(1 << 20) }),
         };
         assert_eq!(back(&own), own);
-        let steps = vec![
-            Step { percent: 90, then: Then::Throttle(1 << 20) },
-            Step { percent: 120, then: Then::Cut },
-        ];
+        let steps =
+            vec![Step { percent: 90, then: Then::Throttle(1 << 20) }, Step { percent: 120, then: Then::Cut }];
         let own = Overrides { over_quota: Some(steps), ..Overrides::default() };
         assert_eq!(back(&own), own);
         let terms = Terms { quota_bytes: Some(5), rollover: true, ..Terms::default() };

@@ -8,13 +8,13 @@ use axum::{
 };
 
 use super::{
-    Pages, Shared, Visit,
+    Shared, Visit,
     flash::Flash,
     form::Form,
     frame::{Answer, Frame, render},
     view::{short, shown},
 };
-use crate::{api::order::Envelope, backend::ApiError};
+use crate::backend::ApiError;
 
 /// Users of one request; a page has fewer rows.
 const USERS_MAX: usize = 500;
@@ -63,7 +63,7 @@ pub async fn act(State(pages): State<Shared>, visit: Visit, form: Form) -> Answe
     }
     let mut refused: Vec<(String, String)> = Vec::new();
     for name in &names {
-        if let Err(error) = one(&pages, visit.envelope(), name, deed).await {
+        if let Err(error) = one(&visit, name, deed).await {
             refused.push((short(name), shown(&error.message)));
         }
     }
@@ -99,8 +99,8 @@ fn read(form: &Form) -> Option<(Deed, Vec<String>)> {
     (!names.is_empty()).then_some((deed, names))
 }
 
-async fn one(pages: &Pages, envelope: Envelope, name: &str, deed: Deed) -> Result<(), ApiError> {
-    let backend = &pages.backend;
+async fn one(visit: &Visit, name: &str, deed: Deed) -> Result<(), ApiError> {
+    let (backend, envelope) = (visit.backend(), visit.envelope());
     match deed {
         Deed::Enable => backend.set_enabled(envelope, name, true).await.map(drop),
         Deed::Disable => backend.set_enabled(envelope, name, false).await.map(drop),

@@ -32,7 +32,7 @@ pub async fn delete(State(pages): State<Shared>, visit: Visit, Path(name): Path<
 }
 
 async fn page(pages: &Shared, visit: &Visit, name: &str, delete: bool) -> Answer {
-    let user = pages.backend.user(name).await?.user;
+    let user = visit.backend().user(name).await?.user;
     let key = if delete { "panel.user.delete" } else { "panel.user.reset" };
     let f = Frame::load(pages, visit, "users", visit.lang.text(key).to_owned()).await;
     let used = Size(user.period.used_bytes).to_string();
@@ -40,7 +40,11 @@ async fn page(pages: &Shared, visit: &Visit, name: &str, delete: bool) -> Answer
         name: shown(name),
         address: format!("{}/users/{}", f.base, segment(name)),
         rev: user.rev,
-        text: if delete { f.t("panel.user.delete_text").to_owned() } else { f.t1("panel.user.reset_text", "used", used) },
+        text: if delete {
+            f.t("panel.user.delete_text").to_owned()
+        } else {
+            f.t1("panel.user.reset_text", "used", used)
+        },
         delete,
         f,
     };
@@ -48,7 +52,7 @@ async fn page(pages: &Shared, visit: &Visit, name: &str, delete: bool) -> Answer
 }
 
 pub async fn do_reset(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    pages.backend.reset_user(visit.envelope(), &name).await?;
+    visit.backend().reset_user(visit.envelope(), &name).await?;
     let path = format!("/users/{}", segment(&name));
     Ok(Flash::done("panel.done.reset", &[("name", &shown(&name))]).to(&pages, &path))
 }
@@ -62,7 +66,7 @@ pub async fn do_delete(
 ) -> Answer {
     let purge = form.has("purge");
     let envelope = Envelope { if_rev: form.get("rev").parse().ok(), ..visit.envelope() };
-    pages.backend.delete_user(envelope, &name, purge).await?;
+    visit.backend().delete_user(envelope, &name, purge).await?;
     let key = if purge { "panel.done.purged" } else { "panel.done.deleted" };
     Ok(Flash::done(key, &[("name", &shown(&name))]).to(&pages, "/users"))
 }

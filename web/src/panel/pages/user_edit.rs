@@ -45,19 +45,19 @@ struct Clash {
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    let user = pages.backend.user(&name).await?.user;
-    let form = fields_of(&pages, &user);
+    let user = visit.backend().user(&name).await?.user;
+    let form = fields_of(&visit, &user);
     page(&pages, &visit, &user, form, &user.inbounds, Vec::new(), StatusCode::OK).await
 }
 
 /// The user as it stands in the form.
-fn fields_of(pages: &Shared, user: &User) -> Fields {
+fn fields_of(visit: &Visit, user: &User) -> Fields {
     let mut fields = Fields::default();
     terms_form::fill(&mut fields, &user.overrides);
     fields.set("policy", user.policy.clone().unwrap_or_default());
     fields.set("email", user.email.clone().unwrap_or_default());
     fields.set("note", user.note.clone().unwrap_or_default());
-    fields.set("expires", moment_field(user.expires_at.as_ref(), &pages.backend.now()));
+    fields.set("expires", moment_field(user.expires_at.as_ref(), &visit.backend().now()));
     fields.set("rev", user.rev.to_string());
     fields
 }
@@ -75,9 +75,9 @@ async fn page(
     let policy = form.v("policy").to_owned();
     let title = visit.lang.text("panel.user.edit").to_owned();
     let (choices, f, policy) = tokio::join!(
-        user_form::choices(pages, &policy, Some(inbounds)),
+        user_form::choices(visit, &policy, Some(inbounds)),
         Frame::load(pages, visit, "users", title),
-        pages.backend.policy(&policy),
+        visit.backend().policy(&policy),
     );
     let hints = policy.map(|it| user_form::policy_hint(&f, &it.policy)).unwrap_or_default();
     let address = format!("{}/users/{}", f.base, segment(&user.name));
@@ -86,14 +86,9 @@ async fn page(
     render_as(status, &page)
 }
 
-pub async fn save(
-    State(pages): State<Shared>,
-    visit: Visit,
-    Path(name): Path<String>,
-    form: Form,
-) -> Answer {
-    let now = pages.backend.now();
-    let user = pages.backend.user(&name).await?.user;
+pub async fn save(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>, form: Form) -> Answer {
+    let now = visit.backend().now();
+    let user = visit.backend().user(&name).await?.user;
     let mut fields = Fields::typed(&form, &user_form::all_fields());
     let typed = user_form::read(visit.lang, &form, Some(&user), &now, &mut fields);
     let change = change(&user, &typed);
@@ -110,12 +105,12 @@ pub async fn save(
         return Ok(told("panel.done.unchanged"));
     }
     let envelope = Envelope { if_rev: form.get("rev").parse().ok(), ..visit.envelope() };
-    match pages.backend.change_user(envelope, &name, change).await {
+    match visit.backend().change_user(envelope, &name, change).await {
         Ok(done) if done.changed => Ok(told("panel.done.changed")),
         Ok(_) => Ok(told("panel.done.unchanged")),
         Err(error) if error.kind == ErrorKind::Stale => {
-            let current = pages.backend.user(&name).await?.user;
-            let there = fields_of(&pages, &current);
+            let current = visit.backend().user(&name).await?.user;
+            let there = fields_of(&visit, &current);
             let clashes = clashes(visit.lang, &there, &fields);
             fields.set("rev", current.rev.to_string());
             let status = StatusCode::PRECONDITION_FAILED;

@@ -5,7 +5,7 @@ use askama::Template;
 use axum::extract::{Path, State};
 
 use super::{
-    Pages, Shared, Visit,
+    Shared, Visit,
     frame::{Answer, Frame, render},
     view::{Moment, segment, shown},
 };
@@ -45,20 +45,17 @@ pub struct Connection {
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    let flows = connections(&pages, &visit, &name).await?;
+    let flows = connections(&visit, &name).await?;
     let f = Frame::load(&pages, &visit, "users", visit.lang.text("panel.flows.title").to_owned()).await;
     let address = format!("{}/users/{}", f.base, segment(&name));
     render(&Page { f, name: shown(&name), address, flows })
 }
 
-pub async fn connections(pages: &Pages, visit: &Visit, name: &str) -> Result<Vec<Connection>, ApiError> {
-    let filter = FlowFilter {
-        user: Some(name.to_owned()),
-        inbound: None,
-        page: Cursor { after: None, limit: ROWS },
-    };
-    let now = pages.backend.now().timestamp();
-    let list = pages.backend.flows(filter).await?;
+pub async fn connections(visit: &Visit, name: &str) -> Result<Vec<Connection>, ApiError> {
+    let filter =
+        FlowFilter { user: Some(name.to_owned()), inbound: None, page: Cursor { after: None, limit: ROWS } };
+    let now = visit.backend().now().timestamp();
+    let list = visit.backend().flows(filter).await?;
     Ok(list.flows.iter().map(|flow| connection(visit.lang, flow, now)).collect())
 }
 

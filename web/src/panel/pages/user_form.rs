@@ -3,7 +3,7 @@
 use jiff::Zoned;
 
 use super::{
-    Pages,
+    Visit,
     form::{Fields, Form},
     frame::Frame,
     terms_form,
@@ -36,19 +36,12 @@ pub struct Typed {
 
 /// Reads what both forms have; mistakes go to their fields. An expiry that was there and stays may
 /// lie in the past.
-pub fn read(
-    lang: Lang,
-    form: &Form,
-    before: Option<&User>,
-    now: &Zoned,
-    fields: &mut Fields,
-) -> Typed {
+pub fn read(lang: Lang, form: &Form, before: Option<&User>, now: &Zoned, fields: &mut Fields) -> Typed {
     let own = before.map(|it| it.overrides.clone()).unwrap_or_default();
     let terms = terms_form::read(lang, form, &own, fields);
     let old = before.and_then(|it| it.expires_at.as_ref());
     let kept = !form.get("expires").is_empty() && form.get("expires") == moment_field(old, now);
-    let expires_at =
-        if kept { old.copied() } else { expiry(lang, form.get("expires"), now, fields) };
+    let expires_at = if kept { old.copied() } else { expiry(lang, form.get("expires"), now, fields) };
     let text = |name: &str| form.some(name).map(|it| it.replace("\r\n", "\n"));
     let inbounds = form.all("inbound").into_iter().map(str::to_owned).collect();
     Typed { policy: text("policy"), terms, email: text("email"), note: text("note"), expires_at, inbounds }
@@ -75,12 +68,8 @@ pub struct Choices {
 }
 
 /// `chosen` are the inbounds that are marked; `None` marks those with users, as the agent would.
-pub async fn choices(
-    pages: &Pages,
-    policy: &str,
-    chosen: Option<&[String]>,
-) -> Result<Choices, ApiError> {
-    let (names, status) = tokio::join!(policy_names(pages), pages.backend.status());
+pub async fn choices(visit: &Visit, policy: &str, chosen: Option<&[String]>) -> Result<Choices, ApiError> {
+    let (names, status) = tokio::join!(policy_names(visit), visit.backend().status());
     let (names, status) = (names?, status?);
     let policies = names.iter().map(|it| Choice::new(it, short(it), it == policy)).collect();
     let mut inbounds: Vec<Choice> = Vec::new();
@@ -103,7 +92,8 @@ pub fn policy_hint(f: &Frame, policy: &Policy) -> Fields {
     let mut hints = Fields::default();
     terms_form::fill(&mut hints, &terms_form::of_terms(&policy.terms));
     let none = f.t("panel.form.no_limit");
-    for name in ["quota", "total_quota", "speed_up", "speed_down", "max_flows", "max_addresses", "valid_days"] {
+    for name in ["quota", "total_quota", "speed_up", "speed_down", "max_flows", "max_addresses", "valid_days"]
+    {
         if hints.v(name).is_empty() {
             hints.set(name, none);
         }

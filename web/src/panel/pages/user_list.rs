@@ -5,7 +5,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{
-    Pages, Shared, Visit,
+    Shared, Visit,
     frame::{Answer, Frame, render},
     view::{Choice, Moment, State as Word, Use, query, segment, short, shown, switched_off},
 };
@@ -78,11 +78,11 @@ pub struct Row {
 pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query<Asked>) -> Answer {
     let title = visit.lang.text("panel.nav.users").to_owned();
     let (filter, cursor) = wanted(&asked);
-    let now = pages.backend.now();
+    let now = visit.backend().now();
     let (f, users, policies) = tokio::join!(
         Frame::load(&pages, &visit, "users", title),
-        pages.backend.users(filter.clone(), cursor),
-        policy_names(&pages),
+        visit.backend().users(filter.clone(), cursor),
+        policy_names(&visit),
     );
     let (users, policies) = (users?, policies?);
     let lang = f.lang;
@@ -100,9 +100,9 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         format!("/users{}", query(&pairs))
     };
     let any = |key: &str| Choice::new("", lang.text(key), false);
-    let states = UserState::ALL.iter().map(|it| {
-        Choice::new(it.as_str(), Word::of(lang, *it).text, asked.state == it.as_str())
-    });
+    let states = UserState::ALL
+        .iter()
+        .map(|it| Choice::new(it.as_str(), Word::of(lang, *it).text, asked.state == it.as_str()));
     let sorts = UserSort::ALL.iter().map(|it| {
         let text = f.t(format!("panel.sort.{}", it.as_str()));
         Choice::new(it.as_str(), text, filter.sort == *it)
@@ -138,8 +138,8 @@ fn wanted(asked: &Asked) -> (UserFilter, Cursor) {
 }
 
 /// The names of all policies. Whoever only meters has none.
-pub async fn policy_names(pages: &Pages) -> Result<Vec<String>, ApiError> {
-    match pages.backend.policies(Cursor::default()).await {
+pub async fn policy_names(visit: &Visit) -> Result<Vec<String>, ApiError> {
+    match visit.backend().policies(Cursor::default()).await {
         Ok(list) => Ok(list.policies.into_iter().map(|it| it.name).collect()),
         Err(error) if error.kind == crate::backend::ErrorKind::Unsupported => Ok(Vec::new()),
         Err(error) => Err(error),

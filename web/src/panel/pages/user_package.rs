@@ -30,7 +30,7 @@ struct Page {
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
-    pages.backend.user(&name).await?;
+    visit.backend().user(&name).await?;
     let mut form = Fields::default();
     form.set("once", fresh_once());
     page(&pages, &visit, &name, form, StatusCode::OK).await
@@ -42,22 +42,17 @@ async fn page(pages: &Shared, visit: &Visit, name: &str, form: Fields, status: S
     render_as(status, &Page { f, name: shown(name), address, form })
 }
 
-pub async fn save(
-    State(pages): State<Shared>,
-    visit: Visit,
-    Path(name): Path<String>,
-    form: Form,
-) -> Answer {
+pub async fn save(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>, form: Form) -> Answer {
     let mut fields = Fields::typed(&form, FIELDS);
     let bytes = size(visit.lang, form.get("size"), "size", &mut fields).flatten();
     if bytes.is_none() && !fields.wrong() {
         fields.fail("size", visit.lang.text("panel.invalid.size"));
     }
-    let expires_at = expiry(visit.lang, form.get("expires"), &pages.backend.now(), &mut fields);
+    let expires_at = expiry(visit.lang, form.get("expires"), &visit.backend().now(), &mut fields);
     let note = form.some("note").map(str::to_owned);
     let new = NewPackage { bytes: bytes.unwrap_or_default(), expires_at, note };
     if !fields.wrong()
-        && let Err(error) = new.check(pages.backend.now().timestamp())
+        && let Err(error) = new.check(visit.backend().now().timestamp())
     {
         fields.refused(visit.lang, &error);
     }
@@ -65,7 +60,7 @@ pub async fn save(
         return page(&pages, &visit, &name, fields, StatusCode::UNPROCESSABLE_ENTITY).await;
     }
     let envelope = Envelope { key: form.once(&visit.path), ..visit.envelope() };
-    match pages.backend.add_package(envelope, &name, new).await {
+    match visit.backend().add_package(envelope, &name, new).await {
         Ok(added) => {
             let size = Size(added.package.bytes).to_string();
             let values = [("name", &*shown(&name)), ("size", &size)];

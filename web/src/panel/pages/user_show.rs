@@ -6,7 +6,7 @@ use jiff::{ToSpan, Zoned};
 use serde::Deserialize;
 
 use super::{
-    Pages, Shared, Visit, charts,
+    Shared, Visit, charts,
     charts::Chart,
     events_list::{Entry, entry},
     frame::{Answer, Frame, render},
@@ -81,21 +81,22 @@ pub async fn show(
     Path(name): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Answer {
-    let user = pages.backend.user(&name).await?.user;
+    let user = visit.backend().user(&name).await?.user;
     let span = Span::of(&asked.by);
-    let now = pages.backend.now();
+    let now = visit.backend().now();
     let (f, usage, flows, packages, events, view) = tokio::join!(
         Frame::load(&pages, &visit, "users", shown(&name)),
-        pages.backend.usage(span.query(&name, &now)),
-        user_flows::connections(&pages, &visit, &name),
-        packages(&pages, &name),
-        pages.backend.events(recent(&name)),
+        visit.backend().usage(span.query(&name, &now)),
+        user_flows::connections(&visit, &name),
+        packages(&visit, &name),
+        visit.backend().events(recent(&name)),
         pages.hub.view(),
     );
     let id = user.id.clone().unwrap_or_default();
     let f = f.with_stream(format!("/live?page=user&ids={id}"));
     let zone = zone_of(&now);
-    let live = view.map(|it| it.snapshot.at.instant.as_second()).unwrap_or_else(|| now.timestamp().as_second());
+    let live =
+        view.map(|it| it.snapshot.at.instant.as_second()).unwrap_or_else(|| now.timestamp().as_second());
     let point = [live, clipped(user.live.download_rate), clipped(user.live.upload_rate)];
     let page = Page {
         chart: chart(&f, &zone, span, &usage?),
@@ -167,8 +168,8 @@ fn recent(name: &str) -> EventQuery {
 }
 
 /// The purchase history; whoever only meters has none.
-async fn packages(pages: &Pages, name: &str) -> Result<Vec<Package>, ApiError> {
-    match pages.backend.packages(name, Cursor::default()).await {
+async fn packages(visit: &Visit, name: &str) -> Result<Vec<Package>, ApiError> {
+    match visit.backend().packages(name, Cursor::default()).await {
         Ok(list) => Ok(list.packages.into_iter().rev().collect()),
         Err(error) if error.kind == ErrorKind::Unsupported => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -240,15 +241,20 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
     let none = || f.t("none").to_owned();
     let mut lines: Vec<(&str, String, bool)> = vec![
         ("user.policy", user.policy.as_deref().map_or_else(none, shown), false),
-        ("user.expires", user.expires_at.as_ref().map_or_else(|| f.t("panel.time.no_end").to_owned(), wording::minute), false),
+        (
+            "user.expires",
+            user.expires_at.as_ref().map_or_else(|| f.t("panel.time.no_end").to_owned(), wording::minute),
+            false,
+        ),
     ];
     if let Some(terms) = &user.terms {
         lines.extend(limits(f, user, terms));
     }
     let inbounds: Vec<String> = user.inbounds.iter().map(|it| shown(it)).collect();
-    let seen = user.last_seen_at.as_ref().map(|at| {
-        format!("{} ({})", wording::minute(at), wording::distance(f.lang, at, now.timestamp()))
-    });
+    let seen = user
+        .last_seen_at
+        .as_ref()
+        .map(|at| format!("{} ({})", wording::minute(at), wording::distance(f.lang, at, now.timestamp())));
     let join = if inbounds.is_empty() { none() } else { inbounds.join(", ") };
     lines.extend([
         ("user.inbounds", join, false),

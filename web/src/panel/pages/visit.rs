@@ -1,15 +1,18 @@
 //! One request of a person: in which language and colours, from where, with which message left by
 //! the page before.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 
-use super::{Pages, flash::Flash};
+use super::{Pages, flash::Flash, frame::PageError};
 use crate::{
-    api::order::{Actor, Envelope, Origin},
+    access::By,
+    api::order::{Actor, Envelope, Identity, Origin},
+    backend::{ApiError, Backend},
     locale::Lang,
+    panel::{guard::Inside, options::NOWHERE},
 };
 
 /// Chosen by the person, kept in the browser.
@@ -53,13 +56,17 @@ impl Theme {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Visit {
     pub lang: Lang,
     pub theme: Theme,
     /// Path and query as the browser has them, without the base.
     pub path: String,
     pub flash: Option<Flash>,
+    /// Who is signed in.
+    pub inside: Option<Inside>,
+    /// Who answers for the visitor.
+    backend: Arc<dyn Backend>,
 }
 
 impl Visit {
@@ -71,26 +78,43 @@ impl Visit {
         let theme = cookie(&parts.headers, THEME_COOKIE).map(Theme::of).unwrap_or_default();
         let path = parts.uri.path_and_query().map_or("/", |it| it.as_str()).to_owned();
         let flash = cookie(&parts.headers, super::flash::COOKIE).and_then(Flash::read);
-        Visit { lang, theme, path, flash }
+        Visit { lang, theme, path, flash, inside: None, backend: pages.guard.front.own() }
     }
 
-    /// What every change comes with: who asks, by the panel.
+    /// Who answers: with the rights of who is signed in.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        self.inside.as_ref().map_or(&self.backend, |it| &it.backend)
+    }
+
+    /// What forms carry.
+    pub fn csrf(&self) -> String {
+        self.inside.as_ref().map(|it| it.csrf.clone()).unwrap_or_default()
+    }
+
+    /// What every change comes with. Who asks is said by what the visitor presents, if it is asked of the agent.
     pub fn envelope(&self) -> Envelope {
-        Envelope::of(Actor::uid(0, Origin::Api))
+        let identity = match &self.inside {
+            Some(inside) => Identity::Visitor {
+                by: inside.who.by,
+                name: inside.who.name.clone(),
+                from: inside.visitor.from,
+            },
+            None => Identity::Visitor { by: By::Session, name: String::new(), from: NOWHERE },
+        };
+        Envelope::of(Actor { identity, origin: Origin::Panel })
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Visit {
-    type Rejection = Infallible;
+    type Rejection = PageError;
 
-    /// What [`super::error::pages`] has read before any handler.
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Visit>().cloned().unwrap_or_else(|| Visit {
-            lang: Lang::default(),
-            theme: Theme::default(),
-            path: "/".to_owned(),
-            flash: None,
-        }))
+    /// What [`super::around`] has read before any handler, and who is in.
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, PageError> {
+        let inside = parts.extensions.get::<Inside>().cloned();
+        match parts.extensions.get::<Visit>().cloned() {
+            Some(visit) => Ok(Visit { inside, ..visit }),
+            None => Err(PageError(ApiError::internal("a page without a visit"))),
+        }
     }
 }
 

@@ -1,0 +1,239 @@
+//! How the panel is reached and by whom: from the configuration.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::{HeaderMap, header};
+
+use crate::locale::Lang;
+
+/// Addresses that a request may have passed on its way.
+const FORWARDED_MAX: usize = 32;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// In front of every path; empty, or `/panel`.
+    pub base_path: String,
+    /// The panel itself speaks TLS.
+    pub tls: bool,
+    /// `[panel] public_url`: how people reach the panel from elsewhere.
+    pub public_url: String,
+    /// Whose word about the visitor's address counts.
+    pub trusted_proxies: Vec<Network>,
+    /// Of who says nothing about it.
+    pub language: Option<Lang>,
+}
+
+impl Options {
+    /// The host of the public address, if there is one.
+    fn public_host(&self) -> Option<String> {
+        let uri: http::Uri = self.public_url.parse().ok()?;
+        uri.host().map(str::to_ascii_lowercase)
+    }
+
+    /// Whether browsers reach the panel by TLS: then cookies are for TLS only.
+    pub fn secure(&self) -> bool {
+        self.tls || self.public_url.starts_with("https://")
+    }
+
+    /// Whether a request names the panel as one of its own names. Other names are those of somebody who had
+    /// them point here; literal addresses cannot be.
+    pub fn knows_host(&self, host: &str) -> bool {
+        let name = without_port(host).to_ascii_lowercase();
+        let literal = name.trim_start_matches('[').trim_end_matches(']');
+        literal.parse::<IpAddr>().is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.public_host().is_some_and(|public| public == name)
+    }
+
+    /// Where a request came from: the peer, or what trusted proxies say, the last of whom said it.
+    pub fn visitor_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut from = plain(peer);
+        let lines = headers.get_all("x-forwarded-for").iter().rev().filter_map(|it| it.to_str().ok());
+        let said = lines.flat_map(|line| line.rsplit(',')).take(FORWARDED_MAX);
+        for text in said {
+            if !self.trusts(from) {
+                break;
+            }
+            let Some(address) = address(text.trim()) else { break };
+            from = plain(address);
+        }
+        from
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|it| it.contains(address))
+    }
+
+    /// Whether `Origin` is the panel's own: the host that the request names.
+    pub fn own_origin(&self, headers: &HeaderMap) -> Option<bool> {
+        let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
+        let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let Some((scheme, rest)) = origin.split_once("://") else { return Some(false) };
+        let schemes = matches!(scheme, "http" | "https");
+        Some(schemes && (rest.eq_ignore_ascii_case(host) || self.is_public_origin(origin)))
+    }
+
+    fn is_public_origin(&self, origin: &str) -> bool {
+        let base = self.public_url.trim_end_matches('/');
+        let Ok(uri) = base.parse::<http::Uri>() else { return false };
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
+        origin.eq_ignore_ascii_case(&format!("{scheme}://{authority}"))
+    }
+}
+
+/// An address or `ADDRESS/BITS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl std::str::FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let wrong = || format!("{text:?} is no address and no network such as 10.0.0.0/8");
+        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) => bits.trim().parse().ok().filter(|it| *it <= most).ok_or_else(wrong)?,
+        };
+        Ok(Network { address, bits })
+    }
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        fn same(a: u128, b: u128, width: u32, bits: u8) -> bool {
+            let rest = width - u32::from(bits);
+            rest >= 128 || (a >> rest) == (b >> rest)
+        }
+        match (self.address, plain(address)) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => same(u32::from(a).into(), u32::from(b).into(), 32, self.bits),
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(u128::from(a), u128::from(b), 128, self.bits),
+            _ => false,
+        }
+    }
+}
+
+/// IPv4 in IPv6 as what it is.
+fn plain(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(it) => it.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// `203.0.113.7`, `203.0.113.7:1234`, `2001:db8::7`, `[2001:db8::7]:1234`.
+fn address(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Some(socket.ip());
+    }
+    text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|it| it.is_ascii_digit()) && !name.ends_with(':') => {
+            // `::1` without brackets is no host with a port.
+            if name.contains(':') && !name.ends_with(']') { host } else { name }
+        }
+        _ => host,
+    }
+}
+
+/// Where nothing else is known.
+pub const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            public_url: "https://panel.example/x".to_owned(),
+            trusted_proxies: vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn only_its_own_names_and_literal_addresses_are_hosts() {
+        for own in [
+            "localhost:8790",
+            "127.0.0.1:8790",
+            "[::1]:8790",
+            "::1",
+            "192.0.2.1",
+            "Panel.Example",
+            "panel.example:443",
+        ] {
+            assert!(options().knows_host(own), "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "panel.example.evil.example",
+            "",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:8790",
+        ] {
+            assert!(!options().knows_host(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn an_address_counts_as_far_as_proxies_are_trusted() {
+        let from = |peer: &str, forwarded: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in forwarded {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            options().visitor_address(peer.parse().unwrap(), &headers).to_string()
+        };
+        assert_eq!(from("198.51.100.1", &["203.0.113.7"]), "198.51.100.1");
+        assert_eq!(from("127.0.0.1", &["203.0.113.7"]), "203.0.113.7");
+        assert_eq!(from("127.0.0.1", &["192.0.2.66, 203.0.113.7, 10.1.2.3"]), "203.0.113.7");
+        assert_eq!(from("127.0.0.1", &["192.0.2.66", "203.0.113.7"]), "203.0.113.7");
+        assert_eq!(from("::ffff:127.0.0.1", &["[2001:db8::7]:99"]), "2001:db8::7");
+        assert_eq!(from("127.0.0.1", &["unknown"]), "127.0.0.1");
+        assert_eq!(from("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn networks() {
+        let has = |network: &str, address: &str| {
+            network.parse::<Network>().unwrap().contains(address.parse().unwrap())
+        };
+        assert!(has("10.0.0.0/8", "10.255.0.1") && !has("10.0.0.0/8", "11.0.0.0"));
+        assert!(has("0.0.0.0/0", "8.8.8.8") && !has("0.0.0.0/0", "::1"));
+        assert!(has("2001:db8::/32", "2001:db8:1::1") && !has("2001:db8::/32", "2001:db9::1"));
+        for wrong in ["", "x", "10.0.0.0/33", "10.0.0.0/-1", "::/129", "10.0.0.0/8/8"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_the_host_that_was_asked_or_the_public_address() {
+        let own = |origin: &str, host: &str| {
+            let headers = [(header::ORIGIN, origin), (header::HOST, host)];
+            let headers = headers.into_iter().map(|(name, value)| (name, value.parse().unwrap())).collect();
+            options().own_origin(&headers)
+        };
+        assert_eq!(own("http://localhost:8790", "localhost:8790"), Some(true));
+        assert_eq!(own("https://panel.example", "127.0.0.1:8790"), Some(true));
+        assert_eq!(own("null", "localhost:8790"), Some(false));
+        assert_eq!(own("http://localhost:1", "localhost:8790"), Some(false));
+        assert_eq!(own("https://evil.example", "localhost:8790"), Some(false));
+        assert_eq!(options().own_origin(&HeaderMap::new()), None);
+    }
+}
