@@ -53,8 +53,9 @@ fn public_routes(guard: &Guard) -> Router {
     public::router(guard.front.own(), options)
 }
 
+/// As a service and not merged, so that the base with a slash at its end is the overview too.
 fn based(base: &str, routes: Router) -> Router {
-    if base.is_empty() { routes } else { Router::new().nest(base, routes) }
+    if base.is_empty() { routes } else { Router::new().nest_service(base, routes) }
 }
 
 fn around(routes: Router, guard: Arc<Guard>) -> Router {
