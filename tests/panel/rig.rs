@@ -64,13 +64,14 @@ impl Rig {
     pub fn start_panel(&mut self) {
         let mut command = Command::new(boxmeter());
         command.arg("--config").arg(self.site.scratch.join("boxmeter.toml")).args(["--lang", "en", "panel"]);
-        let log = self.site.scratch.join("panel.log");
+        let (log, before) = (self.site.scratch.join("panel.log"), self.log().len());
         let mut process = Process::start(&mut command, &self.site.inside, &log);
-        wait("the panel answers", || {
+        wait("the panel tells its address", || {
             if let Some(status) = process.ended() {
                 panic!("the panel ended with {status}:\n{}", process.log());
             }
-            self.site.inside.run(connect).map(drop).map_err(|error| error.to_string())
+            let log = process.log();
+            if log[before..].contains("The panel is at ") { Ok(()) } else { Err(log) }
         });
         self.panel = Some(process);
     }

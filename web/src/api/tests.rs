@@ -14,6 +14,7 @@ use tower::ServiceExt;
 
 use super::{
     client::Client,
+    order::Identity,
     query::{AuditQuery, By, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserSort},
     routes::{Access, unix_router},
     serve::serve,
