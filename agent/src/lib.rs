@@ -11,6 +11,7 @@ pub mod core;
 pub mod daemon;
 pub mod doctor;
 pub mod enforcer;
+mod fault;
 pub mod import;
 pub mod kernel;
 pub mod ledger;

@@ -7,6 +7,9 @@
 )]
 
 mod changes;
+mod crash;
+mod leave;
 mod limits;
+mod managed;
 mod quota;
 mod rig;

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use boxmeter_tests::{
@@ -93,6 +94,16 @@ impl Stream {
         // As much as anybody may take.
         stream.write_all(&head(0, u64::MAX >> 8)).unwrap();
         Stream { stream }
+    }
+
+    /// Takes what is on its way; after that nothing comes, be the connection ended or not.
+    pub fn dries_up(&mut self) {
+        self.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let (mut buffer, mut taken) = (vec![0; 64 << 10], 0);
+        while let Ok(n @ 1..) = self.stream.read(&mut buffer) {
+            taken += n;
+            assert!(taken < 64 << 20, "it goes on and on");
+        }
     }
 
     /// Takes bytes until told to stop; how many, or why it ended before.

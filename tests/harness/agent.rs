@@ -13,6 +13,8 @@ pub struct Agent {
     folder: PathBuf,
     netns: Netns,
     process: Option<Process>,
+    /// A place where it is to die or to be refused something (see `boxmeter::fault`).
+    fault: Option<&'static str>,
 }
 
 impl Agent {
@@ -28,7 +30,7 @@ impl Agent {
             folder.display()
         );
         std::fs::write(folder.join("boxmeter.toml"), text).unwrap();
-        Agent { folder, netns: netns.clone(), process: None }
+        Agent { folder, netns: netns.clone(), process: None, fault: None }
     }
 
     /// Its programs meet only sockets made in a control group. To be called before it starts.
@@ -48,7 +50,21 @@ impl Agent {
     /// Starts it without waiting.
     pub fn spawn(&mut self) {
         let log = self.folder.join("agent.log");
-        self.process = Some(Process::start(&mut self.configured(&["run"]), &self.netns, &log));
+        let mut command = self.configured(&["run"]);
+        command.envs(self.fault.map(|fault| ("BOXMETER_FAULT", fault)));
+        self.process = Some(Process::start(&mut command, &self.netns, &log));
+    }
+
+    /// What goes wrong in the agents that are started from now on.
+    pub fn fails_at(&mut self, fault: Option<&'static str>) {
+        self.fault = fault;
+    }
+
+    /// Waits until it has died by itself.
+    pub fn dies(&mut self) {
+        let process = self.process.as_mut().expect("the agent runs");
+        wait("the agent dies", || process.ended().map(drop).ok_or_else(|| "it lives".to_owned()));
+        self.process = None;
     }
 
     /// Starts it and waits until it hears from sing-box who owns connections.
@@ -62,6 +78,12 @@ impl Agent {
             let status = self.ask(&["status"])?;
             if status["source"]["connected"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
         });
+    }
+
+    /// Starts it beside a sing-box that tells nobody who owns connections, and waits until it answers.
+    pub fn start_unheard(&mut self) {
+        self.spawn();
+        wait("the agent answers", || self.ask(&["status"]).map(drop));
     }
 
     /// SIGTERM; the kernel goes on counting.

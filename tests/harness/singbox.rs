@@ -133,6 +133,13 @@ impl Site {
         self.server = Some(process);
     }
 
+    /// As [`Site::start_server`], of a configuration without an API.
+    pub fn start_server_without_api(&mut self) {
+        let mut process = self.start("server", &self.inside);
+        wait_for(&self.inside, (Ipv4Addr::LOCALHOST, FIRST_PORT).into(), &mut process);
+        self.server = Some(process);
+    }
+
     pub fn start_client(&mut self) {
         let mut process = self.start("client", &self.outside);
         if let Some(user) = self.users.last() {

@@ -4,7 +4,10 @@ use std::net::TcpListener;
 
 use boxmeter::{
     doctor::{Severity, check, fix, gather},
-    enforcer::singbox::{Edit, EditError, Reload, Singbox},
+    enforcer::{
+        added,
+        singbox::{Edit, EditError, Reload, Singbox},
+    },
     singbox::{files, process},
     source::Setting,
 };
@@ -62,6 +65,9 @@ fn fix_ends_with_a_working_source_on_every_version() {
         assert!(found.iter().all(|f| f.severity != Severity::Fail), "{version}: {found:#?}");
         assert_eq!(after.process.unwrap().pid, server.child.id());
         assert!(fix::prepare(&singbox, version, None).unwrap().is_none(), "a second fix has nothing to do");
+        let files = files::read(&server.config()).unwrap();
+        let taken = added::take_out(&files, &singbox.added().unwrap());
+        assert_eq!((taken.edits[0].content.as_str(), taken.kept.len()), (old.as_str(), 0), "{version}");
     }
 }
 
@@ -81,7 +87,11 @@ fn several_files_are_one_change() {
     let singbox = singbox(&server);
     let plan = fix::prepare(&singbox, V12, None).unwrap().unwrap();
     assert_eq!(plan.edits.len(), 2);
+    let before = ["00-log.json", "20-x.json"].map(|name| server.text(name));
     fix::apply(&singbox, &plan).unwrap();
+    let taken = added::take_out(&files::read(&server.config()).unwrap(), &singbox.added().unwrap());
+    let texts: Vec<_> = taken.edits.iter().map(|edit| edit.content.clone()).collect();
+    assert_eq!(texts, before);
     assert_eq!(server.text("10-in.json"), base);
     assert_eq!(server.text("00-log.json"), "{\"log\": {\"disabled\": false, \"level\": \"info\"}}");
     assert_eq!(fix::answers(&plan.choice).unwrap(), V12);

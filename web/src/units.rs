@@ -26,14 +26,20 @@ pub enum UnitError {
 /// Digits after the decimal point that are read; more change nothing that anybody would notice.
 const FRACTION_DIGITS: usize = 9;
 
-/// Parses a size: `100GiB`, `100G`, `1.5 TiB`, `1048576`. `None` for `0` and `none`: no limit.
+/// Parses a size: `100GiB`, `100G`, `1.5 TiB`, `1048576`. `None` for `0`, `none` and `off`: no limit.
 pub fn parse_size(text: &str) -> Result<Option<u64>, UnitError> {
     parse(text, size_unit)
 }
 
-/// Parses a rate in bytes per second: `1MiB/s`, `1M`, `8Mbit/s`, `8Mbps`. `None` for `0` and `none`.
+/// Parses a rate in bytes per second: `1MiB/s`, `1M`, `8Mbit/s`, `8Mbps`. `None` for `0`, `none` and `off`.
 pub fn parse_rate(text: &str) -> Result<Option<u64>, UnitError> {
     parse(text, rate_unit)
+}
+
+/// The words that mean "no limit" wherever a limit may be typed.
+pub fn is_off(text: &str) -> bool {
+    let text = text.trim();
+    text == "0" || text.eq_ignore_ascii_case("none") || text.eq_ignore_ascii_case("off")
 }
 
 /// A unit as a fraction of bytes: bits are eighths.
@@ -44,7 +50,7 @@ fn parse(text: &str, unit: impl FnOnce(&str) -> Result<Unit, UnitError>) -> Resu
     if text.is_empty() {
         return Err(UnitError::Empty);
     }
-    if text.eq_ignore_ascii_case("none") {
+    if is_off(text) {
         return Ok(None);
     }
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -176,7 +182,7 @@ mod tests {
 
     #[test]
     fn no_limit() {
-        for text in ["0", "none", "None", "0GiB", "0.0"] {
+        for text in ["0", "none", "None", "0GiB", "0.0", "off", "OFF", " 0 "] {
             assert_eq!(parse_size(text), Ok(None), "{text}");
             assert_eq!(parse_rate(text), Ok(None), "{text}");
         }

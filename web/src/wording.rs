@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         names::safe,
+        told,
         terms::{PeriodKind, Sharing, SharingAction, Step, Terms, Then},
         types::{Event, Reason, Time},
     },
@@ -55,6 +56,9 @@ pub fn percents(lang: Lang, percents: &[u16]) -> String {
 
 /// When an account counts as shared, and what is done then.
 pub fn sharing(lang: Lang, sharing: &Sharing) -> String {
+    if sharing.networks == 0 {
+        return lang.text("sharing.off").to_owned();
+    }
     let action = match sharing.action {
         SharingAction::Note => lang.text("sharing.note").to_owned(),
         SharingAction::Warn => lang.text("sharing.warn").to_owned(),
@@ -73,9 +77,12 @@ pub fn explanation(lang: Lang, event: &Event) -> String {
     let data = event.data.as_ref();
     let cause = data.and_then(|data| serde_json::from_value::<Reason>(data.get("cause")?.clone()).ok());
     let zone = data.and_then(|data| data.get("time_zone")?.as_str());
+    let zoned = event.at.zoned();
+    let told = data.and_then(|data| told::sentence(&event.kind, data, zoned.time_zone(), lang));
     match cause {
         // The agent's own sentence is English already, and may say more than the reason.
         Some(cause) if lang != Lang::En => cause.sentence(lang, zone),
+        _ if lang != Lang::En => told.unwrap_or_else(|| event.message.clone()),
         _ => event.message.clone(),
     }
 }

@@ -133,8 +133,8 @@ async fn switching_says_what_follows() {
     packets are dropped in the kernel; taken out of sing-box's configuration; sing-box reads that at its next reload, which `boxmeter status` shows
     ");
     insta::assert_snapshot!(users::render_switched(&plain(Lang::ZhCn), users::Switch::Disable, &off), @r"
-    已停用 demo-alice，直到再次启用。
-    2026-11-24 15:30:00 由 uid:0 停用；启用前一直停用
+    已禁用 demo-alice，直到再次启用。
+    2026-11-24 15:30:00 由 uid:0 禁用；启用前一直禁用
     内核丢弃其数据包；已从 sing-box 配置中移出；sing-box 在下次重载时读取，见 `boxmeter status`
     ");
     let again = demo.set_enabled(by_root(), "demo-alice", false).await.unwrap();
@@ -285,7 +285,7 @@ async fn events_explain_in_the_readers_language() {
     2026-11-24 15:30:00  user.adopted  demo-alice  found in sing-box's configuration
     2026-11-24 15:30:00  source.disconnected  the API service went away
     2026-11-24 15:30:00  user.limited  演示-小明  2026-11-24 15:30:00 已限额：已用 6.75 GiB，额度 6.00 GiB；12 月 1 日 00:00（Asia/Shanghai）恢复
-    2026-11-24 15:30:00  user.disabled  demo-bob  2026-11-24 15:30:00 由 uid:0 停用；启用前一直停用  (uid:0)
+    2026-11-24 15:30:00  user.disabled  demo-bob  2026-11-24 15:30:00 由 uid:0 禁用；启用前一直禁用  (uid:0)
     ");
 }
 

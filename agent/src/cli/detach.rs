@@ -1,25 +1,105 @@
-//! `boxmeter detach`: removes the kernel programs and maps, after a yes.
+//! `boxmeter detach`: removes the kernel programs and maps, and what boxmeter added to sing-box's files,
+//! after a yes; puts users back who are out only after another.
 
 use clap::Args;
 use serde_json::json;
 
-use super::{ask::confirmed, context::Context, failure::Failure, local};
+use super::{
+    ask::confirmed,
+    context::Context,
+    failure::Failure,
+    format::safe,
+    local::{self, Leaving, Left},
+};
 
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// Do not ask.
+    /// Do not ask; also put back users who are out of sing-box's configuration.
     #[arg(long)]
     pub yes: bool,
+    /// Leave users out of sing-box's configuration who are out.
+    #[arg(long)]
+    pub leave_out: bool,
 }
 
 pub fn run(context: &Context, args: &DetachArgs) -> Result<(), Failure> {
-    let question = context.text("detach.ask");
-    if !args.yes && !confirmed(context, question, context.text("detach.need_yes"))? {
-        return context.print(context.text("ask.kept"));
+    let leaving = local::leaving(context.config.as_deref())?;
+    let mut put_back = !args.leave_out && !leaving.out.is_empty();
+    if !args.yes {
+        let need_yes = context.text("detach.need_yes");
+        let question = format!("{}\n{}", stops(context, &leaving), context.text("detach.ask"));
+        if !confirmed(context, &question, need_yes)? {
+            return context.print(context.text("ask.kept"));
+        }
+        put_back = put_back && confirmed(context, context.text("detach.ask_put_back"), need_yes)?;
     }
-    let done = local::detach(context.config.as_deref(), args)?;
+    let (left, ledger) = local::detach(context.config.as_deref(), put_back)?;
     match context.json {
-        true => context.print_json(&json!({"schema": 1, "detached": true, "message": done})),
-        false => context.print(&done),
+        true => context.print_json(&answer(&leaving, &left))?,
+        false => context.print(&render(context, args.yes.then_some(&leaving), &left, &ledger))?,
     }
+    match left.trouble {
+        None => Ok(()),
+        Some(reason) => Err(anyhow::anyhow!(context.fill("detach.trouble", &[("reason", &reason)])).into()),
+    }
+}
+
+fn names(names: &[String]) -> String {
+    names.iter().map(|name| safe(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// What stops holding, and who is out.
+fn stops(context: &Context, leaving: &Leaving) -> String {
+    let (limits, users) = (leaving.limits.to_string(), leaving.limited.to_string());
+    let mut text = context.fill("detach.limits", &[("limits", &limits), ("users", &users)]);
+    if !leaving.out.is_empty() {
+        let count = leaving.out.len().to_string();
+        let out = [("count", count.as_str()), ("names", &names(&leaving.out))];
+        text = format!("{text}\n{}", context.fill("detach.out", &out));
+    }
+    text
+}
+
+fn answer(leaving: &Leaving, left: &Left) -> serde_json::Value {
+    json!({
+        "schema": 1,
+        "detached": true,
+        "limits": leaving.limits,
+        "limited_users": leaving.limited,
+        "put_back": left.put_back,
+        "still_out": left.still_out,
+        "locked_entries_removed": left.locked_removed,
+        "locked_entries_left": left.locked_left,
+        "api_removed": left.api_removed,
+        "changed_by_hand": left.kept,
+        "reloaded": left.reloaded,
+        "trouble": left.trouble,
+    })
+}
+
+/// What was done. `leaving` where it was not shown before.
+pub fn render(context: &Context, leaving: Option<&Leaving>, left: &Left, ledger: &str) -> String {
+    let mut lines: Vec<String> = leaving.map(|leaving| stops(context, leaving)).into_iter().collect();
+    lines.push(context.fill("detach.done", &[("ledger", ledger)]));
+    if !left.put_back.is_empty() {
+        lines.push(context.fill("detach.put_back", &[("names", &names(&left.put_back))]));
+    }
+    if !left.still_out.is_empty() {
+        lines.push(context.fill("detach.still_out", &[("names", &names(&left.still_out))]));
+    }
+    if left.locked_left > 0 {
+        lines.push(context.text("detach.locked_left").to_owned());
+    }
+    if left.api_removed {
+        lines.push(context.text("detach.api_removed").to_owned());
+    }
+    lines.extend(
+        left.kept
+            .iter()
+            .map(|file| context.fill("detach.kept", &[("file", &safe(&file.display().to_string()))])),
+    );
+    if left.reloaded {
+        lines.push(context.text("detach.reloaded").to_owned());
+    }
+    lines.join("\n")
 }

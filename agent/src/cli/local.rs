@@ -18,7 +18,9 @@ use boxmeter_web::{
 };
 use jiff::Zoned;
 
-use super::{detach::DetachArgs, doctor::DoctorArgs, users::Format};
+pub use crate::daemon::{Leaving, Left};
+
+use super::{doctor::DoctorArgs, users::Format};
 use crate::{
     clock,
     config::{self, Config, ConfigError},
@@ -87,14 +89,22 @@ fn log_to_stderr() {
     }
 }
 
-/// Commits the last counts and removes the kernel programs and maps.
+/// What stops holding when boxmeter leaves.
+///
+/// # Errors
+/// When configuration or ledger cannot be read.
+pub fn leaving(config: Option<&Path>) -> Result<Leaving> {
+    daemon::leaving(&Config::load(config)?)
+}
+
+/// Commits the last counts, removes the kernel programs and maps, and takes out of sing-box's files what
+/// boxmeter added; users who are out are put back if `put_back`. Also answers where the ledger is.
 ///
 /// # Errors
 /// When something could not be committed or removed; nothing is removed that was not committed.
-pub fn detach(config: Option<&Path>, _args: &DetachArgs) -> Result<String> {
+pub fn detach(config: Option<&Path>, put_back: bool) -> Result<(Left, String)> {
     let config = Config::load(config)?;
-    daemon::detach(&config)?;
-    Ok(format!("removed; the last counts are in {}", config.ledger.path.display()))
+    Ok((daemon::detach(&config, put_back)?, config.ledger.path.display().to_string()))
 }
 
 /// Checks the machine, and with `--fix` changes it. Answers in JSON if `json`.

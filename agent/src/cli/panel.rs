@@ -6,7 +6,7 @@ use std::{
 };
 
 use boxmeter_web::{
-    access::{Door as _, PasswordChange, TotpCode},
+    access::{Door as _, PasswordChange, TotpCode, Who},
     backend::{ApiError, ErrorKind},
 };
 use clap::{Args, Subcommand};
@@ -16,7 +16,6 @@ use ratatui::crossterm::{
 };
 
 use super::{context::Context, failure::Failure, local, on_runtime};
-use crate::panel::first::on_the_machine;
 
 #[derive(Debug, Args)]
 pub struct PanelArgs {
@@ -61,7 +60,7 @@ pub fn run(context: &Context, args: PanelArgs) -> Result<(), Failure> {
 
 async fn password(context: &Context, new: Option<String>, no_totp: bool) -> Result<(), Failure> {
     let client = context.client()?;
-    let who = on_the_machine();
+    let who = Who::on_the_machine();
     let change = PasswordChange { current: None, new, first: false };
     change.check()?;
     let changed = client.change_password(context.envelope(None), &who, change).await?;

@@ -12,7 +12,7 @@ use super::{
     failure::Failure,
     format::{Tone, bytes, rate},
 };
-use crate::units::{parse_rate, parse_size};
+use crate::units::{is_off, parse_rate, parse_size};
 
 /// What an option says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct TermsArgs {
     #[arg(long, value_name = "DAYS", value_parser = count)]
     valid_days: Option<Limit<u32>>,
     /// When an account is shared: note, warn, suspend or throttle:RATE; with more than so many
-    /// networks within so long before it, as 3/5m=warn.
+    /// networks within so long before it, as 3/5m=warn; 0 for never.
     #[arg(long, value_name = "ACTION", value_parser = sharing)]
     sharing: Option<Given<Sharing>>,
 }
@@ -141,7 +141,7 @@ fn speed(text: &str) -> Result<Limit<u64>, String> {
 
 fn count(text: &str) -> Result<Limit<u32>, String> {
     given(text, |text| match text {
-        word if word.eq_ignore_ascii_case("none") => Ok(None),
+        word if is_off(word) => Ok(None),
         number => match number.parse() {
             Ok(0) => Ok(None),
             Ok(count) => Ok(Some(count)),
@@ -235,7 +235,7 @@ fn throttle(text: &str) -> Result<Option<u64>, String> {
 
 fn warn(text: &str) -> Result<Given<Vec<u16>>, String> {
     given(text, |text| {
-        if text.eq_ignore_ascii_case("none") || text == "0" {
+        if is_off(text) {
             return Ok(Vec::new());
         }
         let percents: Result<Vec<u16>, _> =
@@ -246,21 +246,29 @@ fn warn(text: &str) -> Result<Given<Vec<u16>>, String> {
 }
 
 const SHARING_FORMS: &str = "give note, warn, suspend or throttle:RATE, if wanted after more networks \
-                             than so many within so long, as 3/5m=warn";
+                             than so many within so long, as 3/5m=warn, or 0";
 
 fn sharing(text: &str) -> Result<Given<Sharing>, String> {
     given(text, |text| {
         let wrong = || SHARING_FORMS.to_owned();
         let mut sharing = Sharing::default();
-        let action = match text.split_once('=') {
-            None => text,
-            Some((when, action)) => {
-                let (networks, within) = when.split_once('/').ok_or_else(wrong)?;
-                sharing.networks = networks.trim().parse().map_err(|_| wrong())?;
-                sharing.window_s = seconds(within.trim()).ok_or_else(wrong)?;
-                action.trim()
-            }
+        if is_off(text) {
+            return Ok(Sharing { networks: 0, ..sharing });
+        }
+        // What comes before the action may stand alone, and the action as well.
+        let (when, action) = match text.split_once('=') {
+            Some((when, action)) => (Some(when), action.trim()),
+            None if text.contains('/') && !text.starts_with("throttle:") => (Some(text), "note"),
+            None => (None, text),
         };
+        if let Some(when) = when {
+            let (networks, within) = when.split_once('/').ok_or_else(wrong)?;
+            sharing.networks = match networks.trim() {
+                networks if is_off(networks) => 0,
+                networks => networks.parse().map_err(|_| wrong())?,
+            };
+            sharing.window_s = seconds(within.trim()).ok_or_else(wrong)?;
+        }
         sharing.action = match action {
             "note" => SharingAction::Note,
             "warn" => SharingAction::Warn,
@@ -440,6 +448,7 @@ mod tests {
             ("--warn", "most", "80,95"),
             ("--warn", "80,2000", "1 to 1000"),
             ("--rollover", "maybe", "yes or no"),
+            ("--sharing", "ban/5m", "3/5m=warn"),
             ("--sharing", "ban", "3/5m=warn"),
             ("--sharing", "3/5=warn", "3/5m=warn"),
             ("--sharing", "3/1s=warn", "10 to 86400"),

@@ -8,6 +8,7 @@ pub mod attribute;
 pub mod clock_map;
 pub mod crowd;
 pub mod event;
+mod few;
 pub mod period;
 pub mod policy;
 pub mod snapshot;

@@ -53,6 +53,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether nothing changed about any user between the two.
+    pub fn same_users(&self, other: &Snapshot) -> bool {
+        Arc::ptr_eq(&self.users, &other.users)
+    }
+
     /// The users who were seen, by id.
     pub fn users(&self) -> impl Iterator<Item = &(UserId, UserLive)> {
         self.users.iter()
@@ -63,23 +68,14 @@ impl Snapshot {
 #[derive(Debug, Default)]
 pub struct Publisher {
     snapshot: Snapshot,
-    live: BTreeMap<UserId, Live>,
 }
 
 impl Publisher {
     /// The picture as of now.
-    pub fn publish(&mut self, attributor: &Attributor, accounts: &Accounts, now: Now) -> Snapshot {
-        let live: BTreeMap<UserId, Live> = attributor.all_live().collect();
-        let gone = self.live.keys().filter(|user| !live.contains_key(user)).copied().collect::<Vec<_>>();
-        for user in gone {
-            self.update(user, |row| row.live = Live::default());
+    pub fn publish(&mut self, attributor: &mut Attributor, accounts: &Accounts, now: Now) -> Snapshot {
+        for (user, live) in attributor.take_live_changes() {
+            self.update(user, |row| row.live = live);
         }
-        for (&user, &now_live) in &live {
-            if self.live.get(&user) != Some(&now_live) {
-                self.update(user, |row| row.live = now_live);
-            }
-        }
-        self.live = live;
         for (user, activity) in accounts.changed() {
             self.update(user, |row| row.activity = activity);
         }
@@ -103,7 +99,6 @@ impl Publisher {
         if let Ok(at) = self.snapshot.users.binary_search_by_key(&user, |&(id, _)| id) {
             Arc::make_mut(&mut self.snapshot.users).remove(at);
         }
-        self.live.remove(&user);
     }
 
     /// Counters of other parts, shown in the next picture.
@@ -192,15 +187,15 @@ mod tests {
         for (id, peer) in peers.into_iter().enumerate() {
             opens(&mut attributor, id as u64, peer, ALICE);
         }
-        let snapshot = publisher.publish(&attributor, &Accounts::default(), at(2));
+        let snapshot = publisher.publish(&mut attributor, &Accounts::default(), at(2));
         assert_eq!(snapshot.user(ALICE).live, Live { flows: 6, addresses: 4 });
         assert_eq!(snapshot.user(BOB), UserLive::default());
         attributor.reconcile_walk(&BTreeSet::from([FlowId(4)]), at(3).mono_ns, at(3));
-        let later = publisher.publish(&attributor, &Accounts::default(), at(4));
+        let later = publisher.publish(&mut attributor, &Accounts::default(), at(4));
         assert_eq!(later.user(ALICE).live, Live { flows: 1, addresses: 1 });
         assert_eq!(snapshot.user(ALICE).live.flows, 6, "a reader's picture does not change");
         attributor.reconcile_walk(&BTreeSet::new(), at(5).mono_ns, at(5));
-        assert_eq!(publisher.publish(&attributor, &Accounts::default(), at(6)).user(ALICE).live.flows, 0);
+        assert_eq!(publisher.publish(&mut attributor, &Accounts::default(), at(6)).user(ALICE).live.flows, 0);
     }
 
     #[test]
@@ -208,8 +203,8 @@ mod tests {
         let mut publisher = Publisher::default();
         let mut attributor = Attributor::default();
         opens(&mut attributor, 1, "203.0.113.1:1", ALICE);
-        let first = publisher.publish(&attributor, &Accounts::default(), at(2));
-        let second = publisher.publish(&attributor, &Accounts::default(), at(3));
+        let first = publisher.publish(&mut attributor, &Accounts::default(), at(2));
+        let second = publisher.publish(&mut attributor, &Accounts::default(), at(3));
         assert!(Arc::ptr_eq(&first.users, &second.users));
         assert_eq!(second.as_of_ms, 3);
     }
@@ -224,7 +219,7 @@ mod tests {
         let bytes = Counters { payload: [1, 2], wire: [3, 4] };
         accounts.read(&[(slot, Counters::default()), (Slot(1), bytes)], at(1_000));
         accounts.read(&[(slot, bytes)], at(2_000));
-        let snapshot = publisher.publish(&Attributor::default(), &accounts, at(2_000));
+        let snapshot = publisher.publish(&mut Attributor::default(), &accounts, at(2_000));
         assert_eq!(snapshot.user(BOB).activity.totals, bytes);
         assert_eq!(snapshot.user(BOB).activity.download_rate, 2);
         assert_eq!(snapshot.unattributed.get(&INBOUND), Some(&bytes));
@@ -239,10 +234,12 @@ mod tests {
         let mut publisher = Publisher::default();
         publisher.degrade("source", "no answer".into(), at(1));
         publisher.degrade("source", "wrong secret".into(), at(2));
-        let snapshot = publisher.publish(&Attributor::default(), &Accounts::default(), at(3));
+        let snapshot = publisher.publish(&mut Attributor::default(), &Accounts::default(), at(3));
         let expected = Degraded { part: "source", reason: "wrong secret".into(), since_ms: 1 };
         assert_eq!(*snapshot.degraded, [expected]);
         publisher.restore("source");
-        assert!(publisher.publish(&Attributor::default(), &Accounts::default(), at(4)).degraded.is_empty());
+        assert!(
+            publisher.publish(&mut Attributor::default(), &Accounts::default(), at(4)).degraded.is_empty()
+        );
     }
 }

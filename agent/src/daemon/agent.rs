@@ -27,7 +27,7 @@ use super::{
     meter::Meter,
     people,
     proxy::{Changes, News, Proxy, Synced},
-    shared::{Directory, PictureSender, Question},
+    shared::{Directory, PictureSender, Question, UserRecords},
     totals::Totals,
 };
 use crate::{
@@ -277,8 +277,8 @@ impl Agent {
                 }
                 let _ = done.send(());
             }
-            Question::Tighten(user, tighter, done) => {
-                self.tighten(user, &tighter);
+            Question::Tighten(tighter, done) => {
+                self.tighten(&tighter);
                 let _ = done.send(());
             }
         }
@@ -382,7 +382,7 @@ impl Agent {
             self.meter.publisher.set_counter(name, value);
         }
         self.meter.publisher.set_counter("events_dropped", self.totals.events_dropped);
-        let snapshot = self.meter.publisher.publish(&self.meter.attributor, &self.meter.accounts, now);
+        let snapshot = self.meter.publisher.publish(&mut self.meter.attributor, &self.meter.accounts, now);
         for (name, value) in self.gate.limits.counters().named() {
             self.meter.publisher.set_counter(name, value);
         }
@@ -477,16 +477,16 @@ impl Agent {
 }
 
 /// What was read, but for whom a change has told of since.
-fn newest(known: &BTreeMap<UserId, UserRecord>, read: Vec<UserRecord>) -> Arc<BTreeMap<UserId, UserRecord>> {
+fn newest(known: &UserRecords, read: Vec<UserRecord>) -> Arc<UserRecords> {
     let mut users = known.clone();
     for user in read {
         if users.get(&user.id).is_none_or(|known| known.rev <= user.rev) {
-            users.insert(user.id, user);
+            users.insert(user.id, Arc::new(user));
         }
     }
     Arc::new(users)
 }
 
-fn by_id(users: Vec<UserRecord>) -> Arc<BTreeMap<UserId, UserRecord>> {
-    Arc::new(users.into_iter().map(|user| (user.id, user)).collect())
+fn by_id(users: Vec<UserRecord>) -> Arc<UserRecords> {
+    Arc::new(users.into_iter().map(|user| (user.id, Arc::new(user))).collect())
 }

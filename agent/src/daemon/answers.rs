@@ -7,6 +7,7 @@ use boxmeter_web::{
     api::{
         live::{LiveSnapshot, LiveTotals, LiveUser},
         query::{self, Page},
+        told,
         types::{
             Audit, Degradation, Enforcement, EnforcementError, EnforcementStatus, Event, Flow as ApiFlow,
             FlowList, Live, Meter, Network as ApiNetwork, OwnerBy as ApiOwnerBy, Packages, PendingReload,
@@ -342,7 +343,9 @@ pub fn event(record: &EventRecord, zone: &TimeZone) -> Event {
             _ => Severity::Info,
         },
         user: record.user_name.clone(),
-        message: text("message").unwrap_or_else(|| record.kind.replace(['_', '.'], " ")),
+        message: told::sentence(&record.kind, &record.data, zone, Lang::En)
+            .or_else(|| text("message"))
+            .unwrap_or_else(|| record.kind.replace(['_', '.'], " ")),
         who: Some(record.actor.clone()),
         data: Some(record.data.clone()),
         rev: 0,

@@ -18,7 +18,7 @@ use boxmeter_common::{
 use super::{
     flow_rates::FlowRates,
     gate::FlowNews,
-    peers::{PEERS_PER_TICK, Peers},
+    peers::{PEERS_AT_ONCE, PEERS_PER_TICK, Peers},
 };
 
 use crate::{
@@ -164,12 +164,12 @@ impl Meter {
             match event {
                 KernelEvent::Opened(flow) => {
                     let key = crate::kernel::key(&flow);
-                    self.opened(flow, key);
+                    self.opened(flow, key, clock::now());
                 }
                 KernelEvent::Closed { flow, at_ns, .. } => {
-                    let key = crate::kernel::key(&flow);
-                    self.opened(flow, key);
-                    self.attributor.flow_closed(flow.id, at_ns, clock::now());
+                    let (key, now) = (crate::kernel::key(&flow), clock::now());
+                    self.opened(flow, key, now);
+                    self.attributor.flow_closed(flow.id, at_ns, now);
                     self.flow_news.push(FlowNews::Ended(flow.id));
                 }
                 other => others.push(other),
@@ -184,7 +184,7 @@ impl Meter {
         self.carry_out()
     }
 
-    fn opened(&mut self, seen: FlowSeen, key: FlowKey) {
+    fn opened(&mut self, seen: FlowSeen, key: FlowKey, now: Now) {
         if key.network == boxmeter_common::UDP {
             self.peers.opened(seen.id, key);
         }
@@ -192,7 +192,7 @@ impl Meter {
         if let Some(user) = owner {
             self.flow_news.push(FlowNews::Owned(seen, user));
         }
-        self.attributor.flow_seen(seen, owner, clock::now());
+        self.attributor.flow_seen(seen, owner, now);
     }
 
     /// What the source tells, handed to the core; [`Meter::carry_out`] does what follows.
@@ -365,22 +365,23 @@ impl Meter {
         } else {
             self.kernel.walk_sockets()?
         };
+        let now = clock::now();
         let mut open: BTreeSet<FlowId> = self.peers.ids();
         for flow in &flows {
             open.insert(FlowId(flow.id));
-            self.found(flow);
+            self.found(flow, now);
         }
-        self.attributor.reconcile_walk(&open, began_ns, clock::now());
+        self.attributor.reconcile_walk(&open, began_ns, now);
         self.walked = Some(open);
         Ok(())
     }
 
-    fn found(&mut self, flow: &Flow) {
+    fn found(&mut self, flow: &Flow, now: Now) {
         let mut flow_seen = seen(flow);
         if flow.flags & FLOW_OLD != 0 {
             flow_seen.opened_ns = 0;
         }
-        self.opened(flow_seen, flow.key);
+        self.opened(flow_seen, flow.key, now);
         self.flow_news.push(FlowNews::Moved(flow_seen.id, flow_seen.network, flow.payload));
     }
 
@@ -411,8 +412,9 @@ impl Meter {
     /// Ended flows that wait for an owner: all of them, whether or not their events arrived.
     fn take_closed(&mut self) -> Result<(), KernelError> {
         for flow in self.kernel.closed()? {
-            self.found(&flow);
-            self.attributor.flow_closed(FlowId(flow.id), flow.last_ns, clock::now());
+            let now = clock::now();
+            self.found(&flow, now);
+            self.attributor.flow_closed(FlowId(flow.id), flow.last_ns, now);
         }
         Ok(())
     }
@@ -421,15 +423,20 @@ impl Meter {
         self.commands.extend(self.peers.forget_due(now.mono_ns));
         // Now, so that the walk does not find them again.
         self.run()?;
-        let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, self.peers.walk_max())?;
-        self.peers_cursor = cursor.unwrap_or_default();
-        for flow in &flows {
-            if flow.flags & FLOW_CLOSING != 0 {
-                self.peers.marked(flow, now.mono_ns);
-                continue;
+        let mut left = self.peers.walk_max();
+        while left > 0 {
+            let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, left.min(PEERS_AT_ONCE))?;
+            self.peers_cursor = cursor.unwrap_or_default();
+            let some = u32::try_from(flows.len()).unwrap_or(u32::MAX).max(1);
+            left = if cursor.is_some() { left.saturating_sub(some) } else { 0 };
+            for flow in &flows {
+                if flow.flags & FLOW_CLOSING != 0 {
+                    self.peers.marked(flow, now.mono_ns);
+                    continue;
+                }
+                self.found(flow, now);
+                self.commands.extend(self.peers.close_if_idle(flow, now.mono_ns));
             }
-            self.found(flow);
-            self.commands.extend(self.peers.close_if_idle(flow, now.mono_ns));
         }
         self.run()
     }
@@ -441,7 +448,7 @@ impl Meter {
     pub fn flows(&mut self) -> Result<Vec<ListedFlow>, KernelError> {
         let mut found: HashMap<FlowId, Flow> = HashMap::new();
         for flow in self.kernel.walk_sockets()? {
-            self.found(&flow);
+            self.found(&flow, clock::now());
             found.insert(FlowId(flow.id), flow);
         }
         let mut cursor = Some(PeerCursor::default());
@@ -449,7 +456,7 @@ impl Meter {
             let (flows, next) = self.kernel.walk_peers(at, PEERS_PER_TICK)?;
             for flow in flows {
                 if flow.flags & FLOW_CLOSING == 0 {
-                    self.found(&flow);
+                    self.found(&flow, clock::now());
                     found.insert(FlowId(flow.id), flow);
                 }
             }

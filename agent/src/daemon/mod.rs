@@ -15,6 +15,7 @@ mod door;
 mod flow_rates;
 mod gate;
 mod hands;
+mod leave;
 mod listen;
 mod meter;
 mod peers;
@@ -25,10 +26,7 @@ mod shared;
 mod steering;
 mod totals;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
@@ -41,6 +39,7 @@ use tokio::{
 
 pub use listen::{PANEL_USER, panel_user};
 pub use answers::{ledger_query, query_error, usage as usage_answer};
+pub use leave::{Leaving, Left, detach, leaving};
 
 use agent::Agent;
 use backend::Answerer;
@@ -131,7 +130,10 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let billed = billed(config);
     let meter = Meter::new(kernel, billed)?;
     let epoch = meter.kernel.epoch();
-    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    if let Some(committed_ms) = info.as_ref().and_then(|info| info.committed_ms) {
+        gate.goes_on_from(committed_ms);
+    }
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
@@ -160,6 +162,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         config.singbox.config.clone(),
         config.singbox.source.into(),
         config.billing.default_policy.clone(),
+        hands.removed.clone(),
     );
     let mut agent = Agent {
         meter,
@@ -218,34 +221,4 @@ async fn finish(mut agent: Agent) {
     if let Err(reason) = agent.commit_last().await {
         tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
     }
-}
-
-/// Commits what the kernel has and removes programs and maps, with no agent running.
-///
-/// # Errors
-/// When an agent runs, or something could not be committed: nothing is removed then.
-pub fn detach(config: &Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        config.kernel.pins.exists(),
-        "nothing is attached: there is no {}",
-        config.kernel.pins.display()
-    );
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let started = clock::now();
-        let kernel = Kernel::open(&kernel_config(config))?;
-        let ledger = Ledger::open(&config.ledger.path, Options::new(zone(config)?, started.wall_ms))?;
-        let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
-        let inbounds = ledger.inbounds().await?;
-        let known = meter.kernel.inbounds();
-        let tags = people::tags(&known, &BTreeMap::new(), &inbounds);
-        let mut commits = Commits::new(ledger);
-        commits.set_inbounds(&inbounds, &tags);
-        let tick = meter.read_now()?;
-        commits.take(tick);
-        commits.start(meter.kernel.epoch(), meter.watched(), Vec::new(), clock::now());
-        commits.done().await.map_err(|(error, _)| error)?;
-        meter.kernel.detach()?;
-        Ok(())
-    })
 }

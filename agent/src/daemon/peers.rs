@@ -14,6 +14,9 @@ use crate::core::event::FlowId;
 /// Peers walked per tick: 100,000 peers are walked within ten ticks, at about 3 ms each.
 pub const PEERS_PER_TICK: u32 = 10_000;
 
+/// … in parts of this size, so that what a walk takes is some hundred KiB for a moment and not megabytes.
+pub const PEERS_AT_ONCE: u32 = 2_048;
+
 /// A UDP peer without an owner is forgotten after this silence: probes and spoofed addresses must
 /// not fill the table.
 const IDLE_UNOWNED_NS: u64 = 60_000_000_000;

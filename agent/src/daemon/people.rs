@@ -61,7 +61,7 @@ pub fn managed(config: &SingboxConfig, told: &Managed, directory: &Directory) ->
     let of = |tag: &Arc<str>| config.inbounds.iter().any(|inbound| inbound.managed && inbound.tag == *tag);
     let mut managed: Managed =
         told.iter().filter(|(tag, _)| of(tag)).map(|(t, n)| (t.clone(), n.clone())).collect();
-    for (tag, name) in memberships(directory.users.values(), &directory.inbounds) {
+    for (tag, name) in memberships(directory.users.values().map(|user| &**user), &directory.inbounds) {
         if of(tag) {
             managed.entry(Arc::clone(tag)).or_default().insert(Arc::clone(name));
         }
@@ -91,9 +91,9 @@ pub fn users(config: &SingboxConfig, managed: &Managed) -> Vec<FoundUser> {
 
 /// Whom a name in a sighting means. A name that the file does not have any more means who had it last:
 /// sing-box let that user in, so it has not read the file since.
-pub fn names(users: &[UserRecord]) -> BTreeMap<Arc<str>, UserId> {
+pub fn names<'a>(users: impl IntoIterator<Item = &'a UserRecord>) -> BTreeMap<Arc<str>, UserId> {
     // By id, which is by age.
-    let (gone, present): (Vec<_>, Vec<_>) = users.iter().partition(|user| user.tombstoned_ms.is_some());
+    let (gone, present): (Vec<_>, Vec<_>) = users.into_iter().partition(|user| user.tombstoned_ms.is_some());
     gone.into_iter().chain(present).map(|user| (Arc::clone(&user.name), user.id)).collect()
 }
 

@@ -1,6 +1,8 @@
 //! The sing-box beside the agent: its configuration, its process, and the source of owners that runs
 //! for it. Observes; what it sees is applied to kernel, core and ledger in one place.
 
+mod lists;
+
 use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc};
 
 use anyhow::Context;
@@ -10,11 +12,9 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use super::{meter::Meter, people, shared::Directory};
+use super::{hands::Removed, meter::Meter, people, shared::Directory};
 use crate::{
-    clock,
     core::event::{self, InboundIndex, SourceEvent},
-    enforcer::managed::Manager,
     kernel::Namespace,
     ledger::{CommitError, InboundRecord, Ledger, UserRecord},
     singbox::{ConfigWatch, SingboxConfig, process},
@@ -25,12 +25,6 @@ use crate::{
 /// agent takes hundreds in one turn.
 const SIGHTINGS_MAX: usize = 16_384;
 
-/// Users of managed inbounds come and go without a change of any file.
-const LIST_EVERY_NS: u64 = 5_000_000_000;
-
-/// The names of each managed inbound, or why its service did not tell them.
-type Lists = Vec<(Arc<str>, Result<Vec<Arc<str>>, String>)>;
-
 pub struct Proxy {
     watch: ConfigWatch,
     setting: Setting,
@@ -40,10 +34,16 @@ pub struct Proxy {
     /// A process was there and is gone, and people do not know yet.
     process_gone: bool,
     searching: Option<Search>,
-    listing: Option<JoinHandle<Lists>>,
+    listing: Option<JoinHandle<lists::Lists>>,
     listed_ns: Option<u64>,
+    /// When the list that is under way was asked for (ns, monotonic).
+    asked_ns: u64,
     /// The users of managed inbounds, as their services told last.
     managed: people::Managed,
+    /// Who was taken out of them since.
+    removed: Removed,
+    /// When the list that is there was asked for (ns, monotonic).
+    managed_ns: u64,
     /// Where sing-box was seen last: its ports are watched there while it is stopped.
     namespace: Option<Namespace>,
     version: Option<String>,
@@ -115,7 +115,7 @@ impl Changes {
 }
 
 impl Proxy {
-    pub fn new(paths: Vec<PathBuf>, setting: Setting, default_policy: String) -> Self {
+    pub fn new(paths: Vec<PathBuf>, setting: Setting, default_policy: String, removed: Removed) -> Self {
         let (sender, events) = mpsc::channel(SIGHTINGS_MAX);
         Proxy {
             watch: ConfigWatch::new(paths),
@@ -127,7 +127,10 @@ impl Proxy {
             searching: None,
             listing: None,
             listed_ns: None,
+            asked_ns: 0,
             managed: people::Managed::new(),
+            removed,
+            managed_ns: 0,
             namespace: None,
             version: None,
             events,
@@ -213,56 +216,6 @@ impl Proxy {
             self.choose_source(&mut changes);
         }
         self.list_managed();
-        changes
-    }
-
-    /// Asks the services of managed inbounds for their users, from time to time.
-    fn list_managed(&mut self) {
-        let (Some(config), Some(process), None) = (&self.config, &self.process, &self.listing) else {
-            return;
-        };
-        let now_ns = clock::mono_ns();
-        if self.listed_ns.is_some_and(|at| now_ns.saturating_sub(at) < LIST_EVERY_NS) {
-            return;
-        }
-        self.listed_ns = Some(now_ns);
-        let manager = |tag: &Arc<str>| Manager::of(&config.managers, tag, process.netns_path());
-        let managed = config.inbounds.iter().filter(|inbound| inbound.managed);
-        let managers: Vec<_> = managed.map(|i| (Arc::clone(&i.tag), manager(&i.tag))).collect();
-        if managers.is_empty() {
-            return;
-        }
-        self.listing = Some(tokio::spawn(async move {
-            let mut lists = Lists::new();
-            for (tag, manager) in managers {
-                let list = match manager {
-                    Ok(manager) => manager.list().await,
-                    Err(error) => Err(error),
-                };
-                let names = |user: crate::enforcer::managed::ManagedUser| user.name.into();
-                let list = list.map(|users| users.into_iter().map(names).collect());
-                lists.push((tag, list.map_err(|error| error.to_string())));
-            }
-            lists
-        }));
-    }
-
-    /// A service that does not answer changes nothing: the names that it told last stay.
-    fn take_lists(&mut self, lists: Result<Lists, JoinError>) -> Changes {
-        self.listing = None;
-        let mut changes = Changes::default();
-        let mut trouble = lists.as_ref().err().map(ToString::to_string);
-        for (tag, list) in lists.unwrap_or_default() {
-            match list {
-                Ok(names) => {
-                    let names = names.into_iter().filter(|name: &Arc<str>| !name.is_empty()).collect();
-                    changes.config |= self.managed.get(&tag) != Some(&names);
-                    self.managed.insert(tag, names);
-                }
-                Err(reason) => trouble = Some(reason),
-            }
-        }
-        changes.parts.push(("managed_users", trouble));
         changes
     }
 
@@ -403,7 +356,10 @@ impl Proxy {
         let by_tag = watched().map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
         meter.set_inbounds(&people::infos(config, &by_tag), meter_inbounds(meter));
         let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms);
-        let managed = people::managed(config, &self.managed, directory);
+        // Whoever was deleted meanwhile is nobody new.
+        let told = (self.managed.iter())
+            .map(|(tag, names)| (tag.clone(), self.without_removed(tag, names.clone(), self.managed_ns)));
+        let managed = people::managed(config, &told.collect(), directory);
         let users = ledger.sync_users(people::users(config, &managed), self.default_policy.clone(), now_ms);
         self.applying = Some(Applying {
             synced: Box::pin(async move { Ok((inbounds.await?, users.await?)) }),

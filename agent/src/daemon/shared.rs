@@ -9,8 +9,9 @@ use tokio::sync::{oneshot, watch};
 use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
-        event::{Counters, InboundIndex, UserId},
+        event::{Counters, InboundIndex, PolicyId, UserId},
         snapshot::Snapshot,
+        terms::Terms,
     },
     kernel::Audit,
     ledger::{InboundRecord, PolicyRecord, SettingsChange, Standing, UserRecord},
@@ -37,7 +38,7 @@ pub enum Question {
     /// `None`: for everybody.
     Again(Option<UserId>, oneshot::Sender<()>),
     /// A change is about to be made that may lower a limit: the kernel holds it from the answer on.
-    Tighten(UserId, Box<Tighter>, oneshot::Sender<()>),
+    Tighten(Tighter, oneshot::Sender<()>),
 }
 
 /// A user as the ledger has it after a change.
@@ -47,18 +48,24 @@ pub struct UserNow {
     pub standing: Option<Standing>,
 }
 
-/// What is about to become of a user.
+/// What is about to change.
 #[derive(Clone, Debug)]
 pub enum Tighter {
-    Settings(Box<SettingsChange>),
+    Settings(UserId, Box<SettingsChange>),
     /// Disabled or deleted.
-    Out,
+    Out(UserId),
+    /// Of all its users.
+    Policy(PolicyId, Box<Terms>),
 }
+
+/// Users as the ledger has them. Each by itself: a change of one copies references, and the map's nodes,
+/// which are half empty, are small.
+pub type UserRecords = BTreeMap<UserId, Arc<UserRecord>>;
 
 /// Everything that readers need and that changes slowly; replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    pub users: Arc<BTreeMap<UserId, UserRecord>>,
+    pub users: Arc<UserRecords>,
     pub inbounds: Arc<Vec<InboundRecord>>,
     /// Tags by the kernel's index.
     pub tags: Arc<BTreeMap<InboundIndex, Arc<str>>>,

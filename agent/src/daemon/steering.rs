@@ -22,6 +22,7 @@ use crate::{
         terms::SharingAction,
     },
     enforcer::reloads::Scene,
+    fault,
     kernel::KernelError,
     ledger::{PolicyRecord, Standing},
 };
@@ -50,7 +51,7 @@ impl Agent {
         }
         if let Some(open) = self.meter.take_walk() {
             self.gate.limits.walked(&open, now.mono_ns);
-            done = self.review_blocks(&open);
+            done = self.review_blocks(&open, &mut ended);
         }
         for effect in self.gate.limits.tick(now.mono_ns) {
             done = done.and(self.limit(effect, now, &mut ended));
@@ -67,6 +68,7 @@ impl Agent {
             self.gate.settle(looked.expired, committed);
         }
         if looked.membership {
+            fault::point("kernel-cut");
             self.tell_kept_out();
         }
         looked.failed.map_or(done, Err)
@@ -113,26 +115,45 @@ impl Agent {
     }
 
     /// What the kernel blocks is what the limits say: an agent before this one may have blocked others.
-    fn review_blocks(&mut self, open: &BTreeSet<FlowId>) -> Result<(), KernelError> {
-        for flow in self.meter.kernel.blocked()?.into_keys() {
-            if !self.gate.limits.is_blocked(flow) {
-                self.meter.kernel.unblock(flow)?;
+    fn review_blocks(
+        &mut self,
+        open: &BTreeSet<FlowId>,
+        ended: &mut Vec<FlowSeen>,
+    ) -> Result<(), KernelError> {
+        let held = self.meter.kernel.blocked()?;
+        for &flow in held.keys().filter(|flow| !self.gate.limits.is_blocked(**flow)) {
+            self.meter.kernel.unblock(flow)?;
+        }
+        // And what the kernel has refused before is tried again.
+        for (flow, user) in self.gate.limits.blocked() {
+            if open.contains(&flow) && !held.contains_key(&flow) {
+                self.block(flow, user)?;
+                ended.extend(self.meter.flow(flow));
             }
         }
         self.meter.kernel.sweep_blocked(&open.iter().map(|id| id.0).collect())
     }
 
+    fn block(&mut self, flow: FlowId, user: UserId) -> Result<(), KernelError> {
+        let Some(slot) = self.meter.kernel.user_slot(user) else { return Ok(()) };
+        if fault::refuses("block") {
+            return Ok(());
+        }
+        self.meter.kernel.block(flow, slot)
+    }
+
     fn limit(&mut self, effect: Effect, now: Now, ended: &mut Vec<FlowSeen>) -> Result<(), KernelError> {
         match effect {
             Effect::Block { flow, user, why } => {
-                let Some(slot) = self.meter.kernel.user_slot(user) else { return Ok(()) };
-                self.meter.kernel.block(flow, slot)?;
+                // The connection is ended, also where the kernel has no room for the block now.
                 ended.extend(self.meter.flow(flow));
+                let blocked = self.block(flow, user);
                 let limit = match why {
                     TooMany::Flows => "max_flows",
                     TooMany::Addresses => "max_addresses",
                 };
                 self.limit_event(user, limit, now);
+                blocked?;
             }
             Effect::Unblock { flow, .. } => self.meter.kernel.unblock(flow)?,
             Effect::SharingSuspected { user, evidence, action } => {
@@ -251,10 +272,9 @@ impl Agent {
         let user = record.id;
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
         if users.get(&user).is_none_or(|known| known.rev <= record.rev) {
-            users.insert(user, record);
+            users.insert(user, std::sync::Arc::new(record));
         }
-        let all: Vec<_> = users.values().cloned().collect();
-        let named = self.meter.set_users(people::names(&all));
+        let named = self.meter.set_users(people::names(users.values().map(|user| &**user)));
         self.gate.reload(user, standing);
         let held = self.steer();
         self.tell_kept_out();
@@ -277,8 +297,8 @@ impl Agent {
     }
 
     /// Before a limit is lowered in the ledger.
-    pub(super) fn tighten(&mut self, user: UserId, tighter: &Tighter) {
+    pub(super) fn tighten(&mut self, tighter: &Tighter) {
         let now = clock::now();
-        self.gate.tighten(user, tighter, &mut self.meter, now);
+        self.gate.tighten(tighter, &mut self.meter, now);
     }
 }

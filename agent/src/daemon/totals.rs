@@ -30,6 +30,14 @@ pub struct Totals {
     /// The date of the last picture.
     today: Option<jiff::civil::Date>,
     pub events_dropped: u64,
+    drawn: Option<Drawn>,
+}
+
+/// What was made for the last picture: most ticks change nothing about anybody.
+struct Drawn {
+    snapshot: Snapshot,
+    totals: Arc<BTreeMap<UserId, Counters>>,
+    sum: Counters,
 }
 
 struct Base {
@@ -41,7 +49,7 @@ struct Base {
 
 impl Totals {
     pub fn new(zone: TimeZone) -> Self {
-        Totals { zone, base: None, stale: false, today: None, events_dropped: 0 }
+        Totals { zone, base: None, stale: false, today: None, events_dropped: 0, drawn: None }
     }
 
     /// After a commit with which the ledger holds exactly what the accounts show: reads the ledger once,
@@ -51,6 +59,7 @@ impl Totals {
             match self.read(ledger.path(), accounts, now) {
                 Ok(base) => {
                     self.base = Some(base);
+                    self.drawn = None;
                     self.stale = false;
                     self.today = Some(answers::zoned(now.wall_ms, &self.zone).date());
                 }
@@ -108,14 +117,11 @@ impl Totals {
         let Some(base) = &mut self.base else {
             return Picture { snapshot, directory: directory.clone(), ..Picture::default() };
         };
-        let mut totals = base.users.clone();
-        for (user, live) in snapshot.users() {
-            let sum = totals.entry(*user).or_default();
-            *sum = plus(*sum, live.activity.totals);
-        }
+        let known = self.drawn.take().filter(|drawn| drawn.snapshot.same_users(&snapshot));
+        let drawn = self.drawn.insert(known.unwrap_or_else(|| draw(base, &snapshot)));
         let live = accounts.unattributed().fold(Counters::default(), |sum, (_, one)| plus(sum, one));
         let unattributed = plus(base.unattributed, live);
-        let all = totals.values().fold(unattributed, |sum, one| plus(sum, *one));
+        let all = plus(unattributed, drawn.sum);
         let here = answers::zoned(snapshot.as_of_ms, &self.zone);
         // At midnight everything counted so far is "before today". At any other change of the date the
         // clock jumped, and only the ledger knows what it counted for which day.
@@ -134,12 +140,22 @@ impl Totals {
         Picture {
             snapshot,
             directory: directory.clone(),
-            totals: Arc::new(totals),
+            totals: Arc::clone(&drawn.totals),
             unattributed,
             before_today: base.before_today,
             before_month: base.before_month,
         }
     }
+}
+
+fn draw(base: &Base, snapshot: &Snapshot) -> Drawn {
+    let mut totals = base.users.clone();
+    for (user, live) in snapshot.users() {
+        let sum = totals.entry(*user).or_default();
+        *sum = plus(*sum, live.activity.totals);
+    }
+    let sum = totals.values().fold(Counters::default(), |sum, one| plus(sum, *one));
+    Drawn { snapshot: snapshot.clone(), totals: Arc::new(totals), sum }
 }
 
 fn first_of_month(here: &Zoned) -> Zoned {
@@ -232,7 +248,7 @@ mod tests {
         }
 
         fn picture(&mut self, now: Now) -> [u64; 2] {
-            let snapshot = self.publisher.publish(&Attributor::default(), &self.accounts, now);
+            let snapshot = self.publisher.publish(&mut Attributor::default(), &self.accounts, now);
             let picture = self.totals.picture(snapshot, &Directory::default(), &self.accounts);
             let all = picture.unattributed.payload[0];
             [all - picture.before_today.payload[0], all - picture.before_month.payload[0]]

@@ -10,7 +10,10 @@ use std::{
 use rand::RngExt as _;
 
 use crate::{
-    enforcer::singbox::{Applied, Edit, EditError, Singbox},
+    enforcer::{
+        added::{self, Added},
+        singbox::{Applied, Edit, EditError, Singbox},
+    },
     singbox::{
         SingboxConfig,
         config::{LogOptions, Secret},
@@ -65,6 +68,8 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// How the source is reached afterwards.
     pub choice: Choice,
+    /// For taking it out again.
+    pub added: Vec<Added>,
 }
 
 /// A new secret.
@@ -122,6 +127,7 @@ pub fn plan(
         return Ok(None);
     }
     let (mut after, mut made, mut diff) = (files.to_vec(), Vec::new(), String::new());
+    let mut added = Vec::new();
     for (at, file) in files.iter().enumerate() {
         let of_file: Vec<Splice> = splices.iter().filter(|(i, _)| *i == at).map(|(_, s)| s.clone()).collect();
         if of_file.is_empty() {
@@ -129,6 +135,7 @@ pub fn plan(
         }
         let content = splice::apply(&file.text, &of_file);
         diff.push_str(&splice::diff(&file.path.display().to_string(), &file.text, &of_file, &secret.0));
+        added.extend(added::note(file, &trees[at], &of_file, &secret.0));
         after[at].text.clone_from(&content);
         made.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content });
     }
@@ -137,7 +144,7 @@ pub fn plan(
         return Err(FixError::ReadBack);
     }
     let choice = source::choose(&read, setting, Some(version))?;
-    Ok(Some(Plan { edits: made, diff, warnings: warnings(&config, &read, setting), choice }))
+    Ok(Some(Plan { edits: made, diff, warnings: warnings(&config, &read, setting), choice, added }))
 }
 
 fn warnings(before: &SingboxConfig, after: &SingboxConfig, setting: Setting) -> Vec<String> {
@@ -296,7 +303,15 @@ pub fn prepare(singbox: &Singbox, version: &str, port: Option<u16>) -> Result<Op
 
 /// After the yes: check, swap, reload, see that the source answers; else back.
 pub fn apply(singbox: &Singbox, plan: &Plan) -> Result<Applied, FixError> {
-    Ok(singbox.apply(&plan.edits, || answers(&plan.choice).map(drop))?)
+    let before = singbox.added()?;
+    singbox.set_added(&[before.as_slice(), &plan.added].concat())?;
+    match singbox.apply(&plan.edits, || answers(&plan.choice).map(drop)) {
+        Ok(applied) => Ok(applied),
+        Err(error) => {
+            singbox.set_added(&before)?;
+            Err(error.into())
+        }
+    }
 }
 
 /// Does the source answer, with this secret? Its version. Blocks up to 5 s.

@@ -109,12 +109,7 @@ fn repair(config: &Config, gathered: &Gathered, yes: bool) -> anyhow::Result<()>
             AutoPath::Path(path) => Some(path.clone()),
         },
         reload: Reload::parse(&config.singbox.reload.to_string()).context("[singbox] reload")?,
-        backups: config
-            .ledger
-            .path
-            .parent()
-            .filter(|folder| folder.is_dir())
-            .map(|folder| folder.join("backups")),
+        backups: config.ledger.path.parent().map(|folder| folder.join("backups")),
     };
     let Some(plan) = fix::prepare(&singbox, version, None)? else {
         eprintln!("nothing to change in sing-box's configuration");

@@ -9,9 +9,9 @@ use std::{
     time::SystemTime,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{swap::SwapError, users_edit::hex};
+use super::{added::Added, swap::SwapError, users_edit::hex};
 use crate::singbox::files::{self, FileText};
 
 /// Versions that are kept of a file.
@@ -21,6 +21,9 @@ const KEPT: usize = 20;
 const NAME_HASH: usize = 6;
 
 const NOTE: &str = "running.json";
+
+/// What `doctor --fix` has put into the files.
+const ADDED: &str = "added.json";
 
 /// What boxmeter has changed since a process last read its files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,10 +78,31 @@ impl Backups {
     }
 
     pub fn running(&self) -> Result<Option<Running>, SwapError> {
-        let path = self.folder.join(NOTE);
+        self.read_note(NOTE)
+    }
+
+    pub fn note(&self, running: &Running) -> Result<(), SwapError> {
+        self.write_note(NOTE, running)
+    }
+
+    pub fn forget(&self) -> Result<(), SwapError> {
+        self.remove(NOTE)
+    }
+
+    pub fn added(&self) -> Result<Vec<Added>, SwapError> {
+        Ok(self.read_note(ADDED)?.unwrap_or_default())
+    }
+
+    /// Keeps what is there now; nothing is no file.
+    pub fn set_added(&self, added: &[Added]) -> Result<(), SwapError> {
+        if added.is_empty() { self.remove(ADDED) } else { self.write_note(ADDED, &added) }
+    }
+
+    fn read_note<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SwapError> {
+        let path = self.folder.join(name);
         match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(running) => Ok(Some(running)),
+                Ok(note) => Ok(Some(note)),
                 Err(error) => Err(SwapError::Io { path, error: error.into() }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -86,15 +110,15 @@ impl Backups {
         }
     }
 
-    pub fn note(&self, running: &Running) -> Result<(), SwapError> {
-        let path = self.folder.join(NOTE);
+    fn write_note(&self, name: &str, note: &impl Serialize) -> Result<(), SwapError> {
+        let path = self.folder.join(name);
         let bytes =
-            serde_json::to_vec(running).map_err(|e| SwapError::Io { path: path.clone(), error: e.into() })?;
+            serde_json::to_vec(note).map_err(|e| SwapError::Io { path: path.clone(), error: e.into() })?;
         self.write(&path, &bytes)
     }
 
-    pub fn forget(&self) -> Result<(), SwapError> {
-        let path = self.folder.join(NOTE);
+    fn remove(&self, name: &str) -> Result<(), SwapError> {
+        let path = self.folder.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SwapError::Io { path, error }),
             _ => Ok(()),

@@ -231,11 +231,7 @@ pub fn plan(
     wanted: &Wanted,
 ) -> ManagedPlan {
     let mut plan = ManagedPlan::default();
-    let out: HashMap<&str, &Parked> = parked
-        .iter()
-        .filter(|record| record.key.inbound == inbound && record.kind == INBOUND_TYPE)
-        .map(|record| (record.key.user.as_str(), record))
-        .collect();
+    let out = kept(inbound, parked);
     let is_in: HashMap<&str, &ManagedUser> = listed.iter().map(|user| (user.name.as_str(), user)).collect();
     let shape = Shape { kind: INBOUND_TYPE.to_owned(), method: method.to_owned() };
     let mut names: Vec<&String> = wanted.keys().collect();
@@ -282,6 +278,45 @@ pub fn plan(
         }
     }
     plan
+}
+
+/// A new user's entry, as if it had been taken out: with [`Want::In`] it comes into the service.
+pub fn prepare(
+    inbound: &str,
+    method: &str,
+    (listed, parked): (&[ManagedUser], &[Parked]),
+    name: &str,
+    brought: &Brought,
+) -> Result<(Parked, Credentials), UserRefused> {
+    let shape = Shape { kind: INBOUND_TYPE.to_owned(), method: method.to_owned() };
+    let out = kept(inbound, parked);
+    if listed.iter().any(|user| user.name == name) || out.contains_key(name) {
+        return Err(UserRefused::DuplicateName { user: name.to_owned(), inbound: inbound.to_owned() });
+    }
+    let (user, credentials) = make(&shape, inbound, name, brought, listed, &out)?;
+    Ok((record(inbound, &user), credentials))
+}
+
+/// A user's login, in or out.
+pub fn credentials(
+    inbound: &str,
+    (listed, parked): (&[ManagedUser], &[Parked]),
+    name: &str,
+) -> Option<Credentials> {
+    let parked = || kept(inbound, parked).get(name).and_then(|record| user_of(record));
+    let user = listed.iter().find(|user| user.name == name).cloned().or_else(parked)?;
+    Some(Credentials {
+        user: user.name.clone(),
+        inbound: inbound.to_owned(),
+        kind: INBOUND_TYPE.to_owned(),
+        fields: vec![("name", user.name), ("password", user.key)],
+    })
+}
+
+/// An inbound's records by name.
+fn kept<'a>(inbound: &str, parked: &'a [Parked]) -> HashMap<&'a str, &'a Parked> {
+    let own = parked.iter().filter(|record| record.key.inbound == inbound && record.kind == INBOUND_TYPE);
+    own.map(|record| (record.key.user.as_str(), record)).collect()
 }
 
 fn make(

@@ -1,6 +1,7 @@
 //! Changes other programs' configuration so that it agrees with what was decided: checked, atomic,
 //! reversible. Decides nothing itself.
 
+pub mod added;
 mod backups;
 mod check;
 mod command;

@@ -15,9 +15,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     singbox::Edit,
+    swap,
     users_edit::{
-        self, Brought, Change, Credentials, EditRefused, Homeless, List, Parked, ParkedKey, Place, Places,
-        UserRefused, What, hex,
+        self, Brought, Change, CheckNew, Credentials, EditRefused, Homeless, List, Parked, ParkedKey, Place,
+        Places, UserRefused, What, hex,
     },
 };
 use crate::singbox::{
@@ -113,6 +114,41 @@ pub fn plan(
     plan.parked_after = after;
     plan.edits = edits(files, &places)?;
     Ok(plan)
+}
+
+/// A new user's entries, made before anything is changed.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// For the ledger, as if they had been taken out: with [`Want::In`] they come into the files.
+    pub entries: Vec<Parked>,
+    pub credentials: Vec<Credentials>,
+}
+
+/// Makes the entries of a new user on these inbounds (`None`: all that have users). What the ledger keeps
+/// of them before the files are written is what a crash leaves to be done.
+pub fn prepare(
+    files: &[FileText],
+    parked: &[Parked],
+    name: &str,
+    inbounds: Option<Vec<String>>,
+    brought: Brought,
+) -> Result<Prepared, CheckNew> {
+    users_edit::check_new(files, parked, name, inbounds.as_deref())?;
+    let only = |want| Wanted::from([(name.to_owned(), want)]);
+    let made = plan(files, parked, &only(Want::New { inbounds, brought }), &[])?;
+    if let Some(refused) = made.refused.into_iter().next() {
+        return Err(refused.into());
+    }
+    let mut after = files.to_vec();
+    for file in &mut after {
+        if let Some(edit) = made.edits.iter().find(|edit| edit.path == *file.path) {
+            file.text.clone_from(&edit.content);
+            file.sha256 = swap::sha256(file.text.as_bytes());
+        }
+    }
+    let mut entries = plan(&after, &made.parked_after, &only(Want::Out), &[])?.parked_after;
+    entries.retain(|record| record.key.user == name);
+    Ok(Prepared { entries, credentials: made.credentials })
 }
 
 /// What sing-box, which runs with the texts `loaded` (`Singbox::loaded_texts`), has not read of the files

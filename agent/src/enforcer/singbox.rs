@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, fmt, io, path::PathBuf};
 
 use super::{
+    added::Added,
     backups::{Backups, Running, RunningFile},
     reload::ports,
     swap::{self, SwapError},
@@ -176,6 +177,16 @@ impl Singbox {
             }
         }
         Ok(now)
+    }
+
+    /// What `doctor --fix` has put into the files, of every time.
+    pub fn added(&self) -> Result<Vec<Added>, EditError> {
+        self.backups().map_or(Ok(Vec::new()), |backups| Ok(backups.added()?))
+    }
+
+    /// Keeps that; before the files are written, so that a crash in between leaves a note too much.
+    pub fn set_added(&self, added: &[Added]) -> Result<(), EditError> {
+        self.backups().map_or(Ok(()), |backups| Ok(backups.set_added(added)?))
     }
 
     fn backups(&self) -> Option<Backups> {

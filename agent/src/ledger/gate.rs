@@ -221,13 +221,27 @@ impl Ledger {
         self.send(|writer| reported::connections(&writer.connection))
     }
 
-    /// Takes over what a user had used elsewhere, as reported bytes. `reporter` names the source (a
-    /// hash of the file): the second time changes nothing and answers false.
+    /// Claims the key of an import before its first change. Asked again after the agent has died in the
+    /// middle, the import goes on: each of its changes is made once by itself.
+    pub fn begin_import(&self, asked: Asked) -> Reply<()> {
+        self.send(move |writer| {
+            let claimed =
+                writer.change(Stale::Revision, |transaction, _| idempotency::claim(transaction, &asked));
+            match claimed {
+                Err(CommitError::Refusal(Refusal::DoneBefore(_))) => Ok(()),
+                claimed => claimed,
+            }
+        })
+    }
+
+    /// Takes over what a user had used elsewhere, as reported bytes, and what was bought there. `reporter`
+    /// names the source (a hash of the figures): the second time changes nothing and answers false.
     pub fn import_usage(
         &self,
         user: UserId,
         reporter: [u8; 16],
         usage: Vec<ImportedBytes>,
+        (package, mut settle): (Option<NewEntry>, Settle),
         asked: Asked,
     ) -> Reply<bool> {
         self.send(move |writer| {
@@ -237,8 +251,11 @@ impl Ledger {
             }
             writer.change(Stale::People, |transaction, rev| {
                 settings::living(transaction, user)?;
-                let new = reported::import(transaction, reporter, user, &placed, rev)?;
+                let new = reported::import(transaction, reporter, user, &placed, (asked.at_ms, rev))?;
                 if new {
+                    if let Some(package) = &package {
+                        wallet::add(transaction, user, package, &mut settle, (&asked, rev))?;
+                    }
                     let bytes = placed.iter().fold([0_u64; 2], |sum, (one, _)| {
                         [sum[0].saturating_add(one.bytes[0]), sum[1].saturating_add(one.bytes[1])]
                     });

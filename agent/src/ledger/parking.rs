@@ -88,17 +88,25 @@ pub(super) fn remove_all(transaction: &Transaction<'_>, user: UserId) -> rusqlit
     Ok(())
 }
 
+/// A record as far as a look at the files can tell something about it.
+pub(super) struct Staged {
+    pub key: ParkedKey,
+    pub stage: ParkedStage,
+    /// Of an inbound whose users are in no file: whoever has them knows how far the edit is.
+    pub elsewhere: bool,
+}
+
 /// By user, names and stages.
-pub(super) fn stages(
-    connection: &Connection,
-) -> rusqlite::Result<HashMap<UserId, Vec<(ParkedKey, ParkedStage)>>> {
-    let mut stages: HashMap<UserId, Vec<(ParkedKey, ParkedStage)>> = HashMap::new();
-    let mut statement = connection.prepare("SELECT user_id, inbound_tag, nth, stage FROM parked")?;
+pub(super) fn stages(connection: &Connection) -> rusqlite::Result<HashMap<UserId, Vec<Staged>>> {
+    let mut stages: HashMap<UserId, Vec<Staged>> = HashMap::new();
+    let mut statement = connection.prepare(
+        "SELECT user_id, inbound_tag, nth, stage, json_extract(entry, '$.file') IS '' FROM parked",
+    )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let user = user_id(row.get(0)?);
         let key = ParkedKey { user, inbound: Arc::from(row.get::<_, String>(1)?), nth: row.get(2)? };
-        stages.entry(user).or_default().push((key, row.get(3)?));
+        stages.entry(user).or_default().push(Staged { key, stage: row.get(3)?, elsewhere: row.get(4)? });
     }
     Ok(stages)
 }

@@ -19,8 +19,9 @@ use super::{
     commit::{id_bytes, insert_event, user_id},
     error::CommitError,
     model::{AccountPeriod, FoundInbound, FoundUser, InboundNo, InboundRecord, NewEvent, UserRecord},
-    parking, policies,
-    records::{AdminRecord, FileState, ParkedKey, ParkedStage, Settings, StateRecord},
+    parking::{self, Staged},
+    policies,
+    records::{AdminRecord, FileState, ParkedStage, Settings, StateRecord},
     schema_gate::FALLBACK,
 };
 use crate::core::event::{PolicyId, UserId};
@@ -113,7 +114,7 @@ struct Sync<'a> {
     transaction: &'a Transaction<'a>,
     rev: i64,
     now_ms: i64,
-    parked: HashMap<UserId, Vec<(ParkedKey, ParkedStage)>>,
+    parked: HashMap<UserId, Vec<Staged>>,
     /// Of adopted users, looked up for the first one.
     policy: Option<PolicyId>,
 }
@@ -170,14 +171,19 @@ impl Sync<'_> {
     }
 
     fn parked_tags(&self, id: UserId) -> impl Iterator<Item = &str> {
-        self.parked.get(&id).into_iter().flatten().map(|(key, _)| &*key.inbound)
+        self.parked.get(&id).into_iter().flatten().map(|staged| &*staged.key.inbound)
     }
 
     /// What was seen in the file says how far each edit is, also one whose end was never confirmed.
     fn compare_parked(&mut self, id: UserId, in_file: &HashSet<&str>) -> rusqlite::Result<()> {
         let Some(mut entries) = self.parked.remove(&id) else { return Ok(()) };
         let mut left = Vec::with_capacity(entries.len());
-        for (key, stage) in entries.drain(..) {
+        for staged in entries.drain(..) {
+            if staged.elsewhere {
+                left.push(staged);
+                continue;
+            }
+            let Staged { key, stage, .. } = staged;
             let next = match (stage, in_file.contains(&*key.inbound)) {
                 (ParkedStage::Leaving | ParkedStage::Back, false) => ParkedStage::Out,
                 (ParkedStage::Out, true) => ParkedStage::Back,
@@ -197,7 +203,7 @@ impl Sync<'_> {
                     json!({ "inbound": &*key.inbound, "severity": "warning" }),
                 )?;
             }
-            left.push((key, next));
+            left.push(Staged { key, stage: next, elsewhere: false });
         }
         if !left.is_empty() {
             self.parked.insert(id, left);

@@ -13,7 +13,7 @@ use super::{
     idempotency,
     records::{Asked, PolicyRecord, Refusal, Settle},
     schema_gate::FALLBACK,
-    wallet,
+    settings, wallet,
 };
 use crate::core::{
     event::{PolicyId, UserId},
@@ -192,11 +192,7 @@ fn check_rev(now: &PolicyRecord, if_rev: Option<i64>) -> Result<(), Refusal> {
 }
 
 fn check_name(connection: &Connection, name: &str) -> Result<(), CommitError> {
-    let sound = !name.is_empty() && name.len() <= 64 && !name.chars().any(char::is_control);
-    if !sound || name.trim() != name {
-        let text = "a policy's name has 1 to 64 bytes, no control characters and no space at its ends";
-        return Err(Refusal::Invalid(text.to_owned()).into());
-    }
+    settings::check_name(name)?;
     if id_of(connection, name)?.is_some() {
         return Err(Refusal::NameTaken("policy", name.to_owned()).into());
     }

@@ -178,7 +178,7 @@ pub(super) fn import(
     reporter: [u8; 16],
     user: crate::core::event::UserId,
     usage: &[(ImportedBytes, [i64; 3])],
-    rev: i64,
+    (at_ms, rev): (i64, i64),
 ) -> Result<bool, CommitError> {
     let inbound = imported_inbound(transaction, rev)?;
     let mut sum = [0_u64; 2];
@@ -195,10 +195,10 @@ pub(super) fn import(
         params![reporter, id_bytes(user), inbound.0],
         |row| row.get(0),
     )?;
-    if known || usage.is_empty() {
+    if known {
         return Ok(false);
     }
-    let first = usage.iter().map(|(one, _)| one.at_ms).min().unwrap_or_default();
+    let first = usage.iter().map(|(one, _)| one.at_ms).min().unwrap_or(at_ms);
     transaction.execute(
         "INSERT INTO epochs (epoch, first_ms, rev) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         params![reporter, first, rev],

@@ -1,6 +1,7 @@
 //! What people decide about a user: made, changed, disabled, deleted, purged; and the marks that the
 //! gate sets. Every change, its event and its idempotency key are one transaction.
 
+use boxmeter_web::api::names;
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,10 +19,8 @@ use super::{
     },
     sharing, wallet,
 };
-use crate::core::event::UserId;
+use crate::core::{event::UserId, policy};
 
-/// Bytes of a user's name: what sing-box's inbounds and the panel's tables bear.
-const NAME_MAX: usize = 128;
 /// Bytes of an e-mail address, a note, a reason.
 const TEXT_MAX: usize = 1000;
 
@@ -145,8 +144,38 @@ pub(super) fn change(
         ],
     )?;
     let after = known(transaction, id)?;
-    asked.event(transaction, "user_changed", Some(id), difference(&before, &after), rev)?;
+    let mut data = difference(&before, &after);
+    let in_force = |of: &UserRecord| {
+        let terms = policies::terms(transaction, of.settings.policy)?;
+        columns::to_json(&policy::in_force(Some(&terms), &of.settings.overrides))
+    };
+    data["terms"] = differing(&in_force(&before)?, &in_force(&after)?, &data)?;
+    asked.event(transaction, "user_changed", Some(id), data, rev)?;
     Ok(after)
+}
+
+/// What holds of what was and what is, where it differs: by name, before and after.
+fn differing(before: &str, after: &str, data: &Value) -> Result<Value, CommitError> {
+    let read = |text: &str| {
+        serde_json::from_str::<serde_json::Map<String, Value>>(text)
+            .map_err(|error| CommitError::Other(error.to_string()))
+    };
+    let (before, after) = (read(before)?, read(after)?);
+    let mut terms = serde_json::Map::new();
+    for (name, was) in before {
+        let is = after.get(&name).cloned().unwrap_or_default();
+        if was != is {
+            terms.insert(name, json!([was, is]));
+        }
+    }
+    for name in ["expires_ms", "email", "note", "first_use"] {
+        match data.get(name) {
+            Some(Value::Array(pair)) => drop(terms.insert(name.to_owned(), json!(pair))),
+            Some(_) => drop(terms.insert(name.to_owned(), json!([null, null]))),
+            None => {}
+        }
+    }
+    Ok(Value::Object(terms))
 }
 
 /// What changed, for the event. Personal data is only named: events outlive a purge.
@@ -394,14 +423,7 @@ fn check_text(what: &str, text: Option<&str>) -> Result<(), CommitError> {
     }
 }
 
-/// The last line of defence: names that could forge a log line or a terminal's text are refused.
-fn check_name(name: &str) -> Result<(), CommitError> {
-    let odd = |c: char| c.is_control() || matches!(c, '[' | ']' | '(' | ')');
-    if name.is_empty() || name.len() > NAME_MAX || name.trim() != name || name.contains(odd) {
-        let text = format!(
-            "a user's name has 1 to {NAME_MAX} bytes, no brackets, no control characters and no space at its ends"
-        );
-        return Err(Refusal::Invalid(text).into());
-    }
-    Ok(())
+/// The last line of defence, by the one rule of names.
+pub(super) fn check_name(name: &str) -> Result<(), CommitError> {
+    names::check_name(name).map_err(|error| Refusal::Invalid(error.to_string()).into())
 }

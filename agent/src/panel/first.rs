@@ -2,12 +2,10 @@
 //! none and told this once.
 
 use boxmeter_web::{
-    access::{By, Door as _, PasswordChange, Who},
+    access::{Door as _, PasswordChange, Who},
     api::{
         client::Client,
         order::{Actor, Envelope, Origin},
-        routes::Access,
-        types::Schema,
     },
     backend::ErrorKind,
     demo,
@@ -33,19 +31,6 @@ pub enum Told {
     Failed(String),
 }
 
-/// Who asks by the socket: the agent takes from there who it really is.
-pub fn on_the_machine() -> Who {
-    Who {
-        schema: Schema,
-        by: By::Socket,
-        name: String::new(),
-        id: String::new(),
-        access: Access::Admin,
-        expires_at: None,
-        totp: false,
-    }
-}
-
 /// Makes the first password if there is none.
 pub async fn password(client: &Client) -> Told {
     let uid = Uid::effective();
@@ -54,7 +39,7 @@ pub async fn password(client: &Client) -> Told {
     }
     let envelope = Envelope::of(Actor::uid(uid.as_raw(), Origin::Cli));
     let change = PasswordChange { current: None, new: None, first: true };
-    match client.change_password(envelope, &on_the_machine(), change).await {
+    match client.change_password(envelope, &Who::on_the_machine(), change).await {
         Ok(changed) => changed.password.map_or(Told::Known, Told::First),
         Err(error) => match error.kind {
             ErrorKind::Conflict => Told::Known,

@@ -4,7 +4,7 @@
 //! Order of start: what only root can do (ports, the key's file, the first password), then the rights go,
 //! then the first connection is taken.
 
-pub mod first;
+mod first;
 mod places;
 mod privileges;
 mod serve;

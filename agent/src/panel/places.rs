@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum_server::accept::Accept;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -23,6 +24,8 @@ use tokio::{
 pub const CONNECTIONS_MAX: usize = 512;
 /// Of one address. A reverse proxy on this machine has them all.
 pub const ADDRESS_MAX: usize = 64;
+/// A client that takes nothing of its answer for so long, or is gone without a word, loses its place.
+const UNREAD_MAX_MS: u32 = 60_000;
 /// Refusals between two lines of the log, after the first.
 const TOLD_EVERY: u64 = 1_000;
 
@@ -99,6 +102,7 @@ impl<S> Accept<TcpStream, S> for Places {
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let seated = stream.peer_addr().and_then(|peer| {
             stream.set_nodelay(true)?;
+            setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MAX_MS)?;
             let place = self.take(peer.ip().to_canonical());
             let place = place.ok_or_else(|| io::Error::other("there is no place for it"))?;
             Ok((Seated { stream, _place: place }, service))

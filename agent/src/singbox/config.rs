@@ -19,7 +19,7 @@ use super::{
 
 /// The name of entries that boxmeter writes where a list of users would otherwise become empty, which
 /// opens some inbound types to everyone. Nobody knows their credential.
-pub const LOCKED_USER: &str = "boxmeter-locked";
+pub const LOCKED_USER: &str = boxmeter_web::api::names::LOCKED_NAME;
 
 /// Everything that was understood.
 #[derive(Clone, Debug, Default)]

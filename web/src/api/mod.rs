@@ -29,6 +29,7 @@ pub mod terms;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod told;
 pub mod types;
 
 /// Where every route but the public ones begins.

@@ -1,13 +1,17 @@
-//! Which names boxmeter gives to users and policies. Names that sing-box's configuration already
-//! has are taken as they are: the rule is for names that somebody makes here.
+//! Which names boxmeter gives to users and policies: the one rule, which the API, the ledger and the
+//! editor of sing-box's files ask. Names that sing-box's configuration already has are taken as they are:
+//! the rule is for names that somebody makes here.
 
 use std::fmt::Write as _;
 
 /// The longest name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// Names that begin so are boxmeter's own: entries that keep a list of users from being empty.
+/// Names that begin so are kept for boxmeter itself.
 pub const RESERVED_PREFIX: &str = "boxmeter:";
+
+/// The name of entries that boxmeter writes where a list of users would otherwise become empty.
+pub const LOCKED_NAME: &str = "boxmeter-locked";
 
 /// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +35,7 @@ pub enum NameError {
     Digits,
     #[error("a name may not be dots alone: paths have them for something else")]
     Dots,
-    #[error("names that begin with {RESERVED_PREFIX:?} are kept for boxmeter's own entries")]
+    #[error("{LOCKED_NAME:?} and names that begin with {RESERVED_PREFIX:?} are kept for boxmeter itself")]
     Reserved,
 }
 
@@ -53,9 +57,14 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
         None if name.trim() != name => Err(NameError::Blank),
         None if name.bytes().all(|byte| byte.is_ascii_digit()) => Err(NameError::Digits),
         None if name.bytes().all(|byte| byte == b'.') => Err(NameError::Dots),
-        None if name.starts_with(RESERVED_PREFIX) => Err(NameError::Reserved),
+        None if reserved(name) => Err(NameError::Reserved),
         None => Ok(()),
     }
+}
+
+fn reserved(name: &str) -> bool {
+    let prefix = name.get(..RESERVED_PREFIX.len()).is_some_and(|it| it.eq_ignore_ascii_case(RESERVED_PREFIX));
+    prefix || name.eq_ignore_ascii_case(LOCKED_NAME)
 }
 
 /// Characters that hide, reorder or break text: control characters, bidirectional controls,
@@ -98,7 +107,20 @@ mod tests {
 
     #[test]
     fn usual_names_are_taken() {
-        for name in ["alice", "小明", "a.b@example.com", "Tom (phone)", "a b", "x1", "2nd", "a/b", "…"] {
+        for name in [
+            "alice",
+            "小明",
+            "a.b@example.com",
+            "Tom (phone)",
+            "a b",
+            "x1",
+            "2nd",
+            "a/b",
+            "…",
+            "boxmeter",
+            "boxmeters:x",
+            "小明小明小",
+        ] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }
         assert_eq!(check_name(&"x".repeat(NAME_BYTES_MAX)), Ok(()));
@@ -122,6 +144,8 @@ mod tests {
             ("12345", NameError::Digits),
             ("..", NameError::Dots),
             ("boxmeter:locked", NameError::Reserved),
+            ("BoxMeter:x", NameError::Reserved),
+            ("Boxmeter-Locked", NameError::Reserved),
         ] {
             assert_eq!(check_name(name), Err(error), "{name:?}");
         }

@@ -193,7 +193,7 @@ pub enum Then {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sharing {
-    /// More distinct networks than this within the window are suspicious.
+    /// More distinct networks than this within the window are suspicious; 0 is off.
     pub networks: u32,
     pub window_s: u32,
     pub action: SharingAction,
@@ -383,9 +383,6 @@ fn check_percents(percents: &[u16]) -> Result<(), ApiError> {
 
 fn check_sharing(sharing: Option<Sharing>) -> Result<(), ApiError> {
     let Some(sharing) = sharing else { return Ok(()) };
-    if sharing.networks == 0 {
-        return Err(ApiError::invalid("sharing", "networks: give at least 1"));
-    }
     if !(10..=86_400).contains(&sharing.window_s) {
         return Err(ApiError::invalid("sharing", "window_s: give 10 to 86400 seconds"));
     }
@@ -474,13 +471,14 @@ mod tests {
                 "over_quota",
                 "rising",
             ),
-            (json!({"sharing": {"networks": 0, "window_s": 300, "action": "note"}}), "sharing", "at least 1"),
             (json!({"sharing": {"networks": 1, "window_s": 1, "action": "note"}}), "sharing", "10 to 86400"),
         ] {
             let error = read(value.clone()).unwrap_err();
             assert_eq!(error.field.as_deref(), Some(field), "{value}: {error}");
             assert!(error.message.contains(words), "{value}: {error}");
         }
+        // No networks at all is no detection.
+        read(json!({"sharing": {"networks": 0, "window_s": 300, "action": "note"}})).unwrap();
         let week = Terms { period: PeriodKind::Week, reset_day: 8, ..Terms::default() };
         assert_eq!(week.check().unwrap_err().field.as_deref(), Some("reset_day"));
     }

@@ -12,6 +12,7 @@ mod tests;
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
+use tower_http::compression::CompressionLayer;
 
 use crate::api::PREFIX;
 use front::Front;
@@ -52,12 +53,16 @@ fn public_routes(guard: &Guard) -> Router {
     public::router(guard.front.own(), options)
 }
 
+/// As a service and not merged, so that the base with a slash at its end is the overview too.
 fn based(base: &str, routes: Router) -> Router {
-    if base.is_empty() { routes } else { Router::new().nest(base, routes) }
+    if base.is_empty() { routes } else { Router::new().nest_service(base, routes) }
 }
 
 fn around(routes: Router, guard: Arc<Guard>) -> Router {
     routes
         .layer(DefaultBodyLimit::max(crate::api::routes::BODY_BYTES_MAX))
+        // Streams and what is compressed already stay as they are. No other site can have a browser ask for a
+        // page with its cookie and see how long it is: the cookie is SameSite, and nobody frames us.
+        .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(guard, guard::outermost))
 }

@@ -1,19 +1,18 @@
-//! The table of flows, ordered so that the flows with one port on one inbound, and the flows of one
-//! address and port one after the other in time, lie beside each other.
+//! The table of flows: what may become of one, and how many each user has.
 //!
 //! Owns the flows and the live counts per user and address. Knows nothing of sightings.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use crate::core::event::{FlowId, FlowSeen, InboundIndex, Network, OwnerBy};
 
-use super::{limits::SAME_PORT_MAX, users::UserNo};
+use super::{limits::SAME_PORT_MAX, store::Store, users::UserNo};
 
-/// Where a flow is: the order of the fields is the order of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a flow is: the order of the fields is the order in which people see flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub inbound: u16,
     pub port: u16,
@@ -99,32 +98,32 @@ pub struct Live {
 
 #[derive(Debug, Default)]
 pub(super) struct FlowTable {
-    flows: BTreeMap<FlowRef, Flow>,
-    keys: BTreeMap<FlowId, Key>,
+    flows: Store,
     live: BTreeMap<UserNo, Live>,
+    /// Users whose live counts changed since [`FlowTable::take_changed`].
+    changed: BTreeSet<UserNo>,
     addresses: BTreeMap<(UserNo, [u8; 16]), u32>,
 }
 
 impl FlowTable {
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.flows.len()
     }
 
     pub fn find(&self, id: FlowId) -> Option<FlowRef> {
-        self.keys.get(&id).map(|&key| (key, id))
+        self.flows.find(id)
     }
 
     pub fn get(&self, at: FlowRef) -> Option<&Flow> {
-        self.flows.get(&at)
+        self.flows.get(at)
     }
 
     pub fn insert(&mut self, at: FlowRef, flow: Flow) {
-        self.keys.insert(at.1, at.0);
         self.flows.insert(at, flow);
     }
 
     pub fn set_owner(&mut self, at: FlowRef, owner: UserNo, by: Option<OwnerBy>, connection: u32) {
-        let Some(flow) = self.flows.get_mut(&at) else { return };
+        let Some(flow) = self.flows.get_mut(at) else { return };
         if flow.owner.is_some() {
             return;
         }
@@ -138,7 +137,7 @@ impl FlowTable {
 
     /// Remembers how the owner is known, where only the kernel knew the owner.
     pub fn confirm(&mut self, at: FlowRef, by: OwnerBy, connection: u32) {
-        if let Some(flow) = self.flows.get_mut(&at)
+        if let Some(flow) = self.flows.get_mut(at)
             && flow.by.is_none()
         {
             flow.by = Some(by);
@@ -147,32 +146,32 @@ impl FlowTable {
     }
 
     pub fn set_owned_elsewhere(&mut self, at: FlowRef) {
-        if let Some(flow) = self.flows.get_mut(&at) {
+        if let Some(flow) = self.flows.get_mut(at) {
             flow.owned_elsewhere = true;
         }
     }
 
     pub fn set_weak(&mut self, at: FlowRef) {
-        if let Some(flow) = self.flows.get_mut(&at) {
+        if let Some(flow) = self.flows.get_mut(at) {
             flow.weak = true;
         }
     }
 
     pub fn set_shared(&mut self, at: FlowRef, second: UserNo) {
-        if let Some(flow) = self.flows.get_mut(&at) {
+        if let Some(flow) = self.flows.get_mut(at) {
             flow.shared_with = Some(second);
         }
     }
 
     pub fn set_handed_over(&mut self, at: FlowRef) {
-        if let Some(flow) = self.flows.get_mut(&at) {
+        if let Some(flow) = self.flows.get_mut(at) {
             flow.handed_over = true;
         }
     }
 
     /// Whether it was open until now.
     pub fn close(&mut self, at: FlowRef, closed_ns: u64) -> bool {
-        let Some(flow) = self.flows.get_mut(&at) else { return false };
+        let Some(flow) = self.flows.get_mut(at) else { return false };
         if !flow.is_open() {
             return false;
         }
@@ -185,13 +184,12 @@ impl FlowTable {
 
     pub fn remove(&mut self, at: FlowRef) -> Option<Flow> {
         self.close(at, OPEN - 1);
-        self.keys.remove(&at.1);
-        self.flows.remove(&at)
+        self.flows.remove(at)
     }
 
     /// All flows of one address and port, by id.
     pub fn at(&self, key: Key) -> impl Iterator<Item = (FlowRef, &Flow)> {
-        self.flows.range((key, FlowId(0))..=(key, FlowId(u64::MAX))).map(|(&at, flow)| (at, flow))
+        self.flows.at(key).into_iter()
     }
 
     /// All flows with one port, whatever their address; one more than [`SAME_PORT_MAX`] at most.
@@ -201,16 +199,13 @@ impl FlowTable {
         network: Network,
         port: u16,
     ) -> impl Iterator<Item = (FlowRef, &Flow)> {
-        let from = Key { inbound, port, network, ip: [0; 16] };
-        let to = Key { ip: [0xff; 16], ..from };
-        self.flows
-            .range((from, FlowId(0))..=(to, FlowId(u64::MAX)))
-            .map(|(&at, flow)| (at, flow))
-            .take(SAME_PORT_MAX + 1)
+        let any = Key { inbound, port, network, ip: [0; 16] };
+        self.flows.at_port(any, SAME_PORT_MAX + 1).into_iter()
     }
 
+    /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = (FlowRef, &Flow)> {
-        self.flows.iter().map(|(&at, flow)| (at, flow))
+        self.flows.iter()
     }
 
     pub fn live(&self, user: UserNo) -> Live {
@@ -221,7 +216,13 @@ impl FlowTable {
         self.live.iter().map(|(&user, &live)| (user, live))
     }
 
+    /// The users whose live counts may have changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<UserNo> {
+        std::mem::take(&mut self.changed)
+    }
+
     fn enter(&mut self, user: UserNo, key: Key) {
+        self.changed.insert(user);
         let count = self.addresses.entry((user, address_group(key.ip))).or_insert(0);
         *count += 1;
         let live = self.live.entry(user).or_default();
@@ -230,6 +231,7 @@ impl FlowTable {
     }
 
     fn leave(&mut self, user: UserNo, key: Key) {
+        self.changed.insert(user);
         let group = (user, address_group(key.ip));
         let Some(count) = self.addresses.get_mut(&group) else { return };
         *count -= 1;

@@ -21,9 +21,11 @@ mod flows;
 mod limits;
 mod matching;
 mod reported;
+mod store;
 #[cfg(test)]
 mod tests;
 mod users;
+mod views;
 mod waiters;
 
 use std::{
@@ -198,49 +200,6 @@ impl Attributor {
         [ended, self.waiters.next_deadline(), replay].into_iter().flatten().min()
     }
 
-    /// Open flows and addresses of a user.
-    pub fn live(&self, user: UserId) -> Live {
-        self.users.known(user).map_or(Live::default(), |user| self.flows.live(user))
-    }
-
-    /// Open flows and addresses of all users who have any.
-    pub fn all_live(&self) -> impl Iterator<Item = (UserId, Live)> {
-        self.flows.all_live().filter_map(|(user, live)| Some((self.users.id(user)?, live)))
-    }
-
-    /// The open flows, in the order of inbound, port and address.
-    pub fn flows(&self) -> impl Iterator<Item = FlowView> {
-        self.flows.iter().filter(|(_, flow)| flow.is_open()).map(|(at, flow)| self.view(at, flow))
-    }
-
-    /// One open flow.
-    pub fn flow(&self, id: FlowId) -> Option<FlowView> {
-        let at = self.flows.find(id)?;
-        self.flows.get(at).filter(|flow| flow.is_open()).map(|flow| self.view(at, flow))
-    }
-
-    /// The open flows whose owner is not known.
-    pub fn unowned_live(&self) -> impl Iterator<Item = FlowView> {
-        self.flows
-            .iter()
-            .filter(|(_, flow)| flow.is_open() && !flow.is_owned())
-            .map(|(at, flow)| self.view(at, flow))
-    }
-
-    fn view(&self, at: FlowRef, flow: &Flow) -> FlowView {
-        let (key, id) = at;
-        FlowView {
-            id,
-            inbound: key.inbound(),
-            network: key.network,
-            peer: key.peer(),
-            opened_ns: flow.opened_ns,
-            user: flow.owner.and_then(|user| self.users.id(user)),
-            by: if flow.shared_with.is_some() { Some(OwnerBy::Shared) } else { flow.by },
-            shared_with: flow.shared_with.and_then(|user| self.users.id(user)),
-        }
-    }
-
     /// A flow opened, or a walk found it. `owner` is the user of the account slot that the kernel has
     /// for it ([`FlowSeen::owner`]). Repeating it does no harm.
     pub fn flow_seen(&mut self, flow: FlowSeen, owner: Option<UserId>, now: Now) {
@@ -354,12 +313,13 @@ impl Attributor {
     /// walk began and is not among them has ended unnoticed.
     pub fn reconcile_walk(&mut self, open: &BTreeSet<FlowId>, began_ns: u64, now: Now) {
         self.clock.observe(now);
-        let gone: Vec<FlowRef> = self
+        let mut gone: Vec<FlowRef> = self
             .flows
             .iter()
             .filter(|(at, flow)| flow.is_open() && flow.opened_ns < began_ns && !open.contains(&at.1))
             .map(|(at, _)| at)
             .collect();
+        gone.sort_unstable();
         for at in gone {
             self.counters.flows_close_lost += 1;
             self.close(at, began_ns, now);

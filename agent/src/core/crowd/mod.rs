@@ -279,6 +279,15 @@ impl Crowd {
         self.people.get(&known.user).is_some_and(|person| person.blocks((known.number, flow), known.address))
     }
 
+    /// Flows that are to be blocked, with their users.
+    pub fn blocked(&self) -> impl Iterator<Item = (FlowId, UserId)> {
+        let blocks = |(&id, flow): (&FlowId, &Flow)| {
+            let person = self.people.get(&flow.user)?;
+            person.blocks((flow.number, id), flow.address).then_some((id, flow.user))
+        };
+        self.flows.iter().filter_map(blocks)
+    }
+
     #[must_use]
     pub fn counters(&self) -> CrowdCounters {
         self.counters

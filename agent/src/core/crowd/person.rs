@@ -1,9 +1,6 @@
 //! One user's flows and addresses, and which of them are too many.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     ADDRESSES_MAX, Effect, Limits, Timing, TooMany,
@@ -11,6 +8,7 @@ use super::{
 };
 use crate::core::{
     event::{FlowId, UserId},
+    few::Few,
     terms::Wins,
 };
 
@@ -59,7 +57,7 @@ impl Place {
 pub(super) struct Person {
     user: UserId,
     limits: Limits,
-    places: BTreeMap<IpAddr, Place>,
+    places: Few<IpAddr, Place>,
     /// Flows that pass.
     passing: BTreeSet<Aged>,
     /// Flows that are blocked because there are too many flows; those of refused addresses are in neither.
@@ -72,7 +70,7 @@ impl Person {
         Person {
             user,
             limits: Limits::NONE,
-            places: BTreeMap::new(),
+            places: Few::new(),
             passing: BTreeSet::new(),
             waiting: BTreeSet::new(),
             suspicion: Suspicion::default(),

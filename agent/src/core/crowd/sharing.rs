@@ -7,12 +7,12 @@
 //! field do (more than 3 within 5 minutes), not wider networks: neighbours of one provider share as well.
 //! How many wider networks there are makes the suspicion stronger.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Effect, network, person::Place};
-use crate::core::{event::UserId, terms::Sharing};
+use crate::core::{event::UserId, few::Few, terms::Sharing};
 
 /// Bytes, both directions, that make traffic of a slot real: more than keepalives.
 pub const REAL_BYTES: u64 = 4096;
@@ -138,7 +138,7 @@ impl Suspicion {
         &mut self,
         user: UserId,
         sharing: &Sharing,
-        places: &mut BTreeMap<IpAddr, Place>,
+        places: &mut Few<IpAddr, Place>,
         now_ns: u64,
         out: &mut Vec<Effect>,
     ) {
@@ -159,7 +159,7 @@ impl Suspicion {
 }
 
 /// The evidence, if it suffices.
-fn gather(sharing: &Sharing, places: &mut BTreeMap<IpAddr, Place>, now_ns: u64) -> Option<Evidence> {
+fn gather(sharing: &Sharing, places: &mut Few<IpAddr, Place>, now_ns: u64) -> Option<Evidence> {
     if places.len() <= sharing.networks as usize {
         return None;
     }

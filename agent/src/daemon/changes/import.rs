@@ -3,6 +3,7 @@
 use boxmeter_web::{
     api::{
         change::{ImportOutcome, ImportReport, ImportRequest, ImportUser, Imported, NewUser, UserChange},
+        error::ErrorKind,
         order::Envelope,
         types::{Schema, Time},
     },
@@ -16,6 +17,7 @@ use crate::{
     clock,
     core::{period::AccountPeriod, wallet::What},
     daemon::{backend::Answerer, hands::Brought},
+    fault,
     ledger::{AdminState, ImportedBytes, NewEntry, UserRecord},
     singbox::config::Secret,
 };
@@ -30,8 +32,14 @@ impl Answerer {
         request: ImportRequest,
     ) -> Result<ImportReport, ApiError> {
         request.check()?;
-        if let Some(answer) = self.answered(&envelope).await? {
-            return Ok(answer);
+        match self.answered(&envelope).await {
+            Ok(Some(answer)) => return Ok(answer),
+            // Claimed by an agent that has died in the middle: what it had done is found done.
+            Err(error) if error.kind != ErrorKind::Conflict => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        if !request.dry_run {
+            self.ledger.begin_import(asked(&envelope)).await.map_err(refused)?;
         }
         let mut users = Vec::with_capacity(request.users.len());
         // Each is a change of its own; the key is kept with the whole report.
@@ -58,7 +66,7 @@ impl Answerer {
         let _turn = self.turn().await?;
         let known = match self.living(&user.name).await {
             Ok(record) => Some(record),
-            Err(error) if error.kind == boxmeter_web::api::error::ErrorKind::NotFound => None,
+            Err(error) if error.kind == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         user.check(known.is_some())?;
@@ -167,13 +175,14 @@ impl Answerer {
             let account = self.account_at(record, at_ms);
             usage.push(ImportedBytes { at_ms, account, bytes: [one.upload_bytes, one.download_bytes] });
         }
-        let new = self.ledger.import_usage(record.id, reporter(user)?, usage, asked(envelope));
-        let new = new.await.map_err(refused)?;
-        if new && user.package_bytes > 0 {
+        let package = (user.package_bytes > 0).then(|| {
             let what = What::Package { bytes: user.package_bytes, expires_ms: None };
-            let entry = NewEntry::of(what, Some("imported".to_owned()));
-            self.ledger.add_entry(record.id, entry, self.settle(), asked(envelope)).await.map_err(refused)?;
-        }
+            NewEntry::of(what, Some("imported".to_owned()))
+        });
+        let bought = (package, self.settle());
+        let new = self.ledger.import_usage(record.id, reporter(user)?, usage, bought, asked(envelope));
+        let new = new.await.map_err(refused)?;
+        fault::point("usage-imported");
         self.take_over(self.living(&user.name).await?).await?;
         Ok(new)
     }

@@ -22,10 +22,8 @@ use super::{
 };
 use crate::{
     clock,
-    core::{
-        event::UserId,
-        terms::{Overrides, Terms},
-    },
+    core::terms::{Overrides, Terms},
+    fault,
     ledger::{Asked, CommitError, IdempotencyKey, PolicyRecord, Refusal, UserRecord},
 };
 
@@ -149,8 +147,10 @@ impl Answerer {
     }
 
     /// Has the kernel hold the stricter of what holds and what will: before a limit is lowered.
-    async fn tighten(&self, user: UserId, tighter: super::shared::Tighter) -> Result<(), ApiError> {
-        self.tell(|done: oneshot::Sender<()>| Question::Tighten(user, Box::new(tighter), done)).await
+    async fn tighten(&self, tighter: super::shared::Tighter) -> Result<(), ApiError> {
+        self.tell(|done: oneshot::Sender<()>| Question::Tighten(tighter, done)).await?;
+        fault::point("tightened");
+        Ok(())
     }
 }
 

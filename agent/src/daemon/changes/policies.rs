@@ -13,7 +13,7 @@ use boxmeter_web::{
 
 use super::{asked, refused, signed, terms_to_api, translate};
 use crate::{
-    daemon::{answers::unsigned, backend::Answerer},
+    daemon::{answers::unsigned, backend::Answerer, shared::Tighter},
     ledger::PolicyRecord,
 };
 
@@ -77,10 +77,18 @@ impl Answerer {
         if terms == record.terms {
             return self.policy_answer(&envelope, &record, false).await;
         }
+        self.tighten(Tighter::Policy(record.id, Box::new(terms.clone()))).await?;
         let if_rev = envelope.if_rev.map(signed);
         let changed =
             self.ledger.change_policy(record.id, None, Some(terms), if_rev, self.settle(), asked(&envelope));
-        let record = changed.await.map_err(refused)?;
+        let record = match changed.await {
+            Ok(record) => record,
+            Err(error) => {
+                // What was tightened for nothing is loosened again.
+                self.take_over_everybody().await?;
+                return Err(refused(error));
+            }
+        };
         self.policy_answer(&envelope, &record, true).await
     }
 

@@ -30,6 +30,7 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
+    fault,
     ledger::{
         AdminChange, AdminState, CommitError, NewEntry, NewUser as NewRecord, Settings, SettingsChange,
         Settle, UserRecord, WalletEntry,
@@ -62,8 +63,8 @@ impl Answerer {
         Ok(UserAdded { credentials: credentials.into_iter().map(credential).collect(), ..answer })
     }
 
-    /// The ledger first, then the file: a crash in between leaves a user that is being added, whose
-    /// entry the next start writes.
+    /// The ledger first, with the entries, then the file: a crash in between leaves a user that is being
+    /// added, whose entries the next start writes as they were made.
     pub(super) async fn create(
         &self,
         envelope: &Envelope,
@@ -75,7 +76,7 @@ impl Answerer {
         let overrides = to_core(&new.terms)?;
         let terms = policy.terms.with(&overrides);
         super::terms_to_api(&terms).check()?;
-        self.hands.check_new(&new.name, new.inbounds.as_deref()).await?;
+        let made = self.hands.prepare(&new.name, new.inbounds.clone(), brought).await?;
         let now_ms = clock::wall_ms();
         let zone = zone_of(&terms, &self.zone);
         let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
@@ -90,14 +91,14 @@ impl Answerer {
             },
             admin,
             account_start_ms: window.start_ms,
-            entries: Vec::new(),
+            entries: made.entries,
         };
         let record = self.ledger.create_user(record, asked(envelope)).await.map_err(refused)?;
-        let want = Want::New { inbounds: new.inbounds.clone(), brought };
-        match self.hands.change(&new.name, want).await {
-            Ok(credentials) => {
+        fault::point("user-created");
+        match self.hands.change(&new.name, Want::In).await {
+            Ok(_) => {
                 self.take_over(record.clone()).await?;
-                Ok((record, credentials))
+                Ok((record, made.credentials))
             }
             Err(error) => {
                 let why = error.message.clone();
@@ -149,7 +150,7 @@ impl Answerer {
         let settings = self.changed_settings(&record, &change).await?;
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
-            self.tighten(record.id, Tighter::Settings(Box::new(settings.clone()))).await?;
+            self.tighten(Tighter::Settings(record.id, Box::new(settings.clone()))).await?;
             let changed =
                 self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             self.made(changed, &record).await?;
@@ -224,7 +225,7 @@ impl Answerer {
             return Ok(answer);
         }
         let record = self.unchanged(&envelope, name).await?;
-        self.tighten(record.id, Tighter::Out).await?;
+        self.tighten(Tighter::Out(record.id)).await?;
         let if_rev = envelope.if_rev.map(signed);
         let gone = self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await;
         self.made(gone, &record).await?;
@@ -279,7 +280,7 @@ impl Answerer {
             return self.changed(&envelope, record.id, false).await;
         }
         if !enabled {
-            self.tighten(record.id, Tighter::Out).await?;
+            self.tighten(Tighter::Out(record.id)).await?;
         }
         let if_rev = envelope.if_rev.map(signed);
         let done =

@@ -136,7 +136,7 @@ impl Gate {
             let users: Vec<UserId> = expired.iter().map(|(user, _)| *user).collect();
             for (user, at_ms) in expired {
                 let settle = reasons::settle(zone.clone(), of_meter, at_ms.saturating_sub(1));
-                if let Err(error) = ledger.settle(vec![user], settle, clock::wall_ms()).await {
+                if let Err(error) = ledger.settle(vec![user], settle, at_ms).await {
                     tracing::error!("booking what packages paid: {error}");
                 }
             }

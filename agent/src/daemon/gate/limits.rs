@@ -95,6 +95,11 @@ impl Limits {
         self.crowd.is_blocked(flow)
     }
 
+    /// Flows that are to be blocked, with their users.
+    pub fn blocked(&self) -> Vec<(FlowId, UserId)> {
+        self.crowd.blocked().collect()
+    }
+
     pub fn counters(&self) -> CrowdCounters {
         self.crowd.counters()
     }

@@ -102,12 +102,28 @@ impl Member {
         period::turn(self.standing.account, self.rule(), now_ms, &self.zone)
     }
 
-    /// The instant at which a package has expired since the last look, of which something was left.
-    pub fn expired(&mut self, now_ms: i64) -> Option<i64> {
-        let looked_ms = self.looked_ms.replace(now_ms)?;
-        let expiries =
-            self.wallet.lots().iter().filter(|lot| lot.left() > 0).filter_map(|lot| lot.expires_ms);
-        expiries.filter(|&at| looked_ms < at && at <= now_ms).min()
+    /// The instants at which packages have expired since the last look, of which something was left;
+    /// `before_ms` is the last look of the agent before this one. What was booked at an expiry already is
+    /// not booked again.
+    pub fn expired(&mut self, before_ms: i64, now_ms: i64) -> Vec<i64> {
+        let (booked_ms, looked_ms) = match self.looked_ms.replace(now_ms) {
+            Some(looked_ms) => (i64::MIN, looked_ms),
+            None => (self.settled_ms(), before_ms),
+        };
+        let lots = self.wallet.lots().iter().filter(|lot| lot.left() > 0);
+        let expiries = lots.filter_map(|lot| lot.expires_ms);
+        let mut due: Vec<i64> =
+            expiries.filter(|&at| looked_ms < at && booked_ms < at && at <= now_ms).collect();
+        due.sort_unstable();
+        due.dedup();
+        due
+    }
+
+    /// Until when what packages paid of the running account is booked.
+    fn settled_ms(&self) -> i64 {
+        let of_account =
+            self.standing.wallet.iter().filter(|entry| entry.account == Some(self.standing.account));
+        of_account.map(|entry| entry.at_ms).max().unwrap_or(i64::MIN)
     }
 
     /// Decides anew. True if the state is another one than the ledger has.

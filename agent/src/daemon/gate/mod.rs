@@ -15,6 +15,7 @@ mod reasons;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tighten;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +31,7 @@ pub use limits::{FlowNews, Limits};
 pub use reasons::settle;
 pub use rows::{GateRow, Rows};
 
-use super::{meter::Meter, shared::Tighter};
+use super::meter::Meter;
 use crate::{
     clock,
     core::{
@@ -40,14 +41,17 @@ use crate::{
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
-    ledger::{AdminState, Ledger, PolicyRecord, Standing, StateRecord},
+    ledger::{Ledger, PolicyRecord, Standing, StateRecord},
 };
 use billing::OfMeter;
 use jobs::{Job, Writes};
-use member::{Held, Member};
+use member::Member;
 
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
+
+/// An agent that lived has booked a package's expiry after this time.
+const BOOKED_WITHIN_MS: i64 = 10_000;
 
 /// See the module.
 pub struct Gate {
@@ -59,11 +63,15 @@ pub struct Gate {
     of_meter: OfMeter,
     epoch: [u8; 16],
     policies: BTreeMap<PolicyId, PolicyRecord>,
-    members: BTreeMap<UserId, Member>,
+    /// Each in memory of its own: a node of the map has room for eleven and is half full, and a member
+    /// takes more than a kilobyte.
+    members: BTreeMap<UserId, Box<Member>>,
     /// Everybody was read once. Until then nothing is known of those who are missing here.
     loaded: bool,
     /// The wall clock of the last look, in Unix milliseconds.
     looked_ms: i64,
+    /// Of the last one of the agent before this one, as far as is known.
+    before_ms: i64,
     /// When time may change something for whom, in Unix milliseconds.
     due: BTreeSet<(i64, UserId)>,
     /// Whom to look at in the next turn.
@@ -110,6 +118,7 @@ impl Gate {
             members: BTreeMap::new(),
             loaded: false,
             looked_ms: i64::MIN,
+            before_ms: i64::MAX,
             due: BTreeSet::new(),
             dirty: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
@@ -121,6 +130,12 @@ impl Gate {
             reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// An agent before this one has committed up to here, and may have died before it had booked what it
+    /// saw last. Packages that have expired since are still to be booked.
+    pub fn goes_on_from(&mut self, committed_ms: i64) {
+        self.before_ms = committed_ms.saturating_sub(BOOKED_WITHIN_MS);
     }
 
     /// The next thing that a job has found; never, while there is none.
@@ -138,7 +153,7 @@ impl Gate {
 
     /// May the user connect?
     pub fn connects(&self, user: UserId) -> bool {
-        self.members.get(&user).is_none_or(Member::connects)
+        self.members.get(&user).is_none_or(|member| member.connects())
     }
 
     /// Users who may not connect now: to be taken out of sing-box's `users`. `None` until everybody is
@@ -194,17 +209,17 @@ impl Gate {
         }
     }
 
-    fn admit(&mut self, standing: Standing, old: Option<Member>) {
+    fn admit(&mut self, standing: Standing, old: Option<Box<Member>>) {
         let id = standing.id;
         // Readings come by several ways: an older one must not undo what a newer one has told.
         let newer = old.as_ref().filter(|old| old.standing.as_of > standing.as_of);
         let tightened = newer.is_some_and(|newer| newer.tightened);
         let standing = newer.map_or(standing, |newer| newer.standing.clone());
         let policy = self.policies.get(&standing.settings.policy);
-        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old);
+        let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old.map(|old| *old));
         member.tightened = tightened;
         self.limits.set(id, (&member.terms).into(), clock::mono_ns());
-        self.members.insert(id, member);
+        self.members.insert(id, Box::new(member));
         self.turning.remove(&id);
         self.dirty.insert(id);
     }
@@ -270,7 +285,8 @@ impl Gate {
             let from = member.standing.account;
             looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
         }
-        looked.expired.extend(member.expired(now.wall_ms).map(|at_ms| (user, at_ms)));
+        let expired = member.expired(self.before_ms, now.wall_ms);
+        looked.expired.extend(expired.into_iter().map(|at_ms| (user, at_ms)));
         let connected = member.connects();
         if member.decide(counted, now.wall_ms) {
             let change = reasons::state_change(member, now.wall_ms);
@@ -390,39 +406,5 @@ impl Gate {
             self.told.insert((user, limit), now_ns);
         }
         due
-    }
-
-    /// Has the kernel hold the stricter of what it holds and what a change will make of it. The next
-    /// look, after the change is in the ledger or was refused, sets what is right.
-    pub fn tighten(&mut self, user: UserId, tighter: &Tighter, meter: &mut Meter, now: Now) {
-        let Some(member) = self.members.get(&user) else { return };
-        let Some(slot) = meter.kernel.user_slot(user) else { return };
-        let mut standing = member.standing.clone();
-        match tighter {
-            Tighter::Out => {
-                standing.admin.state = AdminState::Disabled;
-            }
-            Tighter::Settings(change) => {
-                let settings = &mut standing.settings;
-                settings.policy = change.policy.unwrap_or(settings.policy);
-                settings.overrides = change.overrides.clone().unwrap_or_else(|| settings.overrides.clone());
-                settings.expires_ms = change.expires_ms.unwrap_or(settings.expires_ms);
-            }
-        }
-        let policy = self.policies.get(&standing.settings.policy);
-        let mut trial = Member::new(standing, policy, &self.zone, self.of_meter, None);
-        trial.billed_offset = member.billed_offset;
-        let counted = counted(meter, user, self.of_meter);
-        trial.decide(counted, now.wall_ms);
-        let wanted = trial.to_hold(counted);
-        let held = member.held.unwrap_or(wanted);
-        let cut_at = wanted.cut_at.min(held.cut_at);
-        let warn_at = wanted.warn_at.min(held.warn_at);
-        meter.kernel.set_budget(slot, cut_at, warn_at);
-        if let Some(member) = self.members.get_mut(&user) {
-            // Until the user is loaded anew, nothing is loosened again.
-            member.held = Some(Held { cut_at, warn_at, rates: held.rates });
-            member.tightened = true;
-        }
     }
 }

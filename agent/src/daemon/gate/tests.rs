@@ -3,7 +3,7 @@
 use boxmeter_common::user::METER_PAYLOAD;
 
 use super::*;
-use crate::ledger::{AdminChange, Asked, FoundInbound, FoundUser, Options};
+use crate::ledger::{AdminChange, AdminState, Asked, FoundInbound, FoundUser, Options};
 
 const EPOCH: [u8; 16] = [7; 16];
 
@@ -75,6 +75,74 @@ fn an_older_reading_does_not_undo_a_newer_one() {
     assert!(!rig.connects(), "by a late answer about everybody");
     rig.gate.load(policies, Vec::new());
     assert!(!rig.connects(), "somebody who was made meanwhile is forgotten");
+}
+
+/// While one of two may be in force, both are kept: budgets and rates.
+#[test]
+fn the_stricter_of_two_is_held() {
+    let held = |cut_at, warn_at, rates| member::Held { cut_at, warn_at, rates };
+    let (a, b) = (held(10, 5, [0, 7]), held(20, 4, [3, 0]));
+    assert_eq!(tighten::stricter(a, b), held(10, 4, [3, 7]));
+    assert_eq!(tighten::stricter(b, a), held(10, 4, [3, 7]));
+    assert_eq!(tighten::stricter(held(1, 1, [9, 0]), held(1, 1, [8, 0])), held(1, 1, [8, 0]));
+}
+
+/// A package that has expired while no agent ran pays for what was used before, and for nothing after.
+#[test]
+fn an_expiry_while_nobody_looked_is_booked_once() {
+    let mut rig = Rig::new();
+    let (committed, expiry, now) = (100_000, 110_000, 500_000);
+    let settle = |until_ms| settle(TimeZone::UTC, of_meter(METER_PAYLOAD), until_ms);
+    for (bytes, expires_ms) in [(100, expiry), (100, expiry + 5), (100, now + 1)] {
+        let what = crate::core::wallet::What::Package { bytes, expires_ms: Some(expires_ms) };
+        let entry = crate::ledger::NewEntry::of(what, None);
+        rig.ledger
+            .add_entry(rig.user, entry, settle(3_000), Asked::new("root", 3_000))
+            .wait()
+            .expect("a package");
+    }
+    let expired = |rig: &mut Rig| {
+        let mut gate = Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
+        gate.goes_on_from(committed);
+        let (policies, standings) = rig.everybody();
+        gate.load(policies, standings);
+        let before_ms = gate.before_ms;
+        let member = gate.members.get_mut(&rig.user).expect("the user is known");
+        let found = member.expired(before_ms, now);
+        assert_eq!(member.expired(before_ms, now), [0_i64; 0], "looked at again");
+        found
+    };
+    assert_eq!(expired(&mut rig), [expiry, expiry + 5]);
+    let usage = vec![crate::ledger::ImportedBytes {
+        at_ms: 4_000,
+        account: rig.standing().expect("a standing").account,
+        bytes: [30, 20],
+    }];
+    let nothing = (None, settle(4_000));
+    let quota = crate::core::terms::Overrides { quota_bytes: Some(Some(10)), ..Default::default() };
+    let change = crate::ledger::SettingsChange { overrides: Some(quota), ..Default::default() };
+    rig.ledger
+        .change_user(rig.user, change, None, settle(3_500), Asked::new("root", 3_500))
+        .wait()
+        .expect("a quota");
+    rig.ledger
+        .import_usage(rig.user, [1; 16], usage, nothing, Asked::new("root", 4_000))
+        .wait()
+        .expect("usage");
+    rig.ledger.settle(vec![rig.user], settle(expiry - 1), expiry).wait().expect("settled");
+    assert_eq!(expired(&mut rig), [expiry + 5], "the first one is booked");
+    let spent = rig.standing().expect("a standing").wallet.into_iter().filter(|entry| entry.bytes < 0);
+    let spent: Vec<_> = spent.map(|entry| (entry.at_ms, entry.bytes)).collect();
+    assert_eq!(spent, [(expiry, -40)]);
+    // An agent that lived past it has seen to it.
+    let committed = expiry + BOOKED_WITHIN_MS + 5;
+    let mut gate = Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
+    gate.goes_on_from(committed);
+    let (policies, standings) = rig.everybody();
+    gate.load(policies, standings);
+    let before_ms = gate.before_ms;
+    let member = gate.members.get_mut(&rig.user).expect("the user is known");
+    assert_eq!(member.expired(before_ms, now), [0_i64; 0]);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
 //! from edits (`enforcer::reloads`).
 
+mod managed;
+mod steps;
 mod words;
 mod worker;
 
@@ -17,11 +19,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     core::event::UserId,
     enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
-    ledger::Ledger,
+    ledger::{Ledger, ParkedEntry},
     singbox::servers::Found,
 };
 
 pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
+pub use managed::{Removed, services};
+pub use steps::{Steps, parked};
+pub use words::living;
 use worker::Worker;
 
 /// Orders that wait for the worker, which does one edit at a time.
@@ -35,8 +40,15 @@ enum Order {
     /// One user's entries; the answer has what a new one was given.
     Change(String, Want, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
     CheckNew(String, Option<Vec<String>>, oneshot::Sender<Result<(), ApiError>>),
+    Prepare(String, Option<Vec<String>>, Brought, oneshot::Sender<Result<New, ApiError>>),
     Credentials(String, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
     Servers(String, oneshot::Sender<Result<Vec<Found>, ApiError>>),
+}
+
+/// A user to be made: what the ledger is to keep until the files have it, and the logins.
+pub struct New {
+    pub entries: Vec<ParkedEntry>,
+    pub credentials: Vec<Credentials>,
 }
 
 /// What the worker should know of the rest, as of now.
@@ -78,6 +90,8 @@ pub struct Hands {
     around: watch::Sender<Around>,
     news: mpsc::Receiver<HandsNews>,
     status: watch::Receiver<HandsStatus>,
+    /// Who was taken out of services.
+    pub removed: Removed,
     _task: tokio::task::JoinHandle<()>,
 }
 
@@ -93,9 +107,10 @@ pub fn start(ledger: Ledger, reload_within: Duration) -> (Hands, Handle) {
     let (sender, news) = mpsc::channel(NEWS_MAX);
     let around = watch::Sender::new(Around::default());
     let (told, status) = watch::channel(HandsStatus::default());
-    let worker = Worker::new(ledger, reload_within, sender, told);
+    let removed = Removed::default();
+    let worker = Worker::new(ledger, reload_within, (sender, told), removed.clone());
     let task = tokio::spawn(worker.run(asked, around.subscribe()));
-    (Hands { around, news, status, _task: task }, Handle { orders })
+    (Hands { around, news, status, removed, _task: task }, Handle { orders })
 }
 
 impl Hands {
@@ -155,6 +170,16 @@ impl Handle {
     pub async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
         let inbounds = inbounds.map(<[String]>::to_vec);
         self.ask(|answer| Order::CheckNew(name.to_owned(), inbounds, answer)).await
+    }
+
+    /// Makes the entries of a new user, and changes nothing.
+    pub async fn prepare(
+        &self,
+        name: &str,
+        inbounds: Option<Vec<String>>,
+        brought: Brought,
+    ) -> Result<New, ApiError> {
+        self.ask(|answer| Order::Prepare(name.to_owned(), inbounds, brought, answer)).await
     }
 
     /// A user's logins, as they are in the files or parked.

@@ -6,7 +6,11 @@ use boxmeter_web::backend::ApiError;
 
 use crate::{
     core::event::UserId,
-    enforcer::{reloads::Why, users_edit::UserRefused},
+    enforcer::{
+        reconcile::Plan,
+        reloads::Why,
+        users_edit::{CheckNew, Excluded, Homeless, ParkedKey, UserRefused},
+    },
     ledger::{FileState, UserRecord},
 };
 
@@ -23,7 +27,7 @@ pub(super) fn reason(why: Why) -> &'static str {
 }
 
 /// Everybody who may have entries, by name: the living, and the deleted whose entry is still there.
-pub(super) fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
+pub fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
     let mut ids: HashMap<Arc<str>, UserId> = HashMap::new();
     for user in users.iter().filter(|user| user.file_state == FileState::Removing) {
         ids.insert(Arc::clone(&user.name), user.id);
@@ -55,6 +59,19 @@ pub(super) fn user_error(refused: &UserRefused) -> ApiError {
             ApiError::invalid("inbounds", refused)
         }
         UserRefused::NoInbounds => ApiError::unavailable(refused),
+    }
+}
+
+/// Records whose inbound has no place for them. Those of managed inbounds have theirs in the service.
+pub(super) fn lost(plan: &Plan) -> impl Iterator<Item = &ParkedKey> {
+    let lost = plan.homeless.iter().filter(|(_, why)| *why != Homeless::Excluded(Excluded::Managed));
+    lost.map(|(key, _)| key)
+}
+
+pub(super) fn not_new(error: CheckNew) -> ApiError {
+    match error {
+        CheckNew::User(refused) => user_error(&refused),
+        CheckNew::Files(error) => ApiError::unavailable(error),
     }
 }
 

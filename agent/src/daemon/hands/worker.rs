@@ -1,5 +1,7 @@
 //! The worker behind [`super::Hands`].
 
+mod services;
+
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
@@ -12,8 +14,10 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Around, HandsNews, HandsStatus, Order,
-    words::{Failure, blocking, concerns, living, reason, user_error},
+    Around, Brought, HandsNews, HandsStatus, Order,
+    managed::Removed,
+    steps::{self, Steps},
+    words::{Failure, blocking, concerns, living, lost, reason, user_error},
 };
 use crate::{
     clock,
@@ -22,9 +26,10 @@ use crate::{
         reconcile::{self, Plan, Want, Wanted},
         reloads::{BATCH, Decision, Reloads, Settings, Why},
         singbox::{EditError, Reload, Singbox},
-        users_edit::{self, CheckNew, Credentials, Parked, ParkedKey, What},
+        users_edit::{self, Credentials, Parked, What},
     },
-    ledger::{self, FileState, Ledger, ParkedEntry, ParkedStage, Reader, UserRecord},
+    fault,
+    ledger::{FileState, Ledger, Reader, UserRecord},
     singbox::{
         files::{self, FileText},
         servers,
@@ -50,8 +55,10 @@ pub(super) struct Worker {
     plan_at_ns: Option<u64>,
     /// Which sing-box the files were last known to be read by.
     process: Option<(u32, u64)>,
-    /// Users who were being added when the agent ended are added by the first plan.
+    /// What an agent before this one has written is not known yet.
     first: bool,
+    /// Who was taken out of services, for who lists them.
+    removed: Removed,
     /// Entries put back by hand that were told.
     returned: BTreeSet<(String, String)>,
     /// Users that could not be edited, as told.
@@ -69,8 +76,8 @@ impl Worker {
     pub fn new(
         ledger: Ledger,
         within: Duration,
-        news: mpsc::Sender<HandsNews>,
-        told: watch::Sender<HandsStatus>,
+        (news, told): (mpsc::Sender<HandsNews>, watch::Sender<HandsStatus>),
+        removed: Removed,
     ) -> Self {
         Worker {
             ledger,
@@ -83,6 +90,7 @@ impl Worker {
             plan_at_ns: None,
             process: None,
             first: true,
+            removed,
             returned: BTreeSet::new(),
             refused: BTreeSet::new(),
         }
@@ -154,6 +162,9 @@ impl Worker {
             Order::CheckNew(name, inbounds, answer) => {
                 let _ = answer.send(self.check_new(&name, inbounds.as_deref()).await);
             }
+            Order::Prepare(name, inbounds, brought, answer) => {
+                let _ = answer.send(self.prepare(name, inbounds, brought).await);
+            }
             Order::Credentials(name, answer) => {
                 let _ = answer.send(self.credentials(&name).await);
             }
@@ -215,29 +226,14 @@ impl Worker {
             let files = files::read(&config).map_err(|error| error.to_string())?;
             let reader = Reader::open(&path).map_err(|error| error.to_string())?;
             let records = reader.parked().map_err(|error| error.to_string())?;
-            let mut parked = Vec::with_capacity(records.len());
-            for record in records {
-                let entry = serde_json::from_str(&record.entry.entry);
-                parked
-                    .push(entry.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))?);
-            }
+            let parked = steps::parked(&records)?;
             Ok(Found { files, parked, users })
         })
         .await
     }
 
     async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        match users_edit::check_new(&found.files, &found.parked, name, inbounds) {
-            Ok(_) => Ok(()),
-            Err(CheckNew::User(refused)) => Err(user_error(&refused)),
-            Err(CheckNew::Files(error)) => Err(ApiError::unavailable(error)),
-        }
-    }
-
-    async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)
+        self.prepare(name.to_owned(), inbounds.map(<[String]>::to_vec), Brought::default()).await.map(drop)
     }
 
     async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
@@ -250,6 +246,7 @@ impl Worker {
     }
 
     async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
+        let adds = matches!(want, Want::In | Want::New { .. });
         let plan = self.reconcile(Some((name.clone(), want))).await;
         let plan = match plan {
             Ok(plan) => plan,
@@ -259,9 +256,14 @@ impl Worker {
             }
         };
         let own = plan.refused.iter().find(|refused| concerns(refused, &name));
-        match own {
-            Some(refused) => Err(user_error(refused)),
-            None => Ok(plan.credentials.into_iter().filter(|one| one.user == name).collect()),
+        let lost = lost(&plan).find(|key| key.user == name);
+        match (own, lost) {
+            (Some(refused), _) => Err(user_error(refused)),
+            (None, Some(key)) if adds => Err(ApiError::conflict(format!(
+                "the inbound {:?} has changed meanwhile; try again",
+                key.inbound
+            ))),
+            (None, _) => Ok(plan.credentials.into_iter().filter(|one| one.user == name).collect()),
         }
     }
 
@@ -273,14 +275,11 @@ impl Worker {
         for user in &found.users {
             let name = user.name.to_string();
             let removing = user.file_state == FileState::Removing;
-            let adding = self.first && user.file_state == FileState::Adding && user.tombstoned_ms.is_none();
             let out = kept_out.is_some_and(|out| out.contains(&user.id));
             if removing {
                 // A living user may have the name of a deleted one by now.
                 wanted.entry(name).or_insert(Want::Deleted);
             } else if user.tombstoned_ms.is_some() {
-            } else if adding {
-                wanted.insert(name, Want::New { inbounds: None, brought: Default::default() });
             } else if out {
                 wanted.insert(name, Want::Out);
             } else if kept_out.is_some() && parked.contains(name.as_str()) {
@@ -295,12 +294,25 @@ impl Worker {
     async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
         let singbox = self.singbox()?;
         let found = self.find().await?;
-        let new = own.as_ref().filter(|(_, want)| matches!(want, Want::New { .. }));
+        let adding = |name: &str| {
+            let living = found.users.iter().filter(|user| user.tombstoned_ms.is_none());
+            living.filter(|user| *user.name == *name).any(|user| user.file_state == FileState::Adding)
+        };
+        let new = own.as_ref().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
         let new = new.map(|(name, _)| name.clone());
-        let wanted = self.wanted(&found, own);
+        let own_name = own.as_ref().map(|(name, _)| name.clone());
+        let wanted = Arc::new(self.wanted(&found, own));
+        // Nobody is let in by a service that does not run.
+        let services = match &singbox.process {
+            Some(_) => self.services(&found)?,
+            None => Vec::new(),
+        };
         let Found { files, parked, users } = found;
+        let parked = Arc::new(parked);
         let first = self.first;
+        let (kept, wishes) = (Arc::clone(&parked), Arc::clone(&wanted));
         let (asked, plan, unread) = blocking(move || {
+            let (parked, wanted) = (kept, wishes);
             let own = singbox.own_texts().map_err(|error| error.to_string())?;
             let plan = reconcile::plan(&files, &parked, &wanted, &own).map_err(|error| error.to_string())?;
             let unread = match first {
@@ -320,7 +332,8 @@ impl Worker {
         }
         // A user is made everywhere or nowhere: half of one would be adopted as somebody else.
         if let Some(name) = new
-            && plan.refused.iter().any(|refused| concerns(refused, &name))
+            && (plan.refused.iter().any(|refused| concerns(refused, &name))
+                || lost(&plan).any(|key| key.user == name))
         {
             self.first = first;
             self.plan_at_ns.get_or_insert(clock::mono_ns());
@@ -329,6 +342,7 @@ impl Worker {
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
         self.tell_oddities(&plan, &ids).await;
+        self.reach_services(&services, (&parked, &wanted), &ids, own_name.as_deref()).await?;
         Ok(plan)
     }
 
@@ -341,38 +355,18 @@ impl Worker {
         if plan.is_empty() {
             return Ok(());
         }
-        let failed = |error: ledger::CommitError| error.to_string();
-        let mut park = Vec::new();
-        for parked in &plan.park {
-            let Some(&id) = ids.get(parked.key.user.as_str()) else { continue };
-            let entry = serde_json::to_string(parked).map_err(|error| error.to_string())?;
-            let inbound = Arc::from(parked.key.inbound.as_str());
-            park.push((id, ParkedEntry { inbound, nth: parked.key.nth, entry }));
-        }
-        if !park.is_empty() {
-            self.ledger.park(park, clock::wall_ms()).await.map_err(failed)?;
-        }
-        let key = |key: &ParkedKey| {
-            let user = *ids.get(key.user.as_str())?;
-            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
-        };
-        let back: Vec<_> = plan.unpark.iter().filter_map(key).collect();
-        if !back.is_empty() {
-            self.ledger.set_parked(back.clone(), ParkedStage::Returning).await.map_err(failed)?;
-        }
+        let steps = Steps::of(&plan.park, &plan.unpark, ids)?;
+        steps.before(&self.ledger).await?;
+        fault::point("parked");
         if !plan.edits.is_empty() {
             let edits = plan.edits.clone();
             let kept: Vec<PathBuf> =
                 blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
+            fault::point("written");
             self.written(plan, &kept).await;
         }
-        let out: Vec<_> = plan.park.iter().filter_map(|parked| key(&parked.key)).collect();
-        if !out.is_empty() {
-            self.ledger.set_parked(out, ParkedStage::Out).await.map_err(failed)?;
-        }
-        if !back.is_empty() {
-            self.ledger.unpark(back).await.map_err(failed)?;
-        }
+        steps.after(&self.ledger).await?;
+        fault::point("noted");
         let moved: BTreeSet<UserId> =
             plan.changes.iter().filter_map(|change| ids.get(change.user.as_str()).copied()).collect();
         self.send(HandsNews::Moved(moved.into_iter().collect())).await;
@@ -437,6 +431,7 @@ impl Worker {
             Ok(done) => done,
             Err(failure) => return self.outcome(Err(failure)).await,
         };
+        fault::point("reloaded");
         match done {
             Ok(reloaded) => {
                 self.reloads.reloaded();

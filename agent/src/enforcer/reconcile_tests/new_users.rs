@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    enforcer::users_edit::{self, CheckNew, UserRefused},
+    enforcer::{
+        reconcile,
+        users_edit::{self, CheckNew, UserRefused},
+    },
     singbox::Secret,
 };
 
@@ -63,6 +66,48 @@ fn every_type_has_its_credentials() {
     assert!(!format!("{done:?}{:?}", world.parked).contains(&value(0, 1)), "never printed");
 }
 
+/// Entries made beforehand come into the files as if they were made there, whatever dies in between.
+#[test]
+fn what_was_prepared_is_what_comes_in() {
+    let trojan =
+        |tag: &str, users: &str| format!("{{\"type\":\"trojan\",\"tag\":\"{tag}\",\"users\":{users}}}");
+    for users in [
+        "[]",
+        r#"[{"name":"a","password":"1"}]"#,
+        "[\n  { \"name\": \"a\", \"password\": \"1\" }, // a\n]",
+        "[\r\n\t{\r\n\t\t\"name\": \"a\",\r\n\t\t\"password\": \"1\"\r\n\t}\r\n]",
+    ] {
+        let text = format!("{{\"inbounds\":[{},{}]}}", trojan("x", users), trojan("y", users));
+        let own = || Brought { password: Some(Secret("p".into())), uuid: None };
+        let tags = Some(vec!["y".to_owned()]);
+        let mut at_once = World::one(&text);
+        at_once.reach(&wanted(&[("n", Want::New { inbounds: tags.clone(), brought: own() })]));
+        let mut world = World::one(&text);
+        let made = reconcile::prepare(&world.files, &world.parked, "n", tags, own()).unwrap();
+        assert_eq!(made.credentials[0].fields[1].1, "p");
+        assert_eq!(made.entries.len(), 1);
+        world.parked.extend(made.entries.iter().cloned());
+        let r#in = wanted(&[("n", Want::In)]);
+        // Killed after the files were written: only the ledger is behind.
+        let mut killed = world.clone();
+        let plan = killed.plan(&r#in);
+        killed.write(&plan);
+        let rest = killed.plan(&r#in);
+        assert!(rest.edits.is_empty() && rest.park.is_empty() && rest.returned.is_empty());
+        assert_eq!(rest.unpark.len(), 1);
+        world.reach(&r#in);
+        assert_eq!(world.text(), at_once.text());
+        assert_eq!(killed.text(), at_once.text());
+        let again = reconcile::prepare(&world.files, &world.parked, "n", None, own());
+        assert!(matches!(again, Err(CheckNew::User(UserRefused::DuplicateName { .. }))));
+    }
+    let world =
+        World::one(r#"{"inbounds":[{"type":"trojan","tag":"x","users":[{"name":"a","password":"1"}]}]}"#);
+    let twin = Brought { password: Some(Secret("1".into())), uuid: None };
+    let refused = reconcile::prepare(&world.files, &world.parked, "n", None, twin);
+    assert!(matches!(refused, Err(CheckNew::User(UserRefused::DuplicateCredential { .. }))));
+}
+
 #[test]
 fn a_new_entry_looks_like_its_neighbours() {
     for (users, wanted) in [
@@ -104,16 +149,17 @@ fn dangerous_and_taken_names_are_refused() {
     let text = world.text().to_owned();
     let long = "x".repeat(129);
     for (name, wanted) in [
-        ("", "needs a name"),
+        ("", "missing"),
         ("line\nbreak", "line breaks"),
         ("esc\u{1b}[0m", "control"),
-        ("turn\u{202e}ed", "invisible"),
+        ("turn\u{202e}ed", "not seen"),
         (" a", "begin or end"),
         ("a\u{3000}", "begin or end"),
-        ("br]", "square brackets"),
-        ("4", "digits only"),
-        ("boxmeter-locked", "boxmeter's own"),
-        ("Boxmeter-Locked", "boxmeter's own"),
+        ("br]", "brackets"),
+        ("4", "digits"),
+        ("boxmeter-locked", "boxmeter itself"),
+        ("Boxmeter-Locked", "boxmeter itself"),
+        ("boxmeter:x", "boxmeter itself"),
         (long.as_str(), "128 bytes"),
         ("a:b", "colon"),
     ] {

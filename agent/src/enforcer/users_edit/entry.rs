@@ -4,17 +4,15 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use boxmeter_web::api::names::{self, NameError};
 use rand::RngExt as _;
 use uuid::Uuid;
 
 use crate::singbox::{
     Secret,
-    config::{LOCKED_USER, credential_keys, name_key},
+    config::{credential_keys, name_key},
     tree::{self, Node},
 };
-
-/// Bytes of a user's name. SOCKS5 and HTTP logins have room for 255.
-pub const NAME_MAX: usize = 128;
 
 /// Letters and digits of a made password: 143 bits.
 const PASSWORD_LENGTH: usize = 24;
@@ -25,24 +23,8 @@ const FLOW_SAMPLE: usize = 16;
 /// Why a name is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    #[error("a user needs a name; give one")]
-    Empty,
-    #[error("a name may have at most {NAME_MAX} bytes; give a shorter one")]
-    TooLong,
-    #[error("a name must not begin or end with a blank; leave it out")]
-    Blanks,
-    #[error(
-        "a name must not have line breaks or other control or invisible characters, which forge lines in sing-box's log; leave them out"
-    )]
-    Control,
-    #[error("a name must not have square brackets, which sing-box's log puts around names; use round ones")]
-    Brackets,
-    #[error(
-        "a name must not be digits only: sing-box's log writes such numbers for users without a name; add a letter"
-    )]
-    Digits,
-    #[error("{LOCKED_USER:?} is the name of boxmeter's own entries; give another one")]
-    Reserved,
+    #[error(transparent)]
+    Rule(#[from] NameError),
     #[error(
         "a name must not have a colon on inbounds of type http, mixed, socks and naive, whose logins end the name there; leave it out or name other inbounds"
     )]
@@ -51,32 +33,14 @@ pub enum BadName {
     Slash,
 }
 
-/// Characters that are not seen, or that turn the direction of the text around them.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// Is the name one that a new user may have on an inbound of this type?
+/// Is the name one that a new user may have on an inbound of this type? The rule of all names, and what
+/// the type cannot bear.
 pub fn check_name(name: &str, kind: &str) -> Result<(), BadName> {
-    if name.is_empty() {
-        Err(BadName::Empty)
-    } else if name.chars().any(|c| c.is_control() || is_invisible(c)) {
-        Err(BadName::Control)
-    } else if name.trim() != name {
-        Err(BadName::Blanks)
-    } else if name.contains(['[', ']']) {
-        Err(BadName::Brackets)
-    } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
-        Err(BadName::Digits)
-    } else if name.len() > NAME_MAX {
-        Err(BadName::TooLong)
-    } else if name.eq_ignore_ascii_case(LOCKED_USER) {
-        Err(BadName::Reserved)
-    } else if name.contains(':') && name_key(kind) == "username" {
-        Err(BadName::Colon)
-    } else {
-        Ok(())
+    names::check_name(name)?;
+    if name.contains(':') && name_key(kind) == "username" {
+        return Err(BadName::Colon);
     }
+    Ok(())
 }
 
 /// Credentials that a new user brings along, as an import does; what is missing is made.

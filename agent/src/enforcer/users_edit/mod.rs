@@ -11,7 +11,7 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, Fields, NAME_MAX, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
@@ -20,6 +20,7 @@ pub(super) use list::List;
 use crate::singbox::{
     config::{LOCKED_USER, carries_users, name_key},
     files::{ConfigError, FileText},
+    splice::Splice,
     tree::{self, Node},
 };
 
@@ -280,6 +281,18 @@ pub(super) fn reads_back(file: &FileText, text: &str, lists: &[&List<'_>]) -> bo
         users.iter().map(name).eq(list.names().into_iter().map(str::to_owned))
     };
     edited.clone().count() == lists.len() && edited.zip(lists).all(same)
+}
+
+/// Takes one element out of an array that is no list of users; comments stay.
+pub(super) fn without_element(text: &str, array: &Node, at: usize) -> Option<Splice> {
+    let elements = array.array()?;
+    let end_of = |at: usize| elements.get(at).map(|element| element.range.end);
+    let start = at.checked_sub(1).and_then(end_of).unwrap_or(array.range.start + 1);
+    let end = elements.get(at + 1).map_or(array.range.end - 1, |next| next.range.start);
+    let element = &elements.get(at)?.range;
+    let ends = gap::Ends { opens: at == 0, closes: at + 1 == elements.len() };
+    let with = gap::join(&[&text[start..element.start], &text[element.end..end]], ends);
+    Some(Splice { range: start..end, with })
 }
 
 /// In hexadecimal.

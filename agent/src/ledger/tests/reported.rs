@@ -70,9 +70,23 @@ fn imported_usage_counts_once_and_where_it_belongs() {
         },
         ImportedBytes { at_ms: start_ms(), account: now, bytes: [1, 2] },
     ];
-    let import = |file| rig.ledger.import_usage(alice, file, usage.clone(), asked()).wait().unwrap();
-    assert!(import([7; 16]));
-    assert!(!import([7; 16]), "the same file again");
+    let import = |file, usage: &[ImportedBytes], bytes: i64| {
+        let what = |bytes| crate::core::wallet::What::Package { bytes, expires_ms: None };
+        let package = u64::try_from(bytes).ok().filter(|&b| b > 0).map(|b| NewEntry::of(what(b), None));
+        let nothing: Settle = Box::new(|_| Vec::new());
+        rig.ledger.import_usage(alice, file, usage.to_vec(), (package, nothing), asked()).wait()
+    };
+    assert!(import([7; 16], &usage, 50).unwrap());
+    assert!(!import([7; 16], &usage, 50).unwrap(), "the same file again");
+    assert!(import([8; 16], &[], 70).unwrap(), "a package alone");
+    // Usage and package are one: nothing of it is there if the ledger does not take one of them.
+    import([9; 16], &usage, i64::MAX).unwrap_err();
+    let wallet = |rig: &Rig| {
+        let wallet = rig.reader().wallet(alice).unwrap();
+        wallet.iter().map(|entry| entry.bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(wallet(&rig), [50, 70]);
+    assert!(!import([8; 16], &[], 70).unwrap());
     rig.commit(start_ms(), &[(Some(0), 5)]);
     let standing = standing(&rig, alice);
     assert_eq!((standing.used.reported, standing.total.reported), ([1, 2], [101, 202]));
@@ -81,7 +95,30 @@ fn imported_usage_counts_once_and_where_it_belongs() {
     assert_eq!(months, [(september, [100, 200]), (ms("2026-11-01T00:00:00Z"), [1, 2])]);
     assert_eq!(rig.reader().audit().unwrap().users, counters(5));
     sync(&rig.ledger, &["alice"], start_ms() + 1000);
-    assert_eq!(kinds(&rig, alice), ["user_adopted", "usage_imported"]);
+    assert_eq!(
+        kinds(&rig, alice),
+        ["user_adopted", "package_added", "usage_imported", "package_added", "usage_imported"]
+    );
+}
+
+/// The key of an import is claimed before its first change, and its own repetition goes on.
+#[test]
+fn an_import_s_key_is_its_own() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let with = |request: u8| Asked {
+        key: Some(IdempotencyKey { key: "k".to_owned(), request: [request; 32] }),
+        ..asked()
+    };
+    rig.ledger.begin_import(with(1)).wait().unwrap();
+    rig.ledger.begin_import(with(1)).wait().unwrap();
+    let error = rig.ledger.begin_import(with(2)).wait().unwrap_err();
+    assert!(matches!(error.refusal(), Some(Refusal::KeyReused)), "{error}");
+    let create = rig.ledger.create_policy("p".to_owned(), Terms::default(), with(3)).wait();
+    assert!(matches!(create.unwrap_err().refusal(), Some(Refusal::KeyReused)));
+    let key = with(1).key.unwrap();
+    rig.ledger.store_answer("root".to_owned(), key.clone(), 200, "{}".to_owned()).wait().unwrap();
+    let stored = rig.ledger.stored_answer("root".to_owned(), key).wait().unwrap().unwrap();
+    assert_eq!(stored.answer, Some((200, "{}".to_owned())));
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub struct Form {
 }
 
 impl Form {
+    #[cfg(test)]
     pub fn of(pairs: Vec<(String, String)>) -> Self {
         Form { pairs }
     }
@@ -134,6 +135,7 @@ impl Fields {
         self.e("")
     }
 
+    #[cfg(test)]
     pub fn values(&self) -> &BTreeMap<String, String> {
         &self.values
     }

@@ -15,6 +15,11 @@ mod policy_list;
 mod policy_save;
 mod preferences;
 mod settings;
+mod settings_links;
+mod settings_password;
+mod settings_sessions;
+mod settings_tokens;
+mod settings_totp;
 mod sign_in;
 mod terms_form;
 mod terms_values;
@@ -22,6 +27,7 @@ mod terms_values;
 mod tests;
 mod user_act;
 mod user_confirm;
+mod user_connect;
 mod user_edit;
 mod user_flows;
 mod user_form;
@@ -75,6 +81,7 @@ pub fn router(pages: Shared) -> Router {
         .route("/users/new", get(user_new::show).post(user_new::save))
         .route("/users/{name}", get(user_show::show))
         .route("/users/{name}/flows", get(user_flows::show))
+        .route("/users/{name}/connect", get(user_connect::show).post(user_connect::rotate))
         .route("/users/{name}/edit", get(user_edit::show).post(user_edit::save))
         .route("/users/{name}/package", get(user_package::show).post(user_package::save))
         .route("/users/{name}/reset", get(user_confirm::reset).post(user_confirm::do_reset))
@@ -84,12 +91,22 @@ pub fn router(pages: Shared) -> Router {
         .route("/policies/new", get(policy_save::new).post(policy_save::create))
         .route("/policies/{name}", get(policy_save::edit).post(policy_save::change))
         .route("/policies/{name}/delete", get(policy_delete::show).post(policy_delete::delete));
+    let settings = Router::new()
+        .route("/settings", get(settings::show))
+        .route("/settings/password", post(settings_password::save))
+        .route("/settings/totp", get(settings_totp::show).post(settings_totp::offer))
+        .route("/settings/totp/on", post(settings_totp::turn_on))
+        .route("/settings/totp/off", post(settings_totp::turn_off))
+        .route("/settings/sessions", post(settings_sessions::end))
+        .route("/settings/tokens", post(settings_tokens::add))
+        .route("/settings/tokens/delete", post(settings_tokens::delete))
+        .route("/settings/links", get(settings_links::show).post(settings_links::save));
     Router::new()
         .route("/", get(overview::show))
         .merge(users)
         .merge(policies)
         .route("/events", get(events_list::show))
-        .route("/settings", get(settings::show))
+        .merge(settings)
         .route("/live", get(live::stream))
         .fallback(error::no_such_page)
         .method_not_allowed_fallback(error::wrong_method)

@@ -79,6 +79,16 @@ impl Connect {
     }
 }
 
+impl Connect {
+    /// Where the single values stand elsewhere on the page.
+    pub fn without_fields(mut self) -> Self {
+        for server in &mut self.servers {
+            server.fields.clear();
+        }
+        self
+    }
+}
+
 /// The address by which the panel was reached, where the configuration says no public one.
 fn here(pages: &Pages, headers: &HeaderMap, path: &str) -> String {
     let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or("localhost");

@@ -4,13 +4,14 @@
 
 use askama::Template;
 use axum::extract::State;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 use super::{
     Shared, Visit,
     form::{Fields, Form, fresh_once},
     frame::{Answer, Frame, render, render_as},
+    user_connect::Connect,
     user_form::{self, Choices},
     view::{segment, shown},
 };
@@ -40,6 +41,8 @@ struct Added {
     name: String,
     address: String,
     credentials: Vec<Entry>,
+    /// Links and QR codes, where links can be made.
+    connect: Option<Connect>,
 }
 
 /// The credentials of one inbound, as sing-box names them.
@@ -67,7 +70,12 @@ async fn page(
     render_as(status, &Page { f, form, hints: Fields::default(), choices, inherits: true })
 }
 
-pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answer {
+pub async fn save(
+    State(pages): State<Shared>,
+    visit: Visit,
+    headers: HeaderMap,
+    form: Form,
+) -> Answer {
     let mut fields = Fields::typed(&form, &user_form::all_fields());
     let now = visit.backend().now();
     let typed = user_form::read(visit.lang, &form, None, &now, &mut fields);
@@ -86,7 +94,7 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answ
     if !fields.wrong() {
         let envelope = Envelope { key: form.once(&visit.path), ..visit.envelope() };
         match visit.backend().add_user(envelope, new).await {
-            Ok(added) => return self::added(&pages, &visit, &added).await,
+            Ok(added) => return self::added(&pages, &visit, &headers, &added).await,
             Err(error) if error.kind == ErrorKind::Conflict => {
                 fields.fail("name", visit.lang.text("panel.invalid.taken"));
             }
@@ -97,10 +105,12 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answ
     page(&pages, &visit, fields, Some(&typed.inbounds), StatusCode::UNPROCESSABLE_ENTITY).await
 }
 
-async fn added(pages: &Shared, visit: &Visit, added: &UserAdded) -> Answer {
+async fn added(pages: &Shared, visit: &Visit, headers: &HeaderMap, added: &UserAdded) -> Answer {
     let title = visit.lang.text("panel.added.title").to_owned();
     let f = Frame::load(pages, visit, "users", title).await;
+    let credentials = visit.backend().credentials(&added.user.name).await.ok();
     let page = Added {
+        connect: credentials.map(|it| Connect::of(pages, headers, &it).without_fields()),
         name: shown(&added.user.name),
         address: format!("{}/users/{}", f.base, segment(&added.user.name)),
         credentials: added.credentials.iter().enumerate().map(entry).collect(),

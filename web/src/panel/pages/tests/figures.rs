@@ -21,7 +21,7 @@ fn gzip(text: &str) -> usize {
 
 #[tokio::test]
 async fn a_first_visit_loads_little() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     for path in Rig::all() {
         let page = rig.get(path).await;
         let mut sum = gzip(&page.text);
@@ -38,21 +38,21 @@ async fn a_first_visit_loads_little() {
     }
 }
 
-pub fn many(count: u64) -> Rig {
+async fn many(count: u64) -> Rig {
     let users: Vec<User> = (0..count)
         .map(|number| {
             let state = if number % 10 == 0 { UserState::Limited } else { UserState::Active };
             user(&now(), number + 1, &format!("user-{number:05}"), state, Some(1 << 40))
         })
         .collect();
-    Rig::over(Arc::new(Demo::new(now()).with_users(users)), "")
+    Rig::over(Arc::new(Demo::new(now()).with_users(users)), "").await
 }
 
 /// With 10,000 users one page of rows comes, whatever the order. The time is measured by hand:
 /// see `many_users_take_little_time`.
 #[tokio::test]
 async fn a_list_of_many_is_one_page() {
-    let rig = many(10_000);
+    let rig = many(10_000).await;
     for path in ["/users", "/users?sort=rate", "/users?q=999", "/users?state=limited&sort=total"] {
         let page = rig.get(path).await;
         let rows = page.text.matches("name=\"user\" value=").count();
@@ -65,7 +65,7 @@ async fn a_list_of_many_is_one_page() {
 #[tokio::test]
 #[ignore = "a measurement, meant for an optimised build"]
 async fn many_users_take_little_time() {
-    let rig = many(10_000);
+    let rig = many(10_000).await;
     for path in ["/", "/users", "/users?sort=rate", "/users?q=999", "/users?state=limited&sort=total"] {
         let mut times = Vec::new();
         for _ in 0..20 {

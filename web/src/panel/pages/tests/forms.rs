@@ -21,7 +21,7 @@ async fn state(demo: &Demo, name: &str) -> UserState {
 
 #[tokio::test]
 async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let form = rig.get("/users/new").await;
     let once = form.field("once");
     let fields = [
@@ -36,6 +36,7 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
     let added = rig.post("/users/new", &fields).await;
     assert_eq!(added.status, StatusCode::OK, "{}", added.words());
     assert!(added.has("vless-in") && !added.has("trojan-in"), "{}", added.words());
+    assert!(added.has("/s/") && added.has("class=\"qr\""), "the subscription with its QR code");
     assert_eq!(added.headers[header::CACHE_CONTROL], "no-store");
     let secret = added.text.split("id=\"secret-0-1\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
     assert_eq!(secret.len(), 36, "{secret}");
@@ -56,7 +57,7 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
 
 #[tokio::test]
 async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     for lang in Lang::ALL {
         let seen = rig
             .post_in(lang, "/users/new", &[("name", "a[b"), ("quota", "ten"), ("expires", "2020-01-01T00:00")])
@@ -73,7 +74,7 @@ async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
 
 #[tokio::test]
 async fn buttons_of_a_row_and_of_everybody_who_is_marked() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let done = rig.post("/users/act", &[("disable", "alice"), ("back", "/users?q=ali")]).await;
     assert_eq!(done.location(), "/users?q=ali");
     let page = rig.follow(&done).await;
@@ -97,7 +98,7 @@ async fn buttons_of_a_row_and_of_everybody_who_is_marked() {
 
 #[tokio::test]
 async fn deleting_asks_first() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let marked = [("do", "delete"), ("user", "alice"), ("user", "bob")];
     let ask = rig.post("/users/act", &marked).await;
     assert_eq!(ask.status, StatusCode::OK);
@@ -121,7 +122,7 @@ async fn deleting_asks_first() {
 
 #[tokio::test]
 async fn an_edit_that_comes_too_late_shows_both_values() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let form = rig.get("/users/erin/edit").await;
     let rev = form.field("rev");
     let terms = Overrides { quota_bytes: Some(Some(500 * GIB)), ..Overrides::default() };
@@ -145,7 +146,7 @@ async fn an_edit_that_comes_too_late_shows_both_values() {
 
 #[tokio::test]
 async fn a_form_that_is_sent_as_it_came_changes_nothing() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     for user in rig.demo.users(Default::default(), Default::default()).await.unwrap().users {
         let path = format!("/users/{}/edit", super::segment(&user.name));
         let form = rig.get(&path).await;
@@ -199,7 +200,7 @@ fn unescaped(text: &str) -> String {
 
 #[tokio::test]
 async fn packages_are_added_once_and_reset_starts_anew() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let before = rig.demo.user("dave").await.unwrap().user;
     assert_eq!(before.state, UserState::Limited);
     let once = rig.get("/users/dave/package").await.field("once");
@@ -222,7 +223,7 @@ async fn packages_are_added_once_and_reset_starts_anew() {
 
 #[tokio::test]
 async fn policies_are_added_changed_and_deleted() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let once = rig.get("/policies/new").await.field("once");
     let fields = [
         ("once", &*once),
@@ -253,7 +254,7 @@ async fn policies_are_added_changed_and_deleted() {
 
 #[tokio::test]
 async fn language_and_colours_are_kept_in_the_browser() {
-    let rig = Rig::over(Demo::lively(Box::new(super::now), 1), "/box");
+    let rig = Rig::over(Demo::lively(Box::new(super::now), 1), "/box").await;
     let seen = rig.post("/preferences", &[("lang", "zh-CN"), ("back", "/users?q=a")]).await;
     assert_eq!(seen.location(), "/box/users?q=a");
     let cookie = seen.headers[header::SET_COOKIE].to_str().unwrap();

@@ -41,7 +41,7 @@ fn hostile(number: usize, text: &str) -> User {
     user
 }
 
-fn rig() -> Rig {
+async fn rig() -> Rig {
     let users: Vec<User> = attacks().iter().enumerate().map(|(at, text)| hostile(at, text)).collect();
     let mut demo = Demo::new(now()).with_users(users);
     let text = attacks().remove(0);
@@ -58,7 +58,7 @@ fn rig() -> Rig {
         flow.inbound.clone_from(&text);
         flow.user = Some(text.clone());
     }
-    Rig::over(Arc::new(demo), "")
+    Rig::over(Arc::new(demo), "").await
 }
 
 /// No element, attribute or script may come out of a text.
@@ -85,7 +85,7 @@ fn check(html: &str, path: &str) {
 
 #[tokio::test]
 async fn texts_of_others_stay_texts() {
-    let rig = rig();
+    let rig = rig().await;
     for lang in Lang::ALL {
         for path in ["/", "/users", "/events", "/policies", "/settings"] {
             check(&without_typed(&rig.get_in(lang, path).await.text), path);
@@ -126,7 +126,7 @@ fn without_typed(html: &str) -> String {
 
 #[tokio::test]
 async fn what_is_found_is_found_by_its_real_name() {
-    let rig = rig();
+    let rig = rig().await;
     let text = &attacks()[6];
     let page = rig.get("/users").await;
     assert!(page.has("a\\u{202e}gnp.exe"), "turned text is shown escaped");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use axum::response::IntoResponse as _;
 use futures_util::StreamExt;
 use http::{StatusCode, header};
 use http_body_util::BodyExt;
@@ -17,13 +18,14 @@ use crate::{
     },
     backend::{ApiError, Backend, ErrorKind, LiveStream},
     demo::Demo,
+    access::{Door, Visitor, Who},
     locale::Lang,
-    panel::pages::Pages,
+    panel::{self, front::Front, options::Options},
 };
 
 #[tokio::test]
 async fn every_page_answers_in_both_languages_under_a_base_path() {
-    let rig = Rig::over(Demo::lively(Box::new(now), 1), "/box/");
+    let rig = Rig::over(Demo::lively(Box::new(now), 1), "/box").await;
     for lang in Lang::ALL {
         for path in Rig::all() {
             let seen = rig.get_in(lang, path).await;
@@ -43,7 +45,7 @@ async fn every_page_answers_in_both_languages_under_a_base_path() {
 
 #[tokio::test]
 async fn the_words_of_the_tutorial_stand_where_its_readers_look() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let overview = rig.get_in(Lang::ZhCn, "/").await;
     for word in ["总用户数", "活跃用户", "总流量", "添加用户"] {
         assert!(overview.has(word), "{word}");
@@ -56,7 +58,7 @@ async fn the_words_of_the_tutorial_stand_where_its_readers_look() {
 
 #[tokio::test]
 async fn the_overview_counts() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let words = rig.get("/").await.words();
     let stats = rig.demo.stats().await.unwrap();
     assert_eq!(stats.total_users, 60);
@@ -83,7 +85,7 @@ async fn what_is_not_well_stands_on_every_page() {
         since,
         advice: Some("look at boxmeter doctor".to_owned()),
     }];
-    let rig = Rig::over(Arc::new(demo), "");
+    let rig = Rig::over(Arc::new(demo), "").await;
     for path in ["/", "/users", "/policies", "/events", "/settings", "/users/new"] {
         let seen = rig.get_in(Lang::ZhCn, path).await;
         assert!(seen.has("来源") && seen.has("sing-box&#39;s API is away") && seen.has("boxmeter doctor"), "{path}");
@@ -93,7 +95,7 @@ async fn what_is_not_well_stands_on_every_page() {
 
 #[tokio::test]
 async fn lists_are_filtered_sorted_and_paged() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let limited = rig.get("/users?state=limited").await.words();
     assert!(limited.contains("3 users") && limited.contains("dave") && !limited.contains("alice"), "{limited}");
     let found = rig.get("/users?q=%E5%B0%8F").await.words();
@@ -118,7 +120,7 @@ async fn lists_are_filtered_sorted_and_paged() {
 
 #[tokio::test]
 async fn a_user_who_is_cut_is_told_why_and_until_when() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let seen = rig.get_in(Lang::ZhCn, "/users/dave").await;
     let words = seen.words();
     assert!(words.contains("已限额") && words.contains("12 月 1 日 00:00（Asia/Shanghai）恢复"), "{words}");
@@ -134,7 +136,7 @@ async fn a_user_who_is_cut_is_told_why_and_until_when() {
 
 #[tokio::test]
 async fn events_are_newest_first_and_the_audit_trail_is_what_people_did() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let all = rig.get("/events").await;
     let times: Vec<&str> = all.text.split("datetime=\"").skip(1).map(|it| it.split('"').next().unwrap()).collect();
     assert!(times.len() >= 40 && times.is_sorted_by(|a, b| a >= b), "{times:?}");
@@ -146,15 +148,12 @@ async fn events_are_newest_first_and_the_audit_trail_is_what_people_did() {
 
 #[tokio::test]
 async fn live_messages_hold_what_the_page_shows_in_its_language() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let user = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
     let online = user.iter().find(|it| it.live.flows > 0).unwrap();
     let id = online.id.clone().unwrap();
-    let request = http::Request::get(format!("/live?page=users&ids={id}"))
-        .header(header::COOKIE, "boxmeter_lang=zh-CN")
-        .body(axum::body::Body::empty())
-        .unwrap();
-    let response = super::super::router(Arc::clone(&rig.pages)).oneshot(request).await.unwrap();
+    let request = rig.request(Lang::ZhCn, http::Method::GET, &format!("/live?page=users&ids={id}"));
+    let response = rig.raw(request.body(axum::body::Body::empty()).unwrap()).await;
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
     let mut frames = response.into_body().into_data_stream();
     let first = String::from_utf8(frames.next().await.unwrap().unwrap().to_vec()).unwrap();
@@ -177,7 +176,28 @@ async fn live_messages_hold_what_the_page_shows_in_its_language() {
 /// An agent that is away.
 struct Away;
 
-impl crate::access::Door for Away {}
+#[async_trait]
+impl Door for Away {
+    async fn who(&self, _visitor: &Visitor) -> Result<Who, ApiError> {
+        Err(away())
+    }
+}
+
+/// Asks nobody else.
+struct AwayFront;
+
+#[async_trait]
+impl Front for AwayFront {
+    fn own(&self) -> Arc<dyn Backend> {
+        Arc::new(Away)
+    }
+    fn acting_for(&self, _visitor: &Visitor) -> Arc<dyn Backend> {
+        self.own()
+    }
+    async fn api(&self, _visitor: Visitor, _request: axum::extract::Request) -> axum::response::Response {
+        away().into_response()
+    }
+}
 
 #[async_trait]
 impl Backend for Away {
@@ -219,10 +239,15 @@ fn away() -> ApiError {
 
 #[tokio::test]
 async fn an_agent_that_is_away_is_told_with_what_to_do() {
-    let pages = Pages::new(Arc::new(Away), "", Lang::ZhCn);
+    let options = Options { language: Some(Lang::ZhCn), ..Options::default() };
+    let app = panel::app(Arc::new(AwayFront), options);
     for path in ["/", "/users", "/users/alice", "/events"] {
-        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
-        let response = super::super::router(Arc::clone(&pages)).oneshot(request).await.unwrap();
+        let request = http::Request::get(path)
+            .header(header::HOST, "localhost")
+            .header(header::COOKIE, "boxmeter_session=some-secret")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(body.to_vec()).unwrap();
@@ -232,7 +257,7 @@ async fn an_agent_that_is_away_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn what_a_list_and_a_user_say() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let seen = rig.get("/users?q=dave").await;
     let table = seen.text.split("<tbody").nth(1).unwrap().split("</tbody>").next().unwrap();
     insta::assert_snapshot!(super::words(&format!("<{table}")));

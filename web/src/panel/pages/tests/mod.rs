@@ -5,46 +5,74 @@ mod figures;
 mod forms;
 mod hostile;
 mod looks;
+mod settings;
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, routing::get};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::{Router, body::Body};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use jiff::Zoned;
 use tower::ServiceExt;
 
-use super::{Pages, Shared, assets, view::segment};
-use crate::{demo::Demo, locale::Lang};
+use super::view::segment;
+use crate::{
+    access::{self, Door as _, SignIn, Visitor},
+    demo::{Demo, PASSWORD},
+    locale::Lang,
+    panel::{
+        self,
+        front::MadeUp,
+        options::{NOWHERE, Options},
+    },
+};
 
 pub fn now() -> Zoned {
     "2026-11-24T15:30:00+08:00[Asia/Shanghai]".parse().unwrap()
 }
 
-/// A lively server that stands still, and pages before it.
+/// A lively server that stands still, the whole panel before it, and a session in it.
 pub struct Rig {
     pub demo: Arc<Demo>,
-    pub pages: Shared,
+    base: String,
+    session: String,
     app: Router,
 }
 
 impl Rig {
-    pub fn new() -> Self {
-        Self::over(Demo::lively(Box::new(now), 1), "")
+    pub async fn new() -> Self {
+        Self::over(Demo::lively(Box::new(now), 1), "").await
     }
 
-    pub fn over(demo: Arc<Demo>, base: &str) -> Self {
-        let pages = Pages::new(Arc::clone(&demo) as Arc<_>, base, Lang::En);
-        let app = super::router(Arc::clone(&pages)).route("/static/{address}", get(assets::serve));
-        Rig { demo, pages, app }
+    pub async fn over(demo: Arc<Demo>, base: &str) -> Self {
+        let front = Arc::new(MadeUp(Arc::clone(&demo)));
+        let options = Options { base_path: base.to_owned(), language: Some(Lang::En), ..Options::default() };
+        let app = panel::app(front, options);
+        let stranger = Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned() };
+        let sign_in = SignIn { password: PASSWORD.to_owned(), code: None };
+        let session = demo.sign_in(&stranger, sign_in).await.unwrap().session;
+        Rig { demo, base: base.to_owned(), session, app }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Seen {
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+    pub async fn raw(&self, request: Request<Body>) -> Response<Body> {
+        self.app.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn send(&self, request: Request<Body>) -> Seen {
+        let (parts, body) = self.raw(request).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Seen { status: parts.status, headers: parts.headers, text }
+    }
+
+    /// A request of the session, in a language.
+    pub fn request(&self, lang: Lang, method: Method, path: &str) -> http::request::Builder {
+        let cookies = format!("boxmeter_lang={}; boxmeter_session={}", lang.tag(), self.session);
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::HOST, "localhost")
+            .header(header::COOKIE, cookies)
     }
 
     pub async fn get(&self, path: &str) -> Seen {
@@ -52,8 +80,7 @@ impl Rig {
     }
 
     pub async fn get_in(&self, lang: Lang, path: &str) -> Seen {
-        let request = Request::get(path).header(header::COOKIE, format!("boxmeter_lang={}", lang.tag()));
-        self.send(request.body(Body::empty()).unwrap()).await
+        self.send(self.request(lang, Method::GET, path).body(Body::empty()).unwrap()).await
     }
 
     /// What a browser without scripts sends.
@@ -62,27 +89,28 @@ impl Rig {
     }
 
     pub async fn post_in(&self, lang: Lang, path: &str, fields: &[(&str, &str)]) -> Seen {
+        let csrf = access::csrf(&self.session);
+        let own = [("csrf", &*csrf)];
+        let all = fields.iter().filter(|(name, _)| *name != "csrf").chain(&own);
         let pairs: Vec<String> =
-            fields.iter().map(|(name, value)| format!("{}={}", segment(name), segment(value))).collect();
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::COOKIE, format!("boxmeter_lang={}", lang.tag()));
+            all.map(|(name, value)| format!("{}={}", segment(name), segment(value))).collect();
+        let request = self
+            .request(lang, Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         self.send(request.body(Body::from(pairs.join("&"))).unwrap()).await
     }
 
     /// Follows a redirect with the cookies that came with it, as a browser does.
     pub async fn follow(&self, seen: &Seen) -> Seen {
-        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.text);
-        let cookies: Vec<&str> = seen
-            .headers
-            .get_all(header::SET_COOKIE)
-            .iter()
-            .filter_map(|it| it.to_str().ok()?.split(';').next())
-            .collect();
-        let request = Request::get(seen.location()).header(header::COOKIE, cookies.join("; "));
-        self.send(request.body(Body::empty()).unwrap()).await
+        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.words());
+        let set = seen.headers.get_all(header::SET_COOKIE).iter();
+        let cookies: Vec<&str> = set.filter_map(|it| it.to_str().ok()?.split(';').next()).collect();
+        let path = seen.location().strip_prefix(&self.base).unwrap();
+        let mut request = self.request(Lang::En, Method::GET, path).body(Body::empty()).unwrap();
+        for cookie in cookies {
+            request.headers_mut().append(header::COOKIE, cookie.parse().unwrap());
+        }
+        self.send(request).await
     }
 
     /// Every page that shows something, for tests that go over all of them.
@@ -97,6 +125,7 @@ impl Rig {
             "/users/alice?by=hour",
             "/users/alice?by=period",
             "/users/alice/flows",
+            "/users/alice/connect",
             "/users/alice/edit",
             "/users/alice/package",
             "/users/alice/reset",
@@ -109,6 +138,7 @@ impl Rig {
             "/events",
             "/events?who=people&severity=warning&since=-30d",
             "/settings",
+            "/settings/links",
             "/no-such-page",
         ]
     }

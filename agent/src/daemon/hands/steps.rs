@@ -1,0 +1,81 @@
+//! What the ledger is told before and after entries go out of sing-box's files (or its service) and come
+//! back: whoever edits, in this order, loses nothing in a crash (see `enforcer::reconcile`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::words::Failure;
+use crate::{
+    clock,
+    core::event::UserId,
+    enforcer::users_edit::{Parked, ParkedKey},
+    ledger::{self, Ledger, ParkedEntry, ParkedRecord, ParkedStage},
+};
+
+/// What one edit parks and brings back, by the ledger's ids.
+pub struct Steps {
+    park: Vec<(UserId, ParkedEntry)>,
+    out: Vec<ledger::ParkedKey>,
+    back: Vec<ledger::ParkedKey>,
+}
+
+fn failed(error: ledger::CommitError) -> Failure {
+    error.to_string()
+}
+
+impl Steps {
+    pub fn of(
+        park: &[Parked],
+        unpark: &[ParkedKey],
+        ids: &HashMap<Arc<str>, UserId>,
+    ) -> Result<Steps, Failure> {
+        let mut entries = Vec::with_capacity(park.len());
+        for parked in park {
+            let Some(&id) = ids.get(parked.key.user.as_str()) else { continue };
+            entries.push((id, entry(parked)?));
+        }
+        let key = |key: &ParkedKey| {
+            let user = *ids.get(key.user.as_str())?;
+            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
+        };
+        Ok(Steps {
+            park: entries,
+            out: park.iter().filter_map(|parked| key(&parked.key)).collect(),
+            back: unpark.iter().filter_map(key).collect(),
+        })
+    }
+
+    /// Before the files are written.
+    pub async fn before(&self, ledger: &Ledger) -> Result<(), Failure> {
+        if !self.park.is_empty() {
+            ledger.park(self.park.clone(), clock::wall_ms()).await.map_err(failed)?;
+        }
+        if !self.back.is_empty() {
+            ledger.set_parked(self.back.clone(), ParkedStage::Returning).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// After they were.
+    pub async fn after(self, ledger: &Ledger) -> Result<(), Failure> {
+        if !self.out.is_empty() {
+            ledger.set_parked(self.out, ParkedStage::Out).await.map_err(failed)?;
+        }
+        if !self.back.is_empty() {
+            ledger.unpark(self.back).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// As the ledger keeps it.
+pub fn entry(parked: &Parked) -> Result<ParkedEntry, Failure> {
+    let entry = serde_json::to_string(parked).map_err(|error| error.to_string())?;
+    Ok(ParkedEntry { inbound: Arc::from(parked.key.inbound.as_str()), nth: parked.key.nth, entry })
+}
+
+/// The enforcer's records, as the ledger keeps them.
+pub fn parked(records: &[ParkedRecord]) -> Result<Vec<Parked>, Failure> {
+    let read = |record: &ParkedRecord| serde_json::from_str(&record.entry.entry);
+    let parked: Result<_, serde_json::Error> = records.iter().map(read).collect();
+    parked.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))
+}

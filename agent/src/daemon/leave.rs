@@ -1,0 +1,252 @@
+//! Boxmeter leaves: its programs go out of the kernel, and what it put into sing-box's files goes out of
+//! those, with no agent running. What others have put there meanwhile stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use boxmeter_common::user::METER_PAYLOAD;
+
+use super::{commits::Commits, edit_way, hands, kernel_config, meter::Meter, people, zone};
+use crate::{
+    clock,
+    config::Config,
+    core::{policy, terms::Terms},
+    enforcer::{
+        added,
+        reconcile::{self, Want, Wanted},
+        singbox::{Edit, Reload, Singbox},
+    },
+    kernel::Kernel,
+    ledger::{AdminState, FileState, Ledger, Options, ParkedRecord, ParkedStage, Reader, UserRecord},
+    singbox::{
+        config::LOCKED_USER,
+        files::{self, FileText},
+        process,
+    },
+};
+
+/// What stops holding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Quotas, speeds, numbers and dates that users have, by their policy or of their own.
+    pub limits: u64,
+    /// Users who have any.
+    pub limited: u64,
+    /// Users whose entries are out of sing-box's files.
+    pub out: Vec<String>,
+}
+
+/// What was done beside the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    pub put_back: Vec<String>,
+    /// Out of sing-box's files still; the ledger has their entries.
+    pub still_out: Vec<String>,
+    /// Locked entries that are gone, and those that stay since their list would be empty without.
+    pub locked_removed: u64,
+    pub locked_left: u64,
+    /// What `doctor --fix` had added is gone.
+    pub api_removed: bool,
+    /// Files in which somebody has changed what `doctor --fix` had added, so that it stays.
+    pub kept: Vec<PathBuf>,
+    pub reloaded: bool,
+    /// Why sing-box's files are as they were; the kernel's part is done.
+    pub trouble: Option<String>,
+}
+
+fn count(terms: &Terms, user: &UserRecord) -> u64 {
+    let limits = [
+        terms.quota_bytes.is_some(),
+        terms.total_quota_bytes.is_some(),
+        terms.speed_up.is_some(),
+        terms.speed_down.is_some(),
+        terms.max_flows.is_some(),
+        terms.max_addresses.is_some(),
+        terms.valid_days.is_some(),
+        user.settings.expires_ms.is_some(),
+        user.admin.state != AdminState::Enabled,
+    ];
+    limits.into_iter().map(u64::from).sum()
+}
+
+fn out(users: &[UserRecord], parked: &[ParkedRecord]) -> Vec<String> {
+    let out: BTreeSet<_> =
+        parked.iter().filter(|record| record.stage != ParkedStage::Back).map(|record| record.user).collect();
+    let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
+    let mut names: Vec<String> =
+        living.filter(|user| out.contains(&user.id)).map(|user| user.name.to_string()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// What would stop holding, from the ledger; an agent may run.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
+    if !config.ledger.path.exists() {
+        return Ok(Leaving::default());
+    }
+    let reader = Reader::open(&config.ledger.path)?;
+    let (users, policies, parked) = (reader.users()?, reader.policies()?, reader.parked()?);
+    let terms = |user: &UserRecord| {
+        let policy = policies.iter().find(|policy| policy.id == user.settings.policy);
+        policy::in_force(policy.map(|policy| &policy.terms), &user.settings.overrides)
+    };
+    let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
+    let limits: Vec<u64> = living.map(|user| count(&terms(user), user)).collect();
+    Ok(Leaving {
+        limits: limits.iter().sum(),
+        limited: limits.iter().map(|&limits| u64::from(limits > 0)).sum(),
+        out: out(&users, &parked),
+    })
+}
+
+/// Commits what the kernel has, takes boxmeter's own out of sing-box's files, and removes programs and
+/// maps. Who is out is put back only if `put_back`.
+///
+/// # Errors
+/// When an agent runs, or something could not be committed: nothing is removed then.
+pub fn detach(config: &Config, put_back: bool) -> anyhow::Result<Left> {
+    let attached = config.kernel.pins.exists();
+    anyhow::ensure!(
+        attached || config.ledger.path.exists(),
+        "nothing is attached: there is no {}",
+        config.kernel.pins.display()
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let started = clock::now();
+        let kernel = attached.then(|| Kernel::open(&kernel_config(config))).transpose()?;
+        let ledger = Ledger::open(&config.ledger.path, Options::new(zone(config)?, started.wall_ms))?;
+        let meter = match kernel {
+            Some(kernel) => Some(commit_last(kernel, &ledger).await?),
+            None => None,
+        };
+        // Before the programs go: who is let in again is cut until then, and nobody slips through.
+        let left = match tidy(config, &ledger, put_back).await {
+            Ok(left) => left,
+            Err(reason) => Left { trouble: Some(reason), ..Left::default() },
+        };
+        anyhow::ensure!(
+            attached || left != Left::default(),
+            "nothing is attached: there is no {}",
+            config.kernel.pins.display()
+        );
+        if let Some(meter) = meter {
+            meter.kernel.detach()?;
+        }
+        Ok(left)
+    })
+}
+
+async fn commit_last(kernel: Kernel, ledger: &Ledger) -> anyhow::Result<Meter> {
+    let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
+    let inbounds = ledger.inbounds().await?;
+    let known = meter.kernel.inbounds();
+    let tags = people::tags(&known, &BTreeMap::new(), &inbounds);
+    let mut commits = Commits::new(ledger.clone());
+    commits.set_inbounds(&inbounds, &tags);
+    let tick = meter.read_now()?;
+    commits.take(tick);
+    commits.start(meter.kernel.epoch(), meter.watched(), Vec::new(), clock::now());
+    commits.done().await.map_err(|(error, _)| error).context("committing the last counts")?;
+    Ok(meter)
+}
+
+/// Takes boxmeter's own out of sing-box's files.
+async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, String> {
+    let way = edit_way(config).map_err(|error| error.to_string())?;
+    let paths = config.singbox.config.clone();
+    let singbox = Singbox { process: process::find(&paths).ok(), config: paths, ..way };
+    let users = ledger.users().await.map_err(|error| error.to_string())?;
+    let reader = Reader::open(ledger.path()).map_err(|error| error.to_string())?;
+    let records = reader.parked().map_err(|error| error.to_string())?;
+    let added = singbox.added().map_err(|error| error.to_string())?;
+    let pending = singbox.own_texts().map_err(|error| error.to_string())?;
+    if records.is_empty()
+        && added.is_empty()
+        && pending.is_empty()
+        && !singbox.config.iter().any(|p| p.exists())
+    {
+        return Ok(Left::default());
+    }
+    let parked = hands::parked(&records)?;
+    let files = files::read(&singbox.config).map_err(|error| error.to_string())?;
+    let wanted = wanted(&users, &records, put_back);
+    let plan = reconcile::plan(&files, &parked, &wanted, &pending).map_err(|error| error.to_string())?;
+    let after = edited(&files, &plan.edits);
+    let taken = added::take_out(&after, &added);
+    let edits = difference(&files, &edited(&after, &taken.edits));
+    let steps = hands::Steps::of(&plan.park, &plan.unpark, &hands::living(&users))?;
+    steps.before(ledger).await?;
+    let reloaded = match edits.is_empty() {
+        false => singbox.apply(&edits, || Ok(())).map_err(|error| error.to_string())?.reloaded,
+        // What an edit before has taken out is let in by the running sing-box until it reads its files.
+        true if pending.is_empty() || singbox.reload == Reload::Never => false,
+        true => singbox.reload(|| Ok(())).map_err(|error| error.to_string())?,
+    };
+    steps.after(ledger).await?;
+    if singbox.process.is_some() {
+        let (ids, removed) = (hands::living(&users), hands::Removed::default());
+        for service in hands::services(&files, singbox.process.as_ref())? {
+            service.reach(ledger, (&parked, &wanted), &ids, &removed).await?;
+        }
+    }
+    singbox.set_added(&[]).map_err(|error| error.to_string())?;
+    let records = reader.parked().map_err(|error| error.to_string())?;
+    let still_out = out(&users, &records);
+    let locked =
+        |files: &[FileText]| files.iter().map(|file| file.text.matches(LOCKED_USER).count() as u64).sum();
+    let (locked_before, locked_left): (u64, u64) = (locked(&files), locked(&edited(&files, &edits)));
+    let mut back: Vec<String> =
+        wanted.into_iter().filter(|(_, want)| matches!(want, Want::In)).map(|(n, _)| n).collect();
+    back.retain(|name| !still_out.contains(name));
+    back.sort_unstable();
+    Ok(Left {
+        put_back: back,
+        still_out,
+        locked_removed: locked_before.saturating_sub(locked_left),
+        locked_left,
+        api_removed: !taken.edits.is_empty(),
+        kept: taken.kept,
+        reloaded,
+        trouble: None,
+    })
+}
+
+/// Deleted users go for good; everybody else comes back, or stays as it is.
+fn wanted(users: &[UserRecord], parked: &[ParkedRecord], put_back: bool) -> Wanted {
+    let mut wanted = Wanted::new();
+    for user in users.iter().filter(|user| user.file_state == FileState::Removing) {
+        wanted.insert(user.name.to_string(), Want::Deleted);
+    }
+    for name in out(users, parked).into_iter().filter(|_| put_back) {
+        wanted.insert(name, Want::In);
+    }
+    wanted
+}
+
+/// Files with edits in them.
+fn edited(files: &[FileText], edits: &[Edit]) -> Vec<FileText> {
+    let mut after = files.to_vec();
+    for file in &mut after {
+        if let Some(edit) = edits.iter().find(|edit| edit.path == *file.path) {
+            file.text.clone_from(&edit.content);
+        }
+    }
+    after
+}
+
+fn difference(files: &[FileText], after: &[FileText]) -> Vec<Edit> {
+    let changed = files.iter().zip(after).filter(|(old, new)| old.text != new.text);
+    let edit = |(old, new): (&FileText, &FileText)| Edit {
+        path: old.path.as_ref().clone(),
+        expected: old.sha256,
+        content: new.text.clone(),
+    };
+    changed.map(edit).collect()
+}

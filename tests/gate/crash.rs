@@ -1,0 +1,129 @@
+//! The agent is killed between any two steps of a change, or the kernel refuses it something: the next
+//! one finds what is left to be done.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use boxmeter_tests::{
+    agent::Agent,
+    cases::named,
+    needs_machine,
+    singbox::{Site, VERSIONS},
+    wait,
+};
+use serde_json::json;
+
+use crate::rig::{MIB, Rig, Stream};
+
+fn until_config(rig: &Rig, what: &str, is_so: impl Fn(&str) -> bool) {
+    wait(what, || match rig.config() {
+        config if is_so(&config) => Ok(()),
+        config => Err(config),
+    });
+}
+
+/// From the cut in the kernel to the reload: whoever was cut stays cut, and comes back as it was.
+#[test]
+fn an_agent_that_dies_at_any_step_of_a_cut_loses_nothing() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let (alice, before) = (rig.alice().name.clone(), rig.config());
+    for fault in ["kernel-cut", "parked", "written", "noted", "reloaded"] {
+        rig.agent.stop();
+        rig.agent.fails_at(Some(fault));
+        rig.agent.start();
+        let open = (fault == "kernel-cut").then(|| Stream::open(&rig, rig.alice()));
+        rig.agent.command(&["users", "disable", &alice]);
+        rig.agent.dies();
+        if let Some(mut open) = open {
+            open.dries_up();
+        }
+        rig.agent.fails_at(None);
+        rig.agent.start();
+        assert_eq!(rig.show(&alice)["state"], json!("disabled"), "{fault}");
+        until_config(&rig, "alice is out", |config| !config.contains(&alice));
+        rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("a disabled user got through");
+        rig.exchange(rig.bob(), 0, MIB).unwrap();
+        rig.done(&["users", "enable", &alice]);
+        until_config(&rig, "the file is as it was", |config| config == before);
+        wait("alice is let in", || rig.exchange(rig.alice(), 0, MIB));
+    }
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+/// The kernel holds a lower limit of a policy before the ledger has it.
+#[test]
+fn a_policy_that_is_lowered_holds_before_it_is_written() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let (alice, bob) = (rig.alice().name.clone(), rig.bob().name.clone());
+    rig.done(&["policies", "add", "small", "--quota", "100GiB"]);
+    rig.done(&["users", "set", &alice, "--policy", "small"]);
+    rig.agent.stop();
+    rig.agent.fails_at(Some("tightened"));
+    rig.agent.start();
+    let mut open = Stream::open(&rig, rig.alice());
+    rig.agent.command(&["policies", "set", "small", "--quota", "4MiB"]);
+    rig.agent.dies();
+    open.dries_up();
+    rig.agent.fails_at(None);
+    rig.agent.start();
+    // It was not written: the one that was there holds.
+    assert_eq!(rig.show(&alice)["period"]["quota_bytes"], json!(100_u64 << 30));
+    rig.exchange(rig.alice(), 0, MIB).unwrap();
+    rig.done(&["policies", "set", "small", "--quota", "4MiB"]);
+    rig.until_state(&alice, "limited");
+    assert_eq!(rig.show(&bob)["state"], json!("active"));
+    let told = rig.events("policy_changed").pop().unwrap();
+    assert!(told["message"].as_str().unwrap().contains("quota 100 GiB → 4.00 MiB"), "{told}");
+}
+
+/// Killed before the file has the entry: the next start writes it as it was made, where it was to be.
+#[test]
+fn a_user_being_added_keeps_inbounds_and_credentials() {
+    needs_machine!();
+    let site = Site::new(VERSIONS[2], &[named("trojan-tls"), named("ss2022")]);
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.fails_at(Some("user-created"));
+    agent.start();
+    let mut rig = Rig { agent, site };
+    let file = rig.site.scratch.join("import.csv");
+    std::fs::write(&file, "username,password,inbounds\ncarol,her own word,trojan-tls-in\n").unwrap();
+    rig.agent.command(&["users", "import", file.to_str().unwrap()]);
+    rig.agent.dies();
+    assert!(!rig.config().contains("carol"));
+    rig.agent.fails_at(None);
+    rig.agent.start();
+    until_config(&rig, "carol is in", |config| config.contains("carol"));
+    let config: serde_json::Value = serde_json::from_str(&rig.config()).unwrap();
+    let users = |at: usize| config["inbounds"][at]["users"].as_array().unwrap().clone();
+    assert_eq!(users(0).last().unwrap(), &json!({"name": "carol", "password": "her own word"}));
+    assert!(users(1).iter().all(|user| user["name"] != json!("carol")), "{config}");
+    // And the import goes on where it was.
+    rig.done(&["users", "import", file.to_str().unwrap()]);
+    assert_eq!(rig.show("carol")["state"], json!("active"));
+    assert_eq!(rig.config().matches("carol").count(), 1);
+}
+
+/// A connection too many is blocked later where the kernel has refused it at first.
+#[test]
+fn a_block_that_the_kernel_refused_is_tried_again() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "ss2022");
+    rig.agent.stop();
+    rig.agent.fails_at(Some("block"));
+    rig.agent.start();
+    let alice = rig.alice().name.clone();
+    rig.done(&["users", "set", &alice, "--max-flows", "1"]);
+    let (told, ends) = mpsc::channel();
+    for _ in 0..2 {
+        let (proxy, target, told) = (rig.alice().proxy.clone(), rig.site.target, told.clone());
+        // Goes on until it is blocked, or the site ends.
+        thread::spawn(move || {
+            told.send(proxy.echo(target, u32::MAX, 100).map_err(|error| error.to_string()))
+        });
+    }
+    let ended = ends.recv_timeout(Duration::from_secs(60)).expect("one of the two is blocked");
+    ended.expect_err("it is blocked");
+    ends.recv_timeout(Duration::from_millis(1)).expect_err("both are");
+    assert!(!rig.events("user_over_limit").is_empty());
+}
