@@ -11,9 +11,9 @@ const BYTES_MAX = 150_000;
 
 const PICTURES = [
   ["overview", "/", false],
-  ["users", "/users?sort=-period", false],
+  ["users", "/users?sort=rate", false],
   ["user", "/users/alice", false],
-  ["phone", "/users?sort=-period", true],
+  ["phone", "/users?sort=rate", true],
 ];
 
 const browser = await launch();
