@@ -1,7 +1,7 @@
 //! Runs a script of this folder in Node.js, and the panel for it.
 
-use std::path::{Path, PathBuf};
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 fn tools() -> PathBuf {

@@ -12,10 +12,11 @@ const limited = encodeURIComponent("韩梅梅");
 const PAGES = [
   ["overview", "/"],
   ["users", "/users"],
-  ["users-found", "/users?search=a&sort=-period"],
+  ["users-found", "/users?search=a&sort=used"],
   ["user-new", "/users/new"],
   ["user", `/users/${user}`],
   ["user-limited", `/users/${limited}`],
+  ["user-connect", `/users/${user}/connect`],
   ["user-flows", `/users/${user}/flows`],
   ["user-edit", `/users/${user}/edit`],
   ["user-package", `/users/${user}/package`],
@@ -27,6 +28,7 @@ const PAGES = [
   ["policy-delete", "/policies/free/delete"],
   ["events", "/events"],
   ["settings", "/settings"],
+  ["settings-links", "/settings/links"],
 ];
 
 /// One visitor sees every page.

@@ -16,6 +16,7 @@ mod packages;
 mod paths;
 mod report;
 mod run;
+mod screenshots;
 mod setup;
 mod shell;
 mod singbox;
@@ -53,6 +54,8 @@ enum Verb {
     Vm(vm::Args),
     /// Measure the figures of docs/benchmarks.md
     Bench(bench::Args),
+    /// Write the pictures of the panel that the documentation shows
+    Screenshots,
     /// Check the rules of the source tree
     Tidy,
 }
@@ -76,6 +79,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return test::run(&args),
         Verb::Vm(args) => return vm::run(&args),
         Verb::Bench(args) => bench::run(&args)?,
+        Verb::Screenshots => screenshots::run()?,
         Verb::Tidy => tidy::run()?,
     }
     Ok(ExitCode::SUCCESS)
