@@ -40,7 +40,7 @@ fn busy(stream: &mut Stream, ended: &AtomicBool, stop: &AtomicBool) {
 fn one_stays(wins: &str, stays: usize) {
     let rig = Rig::hurried(VERSIONS[2], "trojan-tls");
     let alice = rig.alice().name.clone();
-    rig.done(&["users", "set", &alice, "--max-addresses", "1", "--wins", wins, "--speed-down", "1MiB/s"]);
+    rig.done(&["users", "set", &alice, "--max-addresses", "1", "--wins", wins, "--speed-down", "8MiB/s"]);
     let first = Stream::open(&rig, rig.alice());
     wait("the first is seen", || match addresses(&rig, &alice).len() {
         1 => Ok(()),

@@ -53,7 +53,7 @@ impl Agent {
         let log = self.folder.join("agent.log");
         let mut command = self.configured(&["run"]);
         command.envs(self.fault.map(|fault| ("BOXMETER_FAULT", fault)));
-        command.envs(self.hurry.then_some(("BOXMETER_HURRY", "20")));
+        command.envs(self.hurry.then_some(("BOXMETER_HURRY", "5")));
         self.process = Some(Process::start(&mut command, &self.netns, &log));
     }
 

@@ -32,7 +32,7 @@ impl Told<'_> {
     fn user(&self) -> Option<String> {
         let mut changes = Vec::new();
         if let Some([from, to]) = self.data.get("policy").and_then(pair) {
-            changes.push(self.from_to("told.policy", &text(from), &text(to)));
+            changes.push(self.both("told.policy", &text(from), &text(to)));
         }
         changes.extend(self.terms(self.data.get("terms").and_then(Value::as_object)));
         if let Some(pair) = self.data.get("expires_ms").and_then(pair) {
@@ -106,7 +106,7 @@ impl Told<'_> {
             _ => return key.replace('_', " "),
         };
         match (self.value(key, from), self.value(key, to)) {
-            (Some(from), Some(to)) => self.from_to(name, &from, &to),
+            (Some(from), Some(to)) => self.both(name, &from, &to),
             _ => self.changed(name),
         }
     }
@@ -125,7 +125,7 @@ impl Told<'_> {
         })
     }
 
-    fn from_to(&self, name: &str, from: &str, to: &str) -> String {
+    fn both(&self, name: &str, from: &str, to: &str) -> String {
         let what = self.lang.text(name).to_owned();
         self.lang.fill("told.from_to", &[("what", &what), ("from", from), ("to", to)])
     }
