@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use boxmeter_web::panel::options::Network;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,39 @@ impl Default for Panel {
     }
 }
 
+impl Panel {
+    /// As its keys are read; `check` has read them once.
+    ///
+    /// # Errors
+    /// For what is no address and no network.
+    pub fn proxies(&self) -> Result<Vec<Network>, String> {
+        self.trusted_proxies.iter().map(|text| text.parse()).collect()
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.tls_cert.is_empty() != self.tls_key.is_empty() {
+            return Err(("panel.tls_cert", "needs panel.tls_key too, and the other way round".to_owned()));
+        }
+        let public = &self.public_listen;
+        if !public.is_empty() && public.parse::<SocketAddr>().is_err() {
+            let text = "must be an address and a port, as \"0.0.0.0:8791\"";
+            return Err(("panel.public_listen", text.to_owned()));
+        }
+        let url = &self.public_url;
+        let web = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        if !url.is_empty() && web.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Err(("panel.public_url", "must be an address as \"https://panel.example.org\"".to_owned()));
+        }
+        let base = &self.base_path;
+        let plain = |it: char| it.is_ascii_alphanumeric() || "-_./~".contains(it);
+        if !base.is_empty() && (!base.starts_with('/') || base.ends_with('/') || base.contains("//") || !base.chars().all(plain))
+        {
+            return Err(("panel.base_path", "must be empty, or a path as \"/panel\"".to_owned()));
+        }
+        self.proxies().map(drop).map_err(|text| ("panel.trusted_proxies", text))
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Language {
     #[default]
@@ -287,16 +321,7 @@ impl Config {
         if self.billing.default_policy.is_empty() {
             return Err(("billing.default_policy", "must name a policy, as \"unlimited\"".to_owned()));
         }
-        if self.panel.tls_cert.is_empty() != self.panel.tls_key.is_empty() {
-            return Err(("panel.tls_cert", "needs panel.tls_key too, and the other way round".to_owned()));
-        }
-        let public = &self.panel.public_listen;
-        if !public.is_empty() && public.parse::<SocketAddr>().is_err() {
-            return Err((
-                "panel.public_listen",
-                "must be an address and a port, as \"0.0.0.0:8791\"".to_owned(),
-            ));
-        }
+        self.panel.check()?;
         self.zone().map(drop).map_err(|error| {
             ("billing.time_zone", format!("{error}; use an IANA name as \"Asia/Shanghai\", or \"local\""))
         })
@@ -427,6 +452,10 @@ mod tests {
             ("[billing]\ntime_zone = \"Asia/Nowhere\"", "IANA name"),
             ("[panel]\ntls_cert = \"/x\"", "panel.tls_key"),
             ("[panel]\nlisten = \"8790\"", "listen"),
+            ("[panel]\npublic_listen = \"8791\"", "0.0.0.0:8791"),
+            ("[panel]\npublic_url = \"panel.example\"", "https://"),
+            ("[panel]\nbase_path = \"panel/\"", "\"/panel\""),
+            ("[panel]\ntrusted_proxies = [\"10.0.0.0/40\"]", "10.0.0.0/40"),
             ("singbox = 1", "singbox"),
             ("[ledger", "test.toml"),
         ] {

@@ -1,7 +1,8 @@
 //! boxmeter: meters and limits each user of a stock sing-box server, in the kernel.
 //!
 //! Data flows from `kernel` and `source` through `core` to `ledger`; `daemon` wires them together
-//! and answers the API, whose contract is the crate `boxmeter-web`; `cli` is a client of that API.
+//! and answers the API, whose contract is the crate `boxmeter-web`; `cli` is a client of that API, and so
+//! is `panel`, a process of its own.
 
 pub mod cli;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod enforcer;
 pub mod import;
 pub mod kernel;
 pub mod ledger;
+pub mod panel;
 pub mod singbox;
 pub mod source;
 pub use boxmeter_web::units;

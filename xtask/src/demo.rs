@@ -1,4 +1,5 @@
-//! The demonstration: a real sing-box with two users on loopback, real clients, and the agent beside them.
+//! The demonstration: a real sing-box with two users on loopback, real clients, and beside them the agent and
+//! the panel.
 //! Owns everything below `target/demo` and removes it at the end: processes, kernel programs, mount.
 
 mod config;
@@ -11,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use std::fs::{self, File};
 use std::io::IsTerminal;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -130,7 +131,10 @@ pub fn run(program: &Path, seconds: Option<u64>) -> Result<()> {
     let agent = Agent { program, config: plan.agent };
     let mut running = Part::start("agent", &folder, &mut agent.command(&["run"]))?;
     running.wait_until("`boxmeter status`", || agent.ready())?;
-    let shown = show(&agent, &sing_box, &plan.client, &folder, &ports, seconds);
+    let shown = Part::start("panel", &folder, &mut agent.command(&panel_words())).and_then(|mut panel| {
+        panel.wait_until("its address", || panel_says(&folder).is_some())?;
+        show(&agent, &sing_box, &plan.client, &folder, &ports, seconds)
+    });
     // The agent ends before its programs are removed, even when something above failed: nothing of a
     // demonstration stays in the kernel.
     drop(running);
@@ -173,6 +177,8 @@ fn show(
     agent.show(&["audit"])?;
     quota(agent, ports, web)?;
     print_next(agent, ports);
+    println!("\n{}", panel_says(folder).unwrap_or_default());
+    println!("Ctrl-C ends the demonstration and removes everything it made.");
     let limit = match (seconds, std::io::stdout().is_terminal()) {
         (Some(seconds), _) => Duration::from_secs(seconds),
         (None, true) => Duration::MAX,
@@ -205,6 +211,20 @@ fn quota(agent: &Agent<'_>, ports: &config::Ports, web: SocketAddr) -> Result<()
     agent.show(&["events", "--user", alice])
 }
 
+/// The panel's usual port if it is free, else any.
+fn panel_words() -> [&'static str; 5] {
+    let usual = "127.0.0.1:8790";
+    let listen = if TcpListener::bind(usual).is_ok() { usual } else { "127.0.0.1:0" };
+    ["--lang", "en", "panel", "--listen", listen]
+}
+
+/// What the panel told when it started: its address and the first password.
+fn panel_says(folder: &Path) -> Option<String> {
+    let log = fs::read_to_string(folder.join("panel.log")).ok()?;
+    let at = log.find("The panel is at ")?;
+    Some(log[at..].trim_end().to_owned())
+}
+
 fn wait(limit: Duration) {
     let started = Instant::now();
     while !STOP.load(Ordering::Relaxed) && started.elapsed() < limit {
@@ -232,5 +252,4 @@ fn print_next(agent: &Agent<'_>, ports: &config::Ports) {
         let proxy: SocketAddr = ports.loopback(port);
         println!("  curl -x socks5h://{proxy} http://example.com/   # {name}");
     }
-    println!("Ctrl-C ends the demonstration and removes everything it made.");
 }

@@ -4,9 +4,12 @@
 use crate::shell::{cargo, is_root, succeed};
 use crate::{demo, packages, paths, singbox};
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 /// Where a packaged sing-box has its configuration.
 const SYSTEM_CONFIG: &str = "/etc/sing-box";
@@ -57,7 +60,28 @@ fn beside_system(program: &Path) -> Result<()> {
     }
     println!("Ctrl-C ends the agent; the kernel goes on counting until `{} detach`.", program.display());
     println!("In another terminal: {} usage", program.display());
-    succeed(Command::new(program).arg("run"))
+    let mut agent = Command::new(program).arg("run").spawn().context("boxmeter does not start")?;
+    let panel = panel_beside(&mut agent, program);
+    let ended = agent.wait();
+    // Ctrl-C reached both; whatever else ended the agent did not end the panel.
+    if let Ok(Some(mut panel)) = panel {
+        let _ = kill(Pid::from_raw(panel.id().cast_signed()), Signal::SIGTERM);
+        panel.wait()?;
+    }
+    let status = ended?;
+    if status.success() { Ok(()) } else { bail!("boxmeter run: {status}") }
+}
+
+/// The panel, which prints its address and the first password, once the agent answers; none if the agent ends.
+fn panel_beside(agent: &mut Child, program: &Path) -> Result<Option<Child>> {
+    while agent.try_wait()?.is_none() {
+        let asked = Command::new(program).args(["--json", "status"]).output()?;
+        if asked.status.success() {
+            return Ok(Some(Command::new(program).arg("panel").spawn()?));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(None)
 }
 
 fn yes(question: &str) -> Result<bool> {

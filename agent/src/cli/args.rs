@@ -37,6 +37,8 @@ pub enum Command {
     Run(super::run::RunArgs),
     /// Remove the kernel programs and maps, after committing the last counts.
     Detach(super::detach::DetachArgs),
+    /// The web panel: a process of its own, without rights.
+    Panel(super::panel::PanelArgs),
     /// Is all well: sing-box, source, kernel, ledger.
     Status,
     /// Check the machine and sing-box's configuration; every finding says what to do.

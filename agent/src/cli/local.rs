@@ -4,13 +4,17 @@
 use std::{
     fs::File,
     io::{self, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
-use boxmeter_web::api::{
-    query::UsageQuery,
-    types::{ImportUser, Meter, Usage},
+use boxmeter_web::{
+    api::{
+        query::UsageQuery,
+        types::{ImportUser, Meter, Usage},
+    },
+    locale::Lang,
 };
 use jiff::Zoned;
 
@@ -20,6 +24,7 @@ use crate::{
     config::{self, Config, ConfigError},
     daemon, doctor as checks, import,
     ledger::{Reader, import as import_sqlite},
+    panel,
 };
 
 /// The socket's path by the configuration; the default where the file may not be read, since
@@ -48,6 +53,26 @@ pub fn run(config: Option<&Path>, socket: Option<&Path>) -> Result<()> {
         config.api.socket = socket.to_owned();
     }
     daemon::run(&config)
+}
+
+/// Runs the panel until SIGTERM or SIGINT; `listen` instead of what the configuration says.
+///
+/// # Errors
+/// Whatever kept it from starting, with what to do.
+pub fn panel(
+    config: Option<&Path>,
+    socket: Option<&Path>,
+    listen: Option<SocketAddr>,
+    demo: bool,
+    lang: Lang,
+) -> Result<()> {
+    log_to_stderr();
+    let mut config = Config::load(config)?;
+    if let Some(listen) = listen {
+        config.panel.listen = listen;
+    }
+    let socket = socket.unwrap_or(&config.api.socket).to_owned();
+    panel::run(&config, panel::Options { socket, demo, lang })
 }
 
 /// `RUST_LOG` chooses; systemd's journal adds the time itself.

@@ -17,6 +17,7 @@ mod format;
 mod local;
 mod man;
 mod packages;
+mod panel;
 mod policies;
 mod run;
 mod status;
@@ -60,6 +61,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(context, &args),
         Command::Detach(args) => detach::run(context, &args),
+        Command::Panel(args) => panel::run(context, args),
         Command::Status => on_runtime(status::run(context)),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Users(args) => on_runtime(users::run(context, args)),

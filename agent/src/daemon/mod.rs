@@ -39,6 +39,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
+pub use listen::{PANEL_USER, panel_user};
 pub use answers::{ledger_query, query_error, usage as usage_answer};
 
 use agent::Agent;

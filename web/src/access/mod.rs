@@ -86,6 +86,21 @@ pub struct Who {
     pub totp: bool,
 }
 
+impl Who {
+    /// Who asks by the socket itself; whoever answers takes from there who it really is.
+    pub fn on_the_machine() -> Self {
+        Who {
+            schema: Schema,
+            by: By::Socket,
+            name: String::new(),
+            id: String::new(),
+            access: Access::Admin,
+            expires_at: None,
+            totp: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -269,6 +284,9 @@ impl NewToken {
         }
         if self.expires_at.is_some_and(|at| at <= now) {
             return Err(ApiError::invalid("expires_at", "is over already"));
+        }
+        if self.scope == Access::Panel {
+            return Err(ApiError::invalid("scope", "give read, users or admin"));
         }
         Ok(())
     }

@@ -9,14 +9,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use serde::Serialize;
 
 use super::{
     change_routes::to_its_end,
     error::ApiError,
     order::{Identity, Order},
-    routes::{Access, RawQuery, Shared, read},
+    routes::{Access, RawQuery, Shared, read, wrong_method},
 };
 use crate::access::{
     By, Need, NewToken, PasswordChange, Presented, SignIn, TotpCode, Visitor, Which, Who, need,
@@ -28,6 +28,8 @@ pub const SESSION: HeaderName = HeaderName::from_static("x-boxmeter-session");
 pub const FROM: HeaderName = HeaderName::from_static("x-boxmeter-from");
 /// The visitor's browser.
 pub const BROWSER: HeaderName = HeaderName::from_static("x-boxmeter-browser");
+/// Of which a path may have some.
+const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 /// Bytes of a browser's name that are kept.
 const BROWSER_BYTES_MAX: usize = 200;
 
@@ -88,6 +90,12 @@ pub(super) async fn need_access(
         )
         .into_response();
     };
+    if let Some(pattern) = request.extensions().get::<MatchedPath>()
+        && need(request.method(), pattern.as_str()).is_none()
+        && METHODS.iter().any(|it| need(it, pattern.as_str()).is_some())
+    {
+        return wrong_method().await;
+    }
     match admitted(&backend, own, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
@@ -111,7 +119,7 @@ async fn admitted(backend: &Shared, own: Access, request: &mut Request) -> Resul
         Some(_) => (Access::Panel, socket(Access::Panel, request)),
     };
     match rule {
-        Some(Need::Panel) if matches!(own, Access::Panel | Access::Admin) => {}
+        Some(Need::Panel) if who.by == By::Socket && matches!(own, Access::Panel | Access::Admin) => {}
         Some(Need::Level(level)) if access >= level && !(visitor.is_some() && who.by == By::Socket) => {}
         Some(_) => return Err(too_little(&who)),
         None => return Err(ApiError::not_permitted("nobody may do this here")),

@@ -116,7 +116,7 @@ async fn no_such_route(uri: http::Uri) -> ApiError {
     ApiError::not_found(format!("no such path {:?}; see {PREFIX}/openapi.json", uri.path()))
 }
 
-async fn wrong_method() -> Response {
+pub(super) async fn wrong_method() -> Response {
     let problem = ApiError::bad_request(format!("wrong method here; see {PREFIX}/openapi.json"));
     let mut response = problem.into_response();
     *response.status_mut() = http::StatusCode::METHOD_NOT_ALLOWED;

@@ -100,16 +100,20 @@ impl Front for MadeUp {
         Some(crate::demo::PASSWORD)
     }
 
-    async fn api(&self, visitor: Visitor, mut request: Request) -> Response {
+    async fn api(&self, visitor: Visitor, request: Request) -> Response {
         let who = match self.own().who(&visitor).await {
             Ok(who) => who,
             Err(error) => return error.into_response(),
         };
+        let (mut parts, body) = request.into_parts();
+        // What the panel's own routes noted of the path would be taken for the API's.
+        parts.extensions = http::Extensions::new();
         let foreign: Vec<HeaderName> =
-            request.headers().keys().filter(|it| it.as_str().starts_with("x-boxmeter-")).cloned().collect();
+            parts.headers.keys().filter(|it| it.as_str().starts_with("x-boxmeter-")).cloned().collect();
         for name in foreign {
-            request.headers_mut().remove(name);
+            parts.headers.remove(name);
         }
+        let mut request = Request::from_parts(parts, body);
         let identity = Identity::Visitor { by: who.by, name: who.name.clone(), from: visitor.from };
         request.extensions_mut().insert(who.access);
         request.extensions_mut().insert(identity);

@@ -33,6 +33,8 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Live streams at a time; a page holds one.
 pub const STREAMS_MAX: usize = 200;
+/// A stream's visitor is asked for again so often: an ended session ends its streams.
+const STILL_IN_EVERY: Duration = Duration::from_secs(30);
 /// Nothing from elsewhere, nothing inline, nobody frames us.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -175,11 +177,12 @@ pub async fn signed_in(State(guard): State<Arc<Guard>>, mut request: Request, ne
         Err(refusal) => return refusal,
     };
     let backend = guard.front.acting_for(&visitor);
+    let asker = visitor.clone();
     let inside = Inside { visitor, who, backend, csrf };
     request.extensions_mut().insert(inside.clone());
     let mut response = next.run(request).await;
     response.extensions_mut().insert(inside);
-    held(response, permit)
+    held(&guard, asker, response, permit)
 }
 
 fn to_sign_in(guard: &Guard, request: &Request) -> Response {
@@ -249,15 +252,30 @@ fn stream_place(guard: &Guard, request: &Request) -> Result<Option<OwnedSemaphor
     }
 }
 
-/// Keeps the place until the answer has ended.
-fn held(response: Response, permit: Option<OwnedSemaphorePermit>) -> Response {
+/// A stream keeps its place until it has ended, which is at the latest soon after its visitor is not in any more.
+fn held(
+    guard: &Guard,
+    visitor: Visitor,
+    response: Response,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Response {
     let Some(permit) = permit else { return response };
     let (parts, body) = response.into_parts();
-    let body = body.into_data_stream().map(move |piece| {
+    let body = body.into_data_stream().take_until(gone(guard.front.own(), visitor)).map(move |piece| {
         let _held = &permit;
         piece
     });
     Response::from_parts(parts, Body::from_stream(body))
+}
+
+/// Ready when the visitor's session or token opens nothing any more.
+async fn gone(backend: Arc<dyn Backend>, visitor: Visitor) {
+    loop {
+        tokio::time::sleep(STILL_IN_EVERY).await;
+        if backend.who(&visitor).await.is_err_and(|error| error.kind == ErrorKind::NotPermitted) {
+            return;
+        }
+    }
 }
 
 /// `/api/v1` for programs with tokens, and for the panel's own pages.
@@ -297,7 +315,8 @@ pub async fn api(State(guard): State<Arc<Guard>>, request: Request) -> Response 
         Err(_) => return ApiError::unavailable("the body did not come in time").into_response(),
     };
     let request = Request::from_parts(parts, Body::from(body));
-    held(guard.front.api(visitor, request).await, permit)
+    let asker = visitor.clone();
+    held(&guard, asker, guard.front.api(visitor, request).await, permit)
 }
 
 fn unauthorized() -> Response {

@@ -6,10 +6,13 @@ pub mod guard;
 pub mod options;
 pub mod pages;
 pub mod public;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
+use tower_http::compression::CompressionLayer;
 
 use crate::api::PREFIX;
 use front::Front;
@@ -58,5 +61,8 @@ fn based(base: &str, routes: Router) -> Router {
 fn around(routes: Router, guard: Arc<Guard>) -> Router {
     routes
         .layer(DefaultBodyLimit::max(crate::api::routes::BODY_BYTES_MAX))
+        // Streams and what is compressed already stay as they are. No other site can have a browser ask for a
+        // page with its cookie and see how long it is: the cookie is SameSite, and nobody frames us.
+        .layer(CompressionLayer::new())
         .layer(middleware::from_fn_with_state(guard, guard::outermost))
 }

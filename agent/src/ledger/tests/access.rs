@@ -78,7 +78,7 @@ fn a_code_of_the_second_factor_is_taken_once_and_none_before_it() {
     rig.ledger.set_totp(Some(100), true, admin_asks(now)).wait().unwrap();
     assert_eq!(rig.reader().panel_admin().unwrap().unwrap().totp, Some(vec![1; 20]));
     assert!(rig.ledger.offer_totp(vec![2; 20]).wait().is_err(), "it is not replaced by an offer");
-    let mut begin = |letter, step| {
+    let begin = |letter, step| {
         rig.ledger.begin_session(new_session(letter, "192.0.2.1", step), admin_asks(now)).wait().map(drop)
     };
     assert!(begin(1, None).is_err(), "the account asks for a code");

@@ -1,0 +1,149 @@
+//! Passwords, the second factor, sessions.
+
+use crate::rig::{ALICE, Rig};
+use boxmeter_tests::{needs_machine, wait};
+use serde_json::json;
+use std::time::{SystemTime, UNIX_EPOCH};
+use totp_rs::{Builder, Secret, Totp};
+
+const THIEF: &str = "203.0.113.66";
+const OWNER: &str = "198.51.100.1";
+
+#[test]
+fn wrong_passwords_in_a_row_shut_out_their_address_only() {
+    needs_machine!();
+    let rig = Rig::new();
+    let mut tried = 0;
+    loop {
+        let answer = rig.try_password("not the password", "", THIEF);
+        assert_eq!(answer.session(), None);
+        tried += 1;
+        match answer.status {
+            403 => assert!(tried < 20, "nobody stops it"),
+            429 => break,
+            other => panic!("{other}: {}", answer.body),
+        }
+    }
+    assert!(tried > 2, "one slip is no attack");
+    let right = rig.try_password(&rig.password, "", THIEF);
+    assert_eq!((right.status, right.session()), (429, None), "the right one is not looked at from there");
+    // What the address says of itself counts only through the proxy that is trusted.
+    let lie = rig.ask("POST", "/sign-in").from(&format!("{OWNER}, {THIEF}"));
+    assert_eq!(lie.form(&format!("password={}", rig.password)).send().status, 429);
+    let session = rig.try_password(&rig.password, "", OWNER).session().expect("the owner comes in");
+    let events = rig.events();
+    let failed = events.iter().filter(|(kind, who)| kind == "sign_in_failed" && who.contains(THIEF)).count();
+    assert_eq!(failed, tried - 1, "{events:?}");
+    assert!(events.contains(&("signed_in".into(), format!("admin@{OWNER}"))), "{events:?}");
+    // The agent's restart forgets no attempt.
+    let mut rig = rig;
+    rig.agent.stop();
+    rig.agent.start();
+    assert_eq!(rig.try_password(&rig.password, "", THIEF).status, 429);
+    assert_eq!(rig.ask("GET", "/api/v1/who").session(&session).send().status, 200);
+}
+
+#[test]
+fn a_session_ends_when_the_password_is_changed() {
+    needs_machine!();
+    let rig = Rig::new();
+    let (old, own) = (rig.sign_in(), rig.sign_in());
+    let new = "another one, much longer";
+    let change = |current: &str, new: &str| {
+        let body = json!({"current": current, "new": new});
+        rig.ask("POST", "/api/v1/password").session(&own).json(&body).send()
+    };
+    assert_eq!(change("wrong", new).value()["field"], json!("current"));
+    assert_eq!(change(&rig.password, "short").value()["field"], json!("new"));
+    let who = |session: &str| rig.ask("GET", "/api/v1/who").session(session).send().status;
+    assert_eq!((who(&old), who(&own)), (200, 200), "nothing was changed");
+    let changed = change(&rig.password, new);
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    assert_eq!((who(&old), who(&own)), (403, 200));
+    let page = rig.ask("GET", "/users").cookie(&old).send();
+    assert!(page.header("location").is_some_and(|it| it.starts_with("/sign-in")), "{}", page.head);
+    assert_eq!(rig.try_password(&rig.password, "", OWNER).status, 403);
+    assert!(rig.try_password("another+one%2C+much+longer", "", OWNER).session().is_some());
+    // Root needs no password that was there before, and signs everybody out.
+    let made = rig.agent.ask(&["panel", "password", "--generate"]).unwrap();
+    assert_eq!(who(&own), 403);
+    assert!(rig.try_password(made["password"].as_str().unwrap(), "", OWNER).session().is_some());
+    let kinds: Vec<_> = rig.events().into_iter().filter(|(kind, _)| kind == "password_changed").collect();
+    let whose: Vec<_> = kinds.iter().map(|(_, who)| who.as_str()).collect();
+    assert_eq!(whose, ["uid:0", &format!("admin@{OWNER}"), "uid:0"]);
+}
+
+#[test]
+fn sessions_are_seen_and_ended() {
+    needs_machine!();
+    let rig = Rig::new();
+    let (own, other, third) = (rig.sign_in(), rig.sign_in(), rig.sign_in());
+    let list = rig.ask("GET", "/api/v1/sessions").session(&own).send().value();
+    let sessions = list["sessions"].as_array().unwrap();
+    assert_eq!(sessions.len(), 3);
+    assert_eq!(sessions.iter().filter(|it| it["current"] == json!(true)).count(), 1);
+    assert!(sessions.iter().all(|it| it["from"] == json!(OWNER)), "{list}");
+    for secret in [&own, &other, &third] {
+        assert!(!list.to_string().contains(secret.as_str()), "the list has a session's secret");
+    }
+    let who = |session: &str| rig.ask("GET", "/api/v1/who").session(session).send();
+    let others = who(&other).value()["id"].as_str().unwrap().to_owned();
+    let end = |id: &str| rig.ask("DELETE", &format!("/api/v1/sessions/{id}")).session(&own).send().status;
+    assert_eq!(end(&others), 204);
+    assert_eq!(end(&others), 404, "it is over");
+    assert_eq!(end("x"), 404);
+    assert_eq!((who(&own).status, who(&other).status, who(&third).status), (200, 403, 200));
+    assert_eq!(rig.ask("DELETE", "/api/v1/sessions").session(&own).send().status, 204);
+    assert_eq!((who(&own).status, who(&third).status), (200, 403));
+    let out = rig.ask("POST", "/sign-out").session(&own).form("").send();
+    assert_eq!(out.status, 303);
+    assert!(out.header("set-cookie").is_some_and(|it| it.contains("max-age=0")), "{}", out.head);
+    assert_eq!(who(&own).status, 403, "the cookie that the browser forgot opens nothing either");
+}
+
+fn authenticator(secret: &str) -> Totp {
+    let secret = Secret::try_from_base32(secret).unwrap();
+    Builder::new().with_secret(secret).with_account_name("admin").build().unwrap()
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Codes that were not used yet: of the step before, of now, and of the next one, which are all taken.
+/// Waits until there is enough left of a step.
+fn codes(totp: &Totp) -> [String; 3] {
+    wait("a step begins", || if seconds() % 30 < 15 { Ok(()) } else { Err(String::new()) });
+    let now = seconds();
+    [now - 30, now, now + 30].map(|at| totp.generate(at).to_string())
+}
+
+#[test]
+fn a_code_of_the_second_factor_opens_once() {
+    needs_machine!();
+    let rig = Rig::new();
+    let session = rig.sign_in();
+    let ask = |method: &str, body: serde_json::Value| {
+        rig.ask(method, "/api/v1/totp").session(&session).json(&body).send()
+    };
+    let offer = ask("POST", json!({})).value();
+    let totp = authenticator(offer["secret"].as_str().unwrap());
+    assert!(rig.try_password(&rig.password, "", OWNER).session().is_some(), "offered only");
+    let [first, second, third] = codes(&totp);
+    assert_eq!(ask("PUT", json!({"code": "000000"})).value()["field"], json!("code"));
+    assert_eq!(ask("PUT", json!({"code": first})).status, 204);
+    let sign_in = |code: &str, from: &str| rig.try_password(&rig.password, code, from);
+    assert_eq!(sign_in("", OWNER).session(), None, "a password alone is not enough");
+    assert_eq!(sign_in(&first, OWNER).session(), None, "the code that turned it on");
+    assert!(sign_in(&second, OWNER).session().is_some());
+    assert_eq!(sign_in(&second, "198.51.100.2").session(), None, "seen by somebody who looked on");
+    // Turning it off needs a code, or root.
+    assert_eq!(ask("DELETE", json!({"code": second})).value()["field"], json!("code"));
+    assert_eq!(ask("DELETE", json!({"code": third})).status, 204);
+    assert!(sign_in("", "198.51.100.3").session().is_some());
+    let kinds: Vec<_> = rig.events().into_iter().map(|(kind, _)| kind).collect();
+    assert!(kinds.contains(&"totp_on".to_owned()) && kinds.contains(&"totp_off".to_owned()), "{kinds:?}");
+    let log = rig.agent.ask(&["events"]).unwrap().to_string();
+    assert!(!log.contains(offer["secret"].as_str().unwrap()));
+    assert!(!log.contains(ALICE) || !log.contains(&session));
+}
