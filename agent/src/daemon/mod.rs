@@ -39,8 +39,8 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use listen::{PANEL_USER, panel_user};
 pub use answers::{ledger_query, query_error, usage as usage_answer};
+pub use listen::{PANEL_USER, panel_user};
 
 use agent::Agent;
 use backend::Answerer;
