@@ -83,7 +83,11 @@ fn every_answer_is_closed_to_other_sites() {
         // The secret of a subscription is told to nobody, also not to us.
         let referrer = if path.starts_with("/s/") { "no-referrer" } else { "same-origin" };
         assert_eq!(answer.header("referrer-policy"), Some(referrer), "{path}");
-        assert!(answer.header("cache-control").is_some_and(|it| it.contains("no-store")), "{path}: {}", answer.head);
+        assert!(
+            answer.header("cache-control").is_some_and(|it| it.contains("no-store")),
+            "{path}: {}",
+            answer.head
+        );
         assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
     }
     let cookie = rig.try_password(&rig.password, "", "198.51.100.9");

@@ -37,9 +37,9 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use listen::{PANEL_USER, panel_user};
 pub use answers::{ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leaving, Left, detach, leaving};
+pub use listen::{PANEL_USER, panel_user};
 
 use agent::Agent;
 use backend::Answerer;
