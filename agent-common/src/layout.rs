@@ -1,6 +1,6 @@
 //! The sizes and alignments that both sides rely on, checked when either side is compiled.
 
-use core::mem::{align_of, offset_of, size_of};
+use core::mem::{align_of, size_of};
 
 use crate::{
     Meta,
@@ -9,7 +9,7 @@ use crate::{
     flow::{Flow, FlowKey},
     rate::{Lane, Pace, Rate},
     recent::Recent,
-    user::{Account, Counters, Side, User},
+    user::{Account, Counters, User},
     watch::{Inbound, WatchKey, Watched},
 };
 
@@ -19,8 +19,8 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 24);
     assert!(size_of::<Flow>() == 112);
     assert!(size_of::<Recent>() == 64 && align_of::<Recent>() == 64);
-    assert!(size_of::<Side>() == 64 && size_of::<Account>() == 128 && align_of::<Account>() == 64);
-    assert!(size_of::<User>() == 128 && align_of::<User>() == 64 && offset_of!(User, billed) == 64);
+    assert!(size_of::<Account>() == 64 && align_of::<Account>() == 64);
+    assert!(size_of::<User>() == 128 && align_of::<User>() == 64);
     assert!(size_of::<Lane>() == 64 && align_of::<Lane>() == 64);
     assert!(size_of::<Rate>() == 128);
     assert!(size_of::<Pace>() == 8);

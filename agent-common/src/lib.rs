@@ -18,7 +18,7 @@ pub mod user;
 pub mod watch;
 
 /// Version of the layout and of the meaning of all maps.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 3;
 
 /// Client to server, what the kernel sees as ingress. An index into every pair of counters.
 pub const UPLOAD: usize = 0;

@@ -32,25 +32,12 @@ pub struct Counters {
 
 /// One (user, inbound) pair, or the unattributed bytes of one inbound.
 ///
-/// The two directions of a connection are mostly worked off on two CPUs: each has a cache line of its
-/// own, with everything that a packet of that direction needs of an account. A line that both write
-/// goes back and forth between them, at several times the cost of everything else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Account {
-    pub sides: [Side; 2],
-}
-
-/// One direction of an account.
-///
-/// Everything but the counters is written by the agent, in both, before the slot number is given to any
-/// flow, and makes the array self-describing: a new agent learns from it whose the slots are.
+/// Everything but `counters` is written by the agent, before the slot number is given to any flow,
+/// and makes the array self-describing: a new agent learns from it whose the slots are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub struct Side {
-    /// As in [`Counters`], here and below.
-    pub payload: u64,
-    pub wire: u64,
+pub struct Account {
+    pub counters: Counters,
     /// The user's slot, 0 for unattributed bytes.
     pub user: u32,
     /// The inbound's index.
@@ -61,16 +48,14 @@ pub struct Side {
     pub in_use: u32,
     /// Grows each time the slot is given to another pair.
     pub generation: u32,
-    pub reserved: [u64; 2],
 }
 
 /// What a user has used and may use. `billed` is the counter that both thresholds are compared with.
-///
-/// The first cache line is read with every packet and hardly ever written; `billed`, which packets of
-/// both directions write, is in the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct User {
+    /// Both directions of the meter that `meter` names, over all accounts of the user. Only grows.
+    pub billed: u64,
     /// At or past it every packet of the user is dropped. [`UNLIMITED`] where there is no budget.
     pub cut_at: u64,
     /// Passing it makes one event. [`UNLIMITED`] where no warning is wanted.
@@ -84,16 +69,11 @@ pub struct User {
     /// packet needs anyway, so that a user without rates and blocks costs nothing more.
     pub limits: u32,
     /// [`EVENT_WARNED`] | [`EVENT_CUT`]: events already sent; the agent clears them when it moves a
-    /// threshold. A packet that carries nothing of what is billed needs no look at `billed` until
-    /// [`EVENT_CUT`] is here.
+    /// threshold.
     pub events: u32,
     pub in_use: u32,
     pub generation: u32,
     pub pad: u32,
-    /// The user's id (UUID v7).
-    pub user_id: [u8; 16],
-    /// Both directions of the meter that `meter` names, over all accounts of the user. Only grows.
-    pub billed: u64,
     pub reserved: u64,
     /// Dropped by the budget.
     pub dropped_packets: [u64; 2],
@@ -101,6 +81,8 @@ pub struct User {
     pub dropped_bytes: [u64; 2],
     /// IP packet bytes that a rate or a block dropped; they are in no other counter.
     pub limited_bytes: [u64; 2],
+    /// The user's id (UUID v7).
+    pub user_id: [u8; 16],
 }
 
 /// The user has a rate: see [`crate::rate`].

@@ -72,11 +72,11 @@ pub fn admit<const DIR: usize>(
     payload: u32,
     wire: u32,
 ) -> Result<*mut User, Reason> {
-    let user = users::user::<DIR>(account);
+    let user = users::user(account);
     if user.is_null() {
         return Ok(user);
     }
-    if users::exhausted(user, payload, wire) {
+    if users::exhausted(user) {
         return Err(Reason::OverBudget);
     }
     if users::limits(user) != 0 && !limits::pass(account, flow, DIR as u32, payload, wire) {

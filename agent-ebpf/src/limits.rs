@@ -13,7 +13,7 @@ use crate::{atomic, blocks, rates, stats, users};
 /// Whether the packet passes. What does not is counted here.
 #[inline(never)]
 pub fn pass(account: *const Account, flow: *const Flow, direction: u32, payload: u32, wire: u32) -> bool {
-    let user = users::user::<0>(account);
+    let user = users::user(account);
     if user.is_null() {
         return true;
     }
@@ -52,7 +52,7 @@ pub fn settled(account: *const Account, limits: u32, moved: &Counters) {
 /// A flow of an account ended.
 #[inline(always)]
 pub fn ended(account: *const Account, id: u64) {
-    let user = users::user::<0>(account);
+    let user = users::user(account);
     if !user.is_null() && users::limits(user) & LIMIT_BLOCKED != 0 {
         blocks::forget(id);
     }

@@ -100,9 +100,9 @@ pub fn count<const DIR: usize>(sought: &Sought, inbound: u32, body: &Body) -> bo
         return false;
     }
     let Some(account) = users::account(owner) else { return false };
-    let user = users::user::<DIR>(account);
+    let user = users::user(account);
     // Rates and blocked flows are looked at on the longer way.
-    if user.is_null() || users::exhausted(user, body.payload, body.wire) || users::limits(user) != 0 {
+    if user.is_null() || users::exhausted(user) || users::limits(user) != 0 {
         return false;
     }
     // SAFETY: see `holds`. Should the entry be another flow's by now, that one shows a packet more.

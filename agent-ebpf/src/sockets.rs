@@ -128,8 +128,8 @@ fn over(
         return Err(Reason::OverBudget);
     }
     // SAFETY: a checked map value.
-    watch::add::<DOWNLOAD>(unsafe { (*account).sides[DOWNLOAD].inbound }, 0, wire);
-    users::add::<DOWNLOAD>(account, users::user::<DOWNLOAD>(account), 0, wire);
+    watch::add::<DOWNLOAD>(unsafe { (*account).inbound }, 0, wire);
+    users::add::<DOWNLOAD>(account, users::user(account), 0, wire);
     Ok(())
 }
 

@@ -119,7 +119,7 @@ fn find(flow: *mut Flow, rtt_us: u32, segment: u32, order: &mut Order) -> u32 {
         return 1;
     }
     let Some(account) = users::account(owner) else { return 1 };
-    let user = users::user::<0>(account);
+    let user = users::user(account);
     if user.is_null() || users::limits(user) & LIMIT_RATE == 0 {
         return 1;
     }

@@ -6,7 +6,7 @@ use aya_ebpf::macros::btf_map;
 use boxmeter_common::{
     event::{EVENT_USER_CUT, EVENT_USER_WARN},
     stats::Stat,
-    user::{ACCOUNTS_MAX, Account, Counters, EVENT_CUT, EVENT_WARNED, METER_WIRE, Side, USERS_MAX, User},
+    user::{ACCOUNTS_MAX, Account, Counters, EVENT_CUT, EVENT_WARNED, METER_WIRE, USERS_MAX, User},
 };
 
 use crate::{
@@ -30,15 +30,13 @@ pub fn account(slot: u32) -> Option<*mut Account> {
     account
 }
 
-/// The user of an account; null for unattributed bytes. `DIR` says which side is looked at: the one of
-/// the packet's direction, so that the other direction's cache line stays where it is.
+/// The user of an account; null for unattributed bytes.
 ///
 /// A pointer and not an `Option` with the slot: what would be undefined in the empty case is a
 /// register that the verifier finds unwritten.
 #[inline(always)]
-pub fn user<const DIR: usize>(account: *const Account) -> *mut User {
-    // SAFETY: see `slot`.
-    let slot = atomic::load32(unsafe { &raw const (*account).sides[DIR].user });
+pub fn user(account: *const Account) -> *mut User {
+    let slot = slot(account);
     if slot == 0 {
         return ptr::null_mut();
     }
@@ -55,39 +53,21 @@ pub fn limits(user: *const User) -> u32 {
 #[inline(always)]
 pub fn slot(account: *const Account) -> u32 {
     // SAFETY: a checked map value, here and below.
-    atomic::load32(unsafe { &raw const (*account).sides[0].user })
+    atomic::load32(unsafe { &raw const (*account).user })
 }
 
 /// Whether the budget was used up before this packet, or its time is over.
-///
-/// `billed` is the other direction's to write at every packet, and reading it takes its cache line away
-/// from there. A packet that carries nothing of what is billed (an acknowledgement, where payload is)
-/// leaves it alone as long as nobody has found the budget used up: it cannot use any of it. The one who
-/// uses it up says so in `events`, and so does the first one who is dropped.
 #[inline(always)]
-pub fn exhausted(user: *const User, payload: u32, wire: u32) -> bool {
-    // SAFETY: see `user`, here and below.
-    let (cut_at, until_ns, events) = unsafe {
+pub fn exhausted(user: *const User) -> bool {
+    // SAFETY: see `user`.
+    let (billed, cut_at, until_ns) = unsafe {
         (
+            atomic::load(&raw const (*user).billed),
             atomic::load(&raw const (*user).cut_at),
             atomic::load(&raw const (*user).until_ns),
-            atomic::load32(&raw const (*user).events),
         )
     };
-    if until_ns != 0 && clock::coarse_ns() >= until_ns {
-        return true;
-    }
-    if events & EVENT_CUT == 0 && cut_at != 0 && bytes(user, payload as u64, wire as u64) == 0 {
-        return false;
-    }
-    atomic::load(unsafe { &raw const (*user).billed }) >= cut_at
-}
-
-/// What of a packet is billed.
-#[inline(always)]
-fn bytes(user: *const User, payload: u64, wire: u64) -> u64 {
-    // SAFETY: see `user`.
-    if atomic::load32(unsafe { &raw const (*user).meter }) == METER_WIRE { wire } else { payload }
+    billed >= cut_at || (until_ns != 0 && clock::coarse_ns() >= until_ns)
 }
 
 /// Notes a packet that is being dropped.
@@ -136,12 +116,12 @@ fn crossed(account: *const Account, billed: u64) {
 
 #[inline(always)]
 fn bill(account: *const Account, user: *mut User, payload: u64, wire: u64) {
-    let bytes = bytes(user, payload, wire);
-    if bytes == 0 {
-        return;
-    }
     // SAFETY: see `user`.
     unsafe {
+        let bytes = if atomic::load32(&raw const (*user).meter) == METER_WIRE { wire } else { payload };
+        if bytes == 0 {
+            return;
+        }
         let billed = atomic::fetch_add(&raw mut (*user).billed, bytes) + bytes;
         if billed >= atomic::load(&raw const (*user).warn_at)
             || billed >= atomic::load(&raw const (*user).cut_at)
@@ -156,12 +136,11 @@ fn bill(account: *const Account, user: *mut User, payload: u64, wire: u64) {
 pub fn add<const DIR: usize>(account: *mut Account, user: *mut User, payload: u32, wire: u32) {
     // SAFETY: see `user`.
     unsafe {
-        let side = &raw mut (*account).sides[DIR];
         if payload != 0 {
-            atomic::add(&raw mut (*side).payload, payload as u64);
+            atomic::add(&raw mut (*account).counters.payload[DIR], payload as u64);
         }
         if wire != 0 {
-            atomic::add(&raw mut (*side).wire, wire as u64);
+            atomic::add(&raw mut (*account).counters.wire[DIR], wire as u64);
         }
     }
     if !user.is_null() {
@@ -183,13 +162,13 @@ pub fn settle(slot: u32, moved: &Counters) {
     let Some(account) = account(slot) else { return };
     // SAFETY: see `user`.
     unsafe {
-        let sides: [*mut Side; 2] = [&raw mut (*account).sides[0], &raw mut (*account).sides[1]];
-        atomic::add(&raw mut (*sides[0]).payload, moved.payload[0]);
-        atomic::add(&raw mut (*sides[1]).payload, moved.payload[1]);
-        atomic::add(&raw mut (*sides[0]).wire, moved.wire[0]);
-        atomic::add(&raw mut (*sides[1]).wire, moved.wire[1]);
+        let counters = &raw mut (*account).counters;
+        atomic::add(&raw mut (*counters).payload[0], moved.payload[0]);
+        atomic::add(&raw mut (*counters).payload[1], moved.payload[1]);
+        atomic::add(&raw mut (*counters).wire[0], moved.wire[0]);
+        atomic::add(&raw mut (*counters).wire[1], moved.wire[1]);
     }
-    let user = user::<0>(account);
+    let user = user(account);
     if !user.is_null() {
         bill(account, user, moved.payload[0] + moved.payload[1], moved.wire[0] + moved.wire[1]);
         limits::settled(account, self::limits(user), moved);

@@ -190,11 +190,18 @@ impl Panel {
         let url = &self.public_url;
         let web = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         if !url.is_empty() && web.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
-            return Err(("panel.public_url", "must be an address as \"https://panel.example.org\"".to_owned()));
+            return Err((
+                "panel.public_url",
+                "must be an address as \"https://panel.example.org\"".to_owned(),
+            ));
         }
         let base = &self.base_path;
         let plain = |it: char| it.is_ascii_alphanumeric() || "-_./~".contains(it);
-        if !base.is_empty() && (!base.starts_with('/') || base.ends_with('/') || base.contains("//") || !base.chars().all(plain))
+        if !base.is_empty()
+            && (!base.starts_with('/')
+                || base.ends_with('/')
+                || base.contains("//")
+                || !base.chars().all(plain))
         {
             return Err(("panel.base_path", "must be empty, or a path as \"/panel\"".to_owned()));
         }

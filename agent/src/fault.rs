@@ -18,6 +18,17 @@ pub fn point(place: &'static str) {
     let _ = place;
 }
 
+/// How many times faster long intervals are to pass: 1, but in a test that says otherwise.
+pub fn hurry() -> u64 {
+    #[cfg(debug_assertions)]
+    {
+        let said = std::env::var("BOXMETER_HURRY").ok().and_then(|times| times.parse().ok());
+        said.filter(|&times| times > 0).unwrap_or(1)
+    }
+    #[cfg(not(debug_assertions))]
+    1
+}
+
 /// Is this to fail, if a test wants it to? Once in the life of a process.
 #[inline]
 pub fn refuses(place: &'static str) -> bool {

@@ -6,6 +6,8 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod addresses;
+mod bench;
 mod changes;
 mod crash;
 mod leave;

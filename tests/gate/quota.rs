@@ -68,6 +68,34 @@ fn a_quic_user_over_quota_is_cut_at_the_byte_and_a_package_brings_it_back() {
     cut_and_back(VERSIONS[2], "hysteria2");
 }
 
+/// When the command has answered, the kernel holds the new quota: nothing more passes.
+#[test]
+fn a_quota_lowered_on_the_command_line_cuts_at_once() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let name = rig.alice().name.clone();
+    rig.done(&["users", "set", &name, "--quota", "100GiB"]);
+    let mut stream = crate::rig::Stream::open(&rig, rig.alice());
+    while_streaming(&rig, rig.bob(), || {
+        let (stop, taken) = (false.into(), std::sync::atomic::AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let taking = scope.spawn(|| stream.take(&stop, &taken));
+            wait("more than the new quota passed", || {
+                match taken.load(std::sync::atomic::Ordering::Relaxed) {
+                    bytes if bytes > 8 * MIB => Ok(()),
+                    bytes => Err(bytes.to_string()),
+                }
+            });
+            rig.done(&["users", "set", &name, "--quota", "4MiB"]);
+            let used = rig.used(&name);
+            taking.join().unwrap().expect_err("the quota ends the stream");
+            let after = rig.used(&name);
+            assert!(after - used <= overshoot_max(), "{} bytes passed after the answer", after - used);
+        });
+    });
+    rig.until_state(&name, "limited");
+}
+
 /// The agent may die at any moment: the kernel cuts on, and the next agent explains it.
 #[test]
 fn the_cut_holds_without_an_agent() {

@@ -32,6 +32,15 @@ impl Rig {
         Rig { agent, site }
     }
 
+    /// As [`Rig::new`], and the agent's intervals of address limits are shorter.
+    pub fn hurried(version: &'static str, case: &'static str) -> Rig {
+        let site = Site::new(version, &[named(case)]);
+        let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+        agent.hurries();
+        agent.start();
+        Rig { agent, site }
+    }
+
     pub fn alice(&self) -> &User {
         &self.site.users[0]
     }
@@ -94,6 +103,10 @@ impl Stream {
         // As much as anybody may take.
         stream.write_all(&head(0, u64::MAX >> 8)).unwrap();
         Stream { stream }
+    }
+
+    pub fn reader(&mut self) -> &mut TcpStream {
+        &mut self.stream
     }
 
     /// Takes what is on its way; after that nothing comes, be the connection ended or not.

@@ -15,6 +15,7 @@ pub struct Agent {
     process: Option<Process>,
     /// A place where it is to die or to be refused something (see `boxmeter::fault`).
     fault: Option<&'static str>,
+    hurry: bool,
 }
 
 impl Agent {
@@ -30,7 +31,7 @@ impl Agent {
             folder.display()
         );
         std::fs::write(folder.join("boxmeter.toml"), text).unwrap();
-        Agent { folder, netns: netns.clone(), process: None, fault: None }
+        Agent { folder, netns: netns.clone(), process: None, fault: None, hurry: false }
     }
 
     /// Its programs meet only sockets made in a control group. To be called before it starts.
@@ -52,12 +53,18 @@ impl Agent {
         let log = self.folder.join("agent.log");
         let mut command = self.configured(&["run"]);
         command.envs(self.fault.map(|fault| ("BOXMETER_FAULT", fault)));
+        command.envs(self.hurry.then_some(("BOXMETER_HURRY", "5")));
         self.process = Some(Process::start(&mut command, &self.netns, &log));
     }
 
     /// What goes wrong in the agents that are started from now on.
     pub fn fails_at(&mut self, fault: Option<&'static str>) {
         self.fault = fault;
+    }
+
+    /// Intervals of a minute and more pass faster in the agents that are started from now on.
+    pub fn hurries(&mut self) {
+        self.hurry = true;
     }
 
     /// Waits until it has died by itself.

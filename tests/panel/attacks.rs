@@ -32,11 +32,19 @@ fn other_sites_cannot_use_a_session() {
     }
     let api = || rig.ask("POST", &format!("/api/v1/users/{ALICE}/disable")).cookie(&session);
     assert_eq!(api().send().status, 403, "the API needs the header");
-    let foreign = api().header("x-csrf-token", &access::csrf(&session)).header("origin", "https://evil.example");
+    let foreign =
+        api().header("x-csrf-token", &access::csrf(&session)).header("origin", "https://evil.example");
     assert_eq!(foreign.send().status, 403);
     let sign_in = rig.ask("POST", "/sign-in").form(&format!("password={}", rig.password));
-    assert_eq!(sign_in.header("sec-fetch-site", "cross-site").send().session(), None, "signed in as somebody");
-    let right = post().form(&form).header("origin", &format!("http://{PANEL}")).header("sec-fetch-site", "same-origin");
+    assert_eq!(
+        sign_in.header("sec-fetch-site", "cross-site").send().session(),
+        None,
+        "signed in as somebody"
+    );
+    let right = post()
+        .form(&form)
+        .header("origin", &format!("http://{PANEL}"))
+        .header("sec-fetch-site", "same-origin");
     let answer = right.send();
     assert_eq!(answer.status, 303, "{}", answer.body);
     assert_eq!(resets(), 1);
@@ -47,7 +55,8 @@ fn a_name_that_points_here_is_not_ours() {
     needs_machine!();
     let rig = Rig::new();
     let session = rig.sign_in();
-    for host in ["evil.example", "evil.example:8790", "127.0.0.1.evil.example", "localhost.evil.example:8790"] {
+    for host in ["evil.example", "evil.example:8790", "127.0.0.1.evil.example", "localhost.evil.example:8790"]
+    {
         for path in ["/", "/sign-in", "/api/v1/users", "/s/x", "/static/x"] {
             let answer = rig.ask("GET", path).cookie(&session).host(host).send();
             assert_eq!(answer.status, 421, "{host} {path}: {}", answer.body);
@@ -66,14 +75,19 @@ fn every_answer_is_closed_to_other_sites() {
     let session = rig.sign_in();
     for path in ["/", "/users", "/sign-in", "/nothing", "/api/v1/users", "/s/nothing", "/settings"] {
         let answer = rig.ask("GET", path).cookie(&session).send();
-        let policy = answer.header("content-security-policy").unwrap_or_else(|| panic!("{path}: {}", answer.head));
+        let policy =
+            answer.header("content-security-policy").unwrap_or_else(|| panic!("{path}: {}", answer.head));
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
         assert!(policy.contains("frame-ancestors 'none'"), "{path}: {policy}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
         // The secret of a subscription is told to nobody, also not to us.
         let referrer = if path.starts_with("/s/") { "no-referrer" } else { "same-origin" };
         assert_eq!(answer.header("referrer-policy"), Some(referrer), "{path}");
-        assert!(answer.header("cache-control").is_some_and(|it| it.contains("no-store")), "{path}: {}", answer.head);
+        assert!(
+            answer.header("cache-control").is_some_and(|it| it.contains("no-store")),
+            "{path}: {}",
+            answer.head
+        );
         assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
     }
     let cookie = rig.try_password(&rig.password, "", "198.51.100.9");
@@ -116,11 +130,13 @@ fn slow_clients_and_open_streams_keep_nobody_out() {
     let session = rig.sign_in();
     let begun = Instant::now();
     // Half a head, a whole head of a body that never comes, and nothing at all.
-    let half: Vec<TcpStream> = (0..50).map(|_| {
-        let mut stream = rig.site.inside.run(|| TcpStream::connect(PANEL)).unwrap();
-        stream.write_all(b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1:8790\r\nx-a: ").unwrap();
-        stream
-    }).collect();
+    let half: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = rig.site.inside.run(|| TcpStream::connect(PANEL)).unwrap();
+            stream.write_all(b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1:8790\r\nx-a: ").unwrap();
+            stream
+        })
+        .collect();
     let silent = rig.site.inside.run(|| TcpStream::connect(PANEL)).unwrap();
     // Live pages that nobody reads or closes.
     let streams: Vec<TcpStream> =

@@ -64,13 +64,14 @@ impl Rig {
     pub fn start_panel(&mut self) {
         let mut command = Command::new(boxmeter());
         command.arg("--config").arg(self.site.scratch.join("boxmeter.toml")).args(["--lang", "en", "panel"]);
-        let log = self.site.scratch.join("panel.log");
+        let (log, before) = (self.site.scratch.join("panel.log"), self.log().len());
         let mut process = Process::start(&mut command, &self.site.inside, &log);
-        wait("the panel answers", || {
+        wait("the panel tells its address", || {
             if let Some(status) = process.ended() {
                 panic!("the panel ended with {status}:\n{}", process.log());
             }
-            self.site.inside.run(connect).map(drop).map_err(|error| error.to_string())
+            let log = process.log();
+            if log[before..].contains("The panel is at ") { Ok(()) } else { Err(log) }
         });
         self.panel = Some(process);
     }
@@ -86,7 +87,14 @@ impl Rig {
     /// A request, from an address of its own unless the test says another.
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
         let netns = &self.site.inside;
-        let ask = Ask { netns, method: method.into(), path: path.into(), host: PANEL.into(), headers: Vec::new(), body: String::new() };
+        let ask = Ask {
+            netns,
+            method: method.into(),
+            path: path.into(),
+            host: PANEL.into(),
+            headers: Vec::new(),
+            body: String::new(),
+        };
         ask.from("198.51.100.1")
     }
 
@@ -121,7 +129,9 @@ impl Rig {
     pub fn events(&self) -> Vec<(String, String)> {
         let answer = self.agent.ask(&["events"]).unwrap();
         let events = answer["events"].as_array().unwrap().iter();
-        events.map(|it| (it["kind"].as_str().unwrap().into(), it["who"].as_str().unwrap_or_default().into())).collect()
+        events
+            .map(|it| (it["kind"].as_str().unwrap().into(), it["who"].as_str().unwrap_or_default().into()))
+            .collect()
     }
 }
 
@@ -134,14 +144,20 @@ fn connect() -> std::io::Result<TcpStream> {
 /// The panel's user, in a list of users that only this test and what it starts see.
 fn with_panel_user(site: &Site) {
     let lists = [
-        ("/etc/passwd", format!("boxmeter-panel:x:{PANEL_UID}:{PANEL_UID}::/nonexistent:/usr/sbin/nologin\n")),
+        (
+            "/etc/passwd",
+            format!("boxmeter-panel:x:{PANEL_UID}:{PANEL_UID}::/nonexistent:/usr/sbin/nologin\n"),
+        ),
         ("/etc/group", format!("boxmeter-panel:x:{PANEL_UID}:\n")),
     ];
     for (path, line) in lists {
         let own = site.scratch.join(Path::new(path).file_name().unwrap().to_str().unwrap());
         let text = std::fs::read_to_string(path).unwrap();
-        let kept: String =
-            text.lines().filter(|it| !it.starts_with("boxmeter-panel:")).map(|it| format!("{it}\n")).collect();
+        let kept: String = text
+            .lines()
+            .filter(|it| !it.starts_with("boxmeter-panel:"))
+            .map(|it| format!("{it}\n"))
+            .collect();
         std::fs::write(&own, kept + &line).unwrap();
         mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }
@@ -204,7 +220,8 @@ impl Ask<'_> {
     }
 
     fn head(&self) -> String {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.method, self.path, self.host);
+        let mut head =
+            format!("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.method, self.path, self.host);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use crate::{
     api::{
         names::safe,
-        told,
         terms::{PeriodKind, Sharing, SharingAction, Step, Terms, Then},
+        told,
         types::{Event, Reason, Time},
     },
     locale::Lang,

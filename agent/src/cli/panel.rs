@@ -65,7 +65,8 @@ async fn password(context: &Context, new: Option<String>, no_totp: bool) -> Resu
     change.check()?;
     let changed = client.change_password(context.envelope(None), &who, change).await?;
     if no_totp {
-        let off = client.set_totp(context.envelope(None), &who, TotpCode { code: String::new() }, false).await;
+        let off =
+            client.set_totp(context.envelope(None), &who, TotpCode { code: String::new() }, false).await;
         match off {
             // There was none: that is what was asked for.
             Err(error) if error.kind == ErrorKind::Conflict => {}

@@ -1,5 +1,7 @@
 //! The options that say what a user or a policy may do, and how terms look to people.
 
+mod sharing;
+
 use boxmeter_web::{
     api::terms::{Overrides, PeriodKind, Sharing, SharingAction, Step, Terms, Then, Wins},
     backend::ApiError,
@@ -13,6 +15,7 @@ use super::{
     format::{Tone, bytes, rate},
 };
 use crate::units::{is_off, parse_rate, parse_size};
+use sharing::sharing;
 
 /// What an option says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,53 +246,6 @@ fn warn(text: &str) -> Result<Given<Vec<u16>>, String> {
         let percents = percents.map_err(|_| "give percentages as 80,95, or none".to_owned())?;
         checked(Overrides { warn_percents: Some(percents.clone()), ..Overrides::default() }, percents)
     })
-}
-
-const SHARING_FORMS: &str = "give note, warn, suspend or throttle:RATE, if wanted after more networks \
-                             than so many within so long, as 3/5m=warn, or 0";
-
-fn sharing(text: &str) -> Result<Given<Sharing>, String> {
-    given(text, |text| {
-        let wrong = || SHARING_FORMS.to_owned();
-        let mut sharing = Sharing::default();
-        if is_off(text) {
-            return Ok(Sharing { networks: 0, ..sharing });
-        }
-        // What comes before the action may stand alone, and the action as well.
-        let (when, action) = match text.split_once('=') {
-            Some((when, action)) => (Some(when), action.trim()),
-            None if text.contains('/') && !text.starts_with("throttle:") => (Some(text), "note"),
-            None => (None, text),
-        };
-        if let Some(when) = when {
-            let (networks, within) = when.split_once('/').ok_or_else(wrong)?;
-            sharing.networks = match networks.trim() {
-                networks if is_off(networks) => 0,
-                networks => networks.parse().map_err(|_| wrong())?,
-            };
-            sharing.window_s = seconds(within.trim()).ok_or_else(wrong)?;
-        }
-        sharing.action = match action {
-            "note" => SharingAction::Note,
-            "warn" => SharingAction::Warn,
-            "suspend" => SharingAction::Suspend,
-            other => SharingAction::Throttle(throttle(other)?.ok_or_else(wrong)?),
-        };
-        checked(Overrides { sharing: Some(sharing), ..Overrides::default() }, sharing)
-    })
-}
-
-/// `90s`, `5m`, `1h`.
-fn seconds(text: &str) -> Option<u32> {
-    let unit = text.chars().last()?;
-    let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        _ => return None,
-    };
-    number.checked_mul(seconds)
 }
 
 /// The value, if the contract takes it. The option's name stands before the message already.

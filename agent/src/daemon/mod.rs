@@ -37,9 +37,9 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use listen::{PANEL_USER, panel_user};
 pub use answers::{ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leaving, Left, detach, leaving};
+pub use listen::{PANEL_USER, panel_user};
 
 use agent::Agent;
 use backend::Answerer;
@@ -130,10 +130,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let billed = billed(config);
     let meter = Meter::new(kernel, billed)?;
     let epoch = meter.kernel.epoch();
-    let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
-    if let Some(committed_ms) = info.as_ref().and_then(|info| info.committed_ms) {
-        gate.goes_on_from(committed_ms);
-    }
+    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch)
+        .going_on_from(info.as_ref().and_then(|info| info.committed_ms));
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);

@@ -3,9 +3,8 @@
 
 use std::collections::HashMap;
 
-use boxmeter_common::{
-    DOWNLOAD, UPLOAD,
-    user::{ACCOUNT_FIRST, ACCOUNTS_MAX, Counters, EVENT_CUT, EVENT_WARNED, UNLIMITED, USERS_MAX},
+use boxmeter_common::user::{
+    ACCOUNT_FIRST, ACCOUNTS_MAX, Counters, EVENT_CUT, EVENT_WARNED, UNLIMITED, USERS_MAX,
 };
 use uuid::Uuid;
 
@@ -52,26 +51,22 @@ pub(super) struct Directory {
 }
 
 impl Kernel {
-    pub(super) fn read_directory(&mut self) -> Result<Directory, KernelError> {
+    pub(super) fn read_directory(&self) -> Directory {
         let mut directory = Directory { accounts_next: ACCOUNT_FIRST, users_next: 1, ..Directory::default() };
         for slot in ACCOUNT_FIRST..ACCOUNTS_MAX {
-            self.accounts.reach(slot).map_err(KernelError::io("mapping accounts into memory"))?;
             let account = self.accounts.at(slot);
             // SAFETY: a field of a mapped value, here and below. Names are written before `in_use`.
             unsafe {
-                // The side that is written last.
-                let side = &raw const (*account).sides[1];
-                if shared::load32(&raw const (*side).in_use) == 0 {
+                if shared::load32(&raw const (*account).in_use) == 0 {
                     break;
                 }
-                let user = UserId(Uuid::from_bytes((&raw const (*side).user_id).read_volatile()));
-                let inbound = InboundIndex(shared::load32(&raw const (*side).inbound));
+                let user = UserId(Uuid::from_bytes((&raw const (*account).user_id).read_volatile()));
+                let inbound = InboundIndex(shared::load32(&raw const (*account).inbound));
                 directory.accounts.insert((user, inbound), Slot(slot));
             }
             directory.accounts_next = slot + 1;
         }
         for slot in 1..USERS_MAX {
-            self.reach_user(slot)?;
             let user = self.users.at(slot);
             // SAFETY: as above.
             unsafe {
@@ -83,19 +78,14 @@ impl Kernel {
             }
             directory.users_next = slot + 1;
         }
-        Ok(directory)
-    }
-
-    fn reach_user(&mut self, slot: u32) -> Result<(), KernelError> {
-        let reached = self.users.reach(slot).and_then(|()| self.rates.reach(slot));
-        reached.map_err(KernelError::io("mapping users into memory"))
+        directory
     }
 
     /// The slot of a user, made if there is none; `meter` (`METER_*`) is what budgets are measured
     /// on, and only of effect for a new slot.
     ///
     /// # Errors
-    /// `Full`, or no memory to map more slots.
+    /// `Full`.
     pub fn allocate_user(&mut self, id: UserId, meter: u32) -> Result<UserSlot, KernelError> {
         if let Some(slot) = self.directory.users.get(&id) {
             return Ok(*slot);
@@ -104,7 +94,6 @@ impl Kernel {
         if slot >= USERS_MAX {
             return Err(KernelError::Full { what: "user slots", max: USERS_MAX - 1 });
         }
-        self.reach_user(slot)?;
         let user = self.users.at(slot);
         // SAFETY: see `read_directory`.
         unsafe {
@@ -122,7 +111,7 @@ impl Kernel {
     /// The slot of a user's account on an inbound, made if there is none.
     ///
     /// # Errors
-    /// `Full`, or no memory to map more slots.
+    /// `Full`.
     pub fn allocate_account(
         &mut self,
         id: UserId,
@@ -137,17 +126,13 @@ impl Kernel {
         if slot >= ACCOUNTS_MAX {
             return Err(KernelError::Full { what: "account slots", max: ACCOUNTS_MAX - ACCOUNT_FIRST });
         }
-        self.accounts.reach(slot).map_err(KernelError::io("mapping accounts into memory"))?;
         let account = self.accounts.at(slot);
         // SAFETY: see `read_directory`.
         unsafe {
-            for side in 0..2 {
-                let side = &raw mut (*account).sides[side];
-                shared::store32(&raw mut (*side).user, user.0);
-                shared::store32(&raw mut (*side).inbound, inbound.0);
-                (&raw mut (*side).user_id).write_volatile(id.0.into_bytes());
-                shared::store32(&raw mut (*side).in_use, 1);
-            }
+            shared::store32(&raw mut (*account).user, user.0);
+            shared::store32(&raw mut (*account).inbound, inbound.0);
+            (&raw mut (*account).user_id).write_volatile(id.0.into_bytes());
+            shared::store32(&raw mut (*account).in_use, 1);
         }
         self.directory.accounts_next += 1;
         self.directory.accounts.insert((id, inbound), Slot(slot));
@@ -161,12 +146,7 @@ impl Kernel {
     pub fn counters(&self, slot: Slot) -> Counters {
         let account = self.accounts.at(slot.0);
         // SAFETY: see `read_directory`.
-        let side = |direction: usize| unsafe {
-            let side = &raw const (*account).sides[direction];
-            (shared::load(&raw const (*side).payload), shared::load(&raw const (*side).wire))
-        };
-        let (upload, download) = (side(UPLOAD), side(DOWNLOAD));
-        Counters { payload: [upload.0, download.0], wire: [upload.1, download.1] }
+        unsafe { shared::counters(&raw const (*account).counters) }
     }
 
     /// Every account: of users, and the unattributed one of each inbound that is in use.
@@ -188,11 +168,10 @@ impl Kernel {
         let account = self.accounts.at(slot.0);
         // SAFETY: see `read_directory`.
         unsafe {
-            let side = &raw const (*account).sides[0];
             AccountInfo {
                 slot,
-                inbound: InboundIndex(shared::load32(&raw const (*side).inbound)),
-                user: Some(UserId(Uuid::from_bytes((&raw const (*side).user_id).read_volatile()))),
+                inbound: InboundIndex(shared::load32(&raw const (*account).inbound)),
+                user: Some(UserId(Uuid::from_bytes((&raw const (*account).user_id).read_volatile()))),
                 counters,
             }
         }

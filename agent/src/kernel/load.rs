@@ -139,8 +139,8 @@ impl Kernel {
         let mut kernel = Kernel {
             meta,
             netns_aware,
-            accounts: growing(&pins, maps::ACCOUNTS, ACCOUNTS_MAX)?,
-            users: growing(&pins, maps::USERS, USERS_MAX)?,
+            accounts: map(&pins, maps::ACCOUNTS, ACCOUNTS_MAX)?,
+            users: map(&pins, maps::USERS, USERS_MAX)?,
             inbounds: map(&pins, maps::INBOUNDS, INBOUNDS_MAX)?,
             watched: map(&pins, maps::WATCHED, INBOUNDS_MAX * WATCHED_SHARDS)?,
             ports: map(&pins, maps::PORTS, PORTS_WORDS)?,
@@ -154,7 +154,7 @@ impl Kernel {
             closed: pins.open(maps::CLOSED)?,
             owners: pins.open(maps::OWNERS)?,
             blocked: pins.open(maps::BLOCKED)?,
-            rates: growing(&pins, maps::RATES, RATES_MAX)?,
+            rates: map(&pins, maps::RATES, RATES_MAX)?,
             rated: [0; 2],
             walk,
             programs,
@@ -164,7 +164,7 @@ impl Kernel {
             opened_ns: crate::clock::mono_ns(),
             namespaces: vec![Namespace::own()?],
         };
-        kernel.directory = kernel.read_directory()?;
+        kernel.directory = kernel.read_directory();
         kernel.rated = limits::count_rated(&kernel.rates, kernel.directory.users_next);
         kernel.wind_clock();
         Ok(kernel)
@@ -192,12 +192,8 @@ impl Kernel {
 }
 
 fn map<T: aya::Pod>(pins: &Pins, name: &str, count: u32) -> Result<Shared<T>, KernelError> {
-    Shared::new(pins.open(name)?, count).map_err(KernelError::io(format!("mapping {name} into memory")))
-}
-
-/// An array of which as much is mapped as slots were given out.
-fn growing<T: aya::Pod>(pins: &Pins, name: &str, count: u32) -> Result<Shared<T>, KernelError> {
-    Shared::growing(pins.open(name)?, count).map_err(KernelError::io(format!("mapping {name} into memory")))
+    let map = pins.open(name)?;
+    Shared::new(map.as_fd(), count).map_err(KernelError::io(format!("mapping {name} into memory")))
 }
 
 fn open_cgroup(path: Option<&Path>) -> Result<File, KernelError> {

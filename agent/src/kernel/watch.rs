@@ -125,11 +125,8 @@ impl Kernel {
                 shared::store32(&raw mut (*entry).tag_len, tag.len() as u32);
                 (&raw mut (*entry).port).write_volatile(port.port);
                 let account = self.accounts.at(index);
-                for side in 0..2 {
-                    let side = &raw mut (*account).sides[side];
-                    shared::store32(&raw mut (*side).inbound, index);
-                    shared::store32(&raw mut (*side).in_use, 1);
-                }
+                shared::store32(&raw mut (*account).inbound, index);
+                shared::store32(&raw mut (*account).in_use, 1);
             }
             // Packets of the namespace that it had before find their way through `WATCH` until that
             // forgets them.

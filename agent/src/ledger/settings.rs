@@ -149,13 +149,16 @@ pub(super) fn change(
         let terms = policies::terms(transaction, of.settings.policy)?;
         columns::to_json(&policy::in_force(Some(&terms), &of.settings.overrides))
     };
-    data["terms"] = differing(&in_force(&before)?, &in_force(&after)?, &data)?;
+    let terms = differing(&in_force(&before)?, &in_force(&after)?)?;
+    if !terms.is_empty() {
+        data["terms"] = Value::Object(terms);
+    }
     asked.event(transaction, "user_changed", Some(id), data, rev)?;
     Ok(after)
 }
 
 /// What holds of what was and what is, where it differs: by name, before and after.
-fn differing(before: &str, after: &str, data: &Value) -> Result<Value, CommitError> {
+fn differing(before: &str, after: &str) -> Result<serde_json::Map<String, Value>, CommitError> {
     let read = |text: &str| {
         serde_json::from_str::<serde_json::Map<String, Value>>(text)
             .map_err(|error| CommitError::Other(error.to_string()))
@@ -168,14 +171,7 @@ fn differing(before: &str, after: &str, data: &Value) -> Result<Value, CommitErr
             terms.insert(name, json!([was, is]));
         }
     }
-    for name in ["expires_ms", "email", "note", "first_use"] {
-        match data.get(name) {
-            Some(Value::Array(pair)) => drop(terms.insert(name.to_owned(), json!(pair))),
-            Some(_) => drop(terms.insert(name.to_owned(), json!([null, null]))),
-            None => {}
-        }
-    }
-    Ok(Value::Object(terms))
+    Ok(terms)
 }
 
 /// What changed, for the event. Personal data is only named: events outlive a purge.

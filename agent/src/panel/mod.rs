@@ -68,7 +68,9 @@ fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.with_context(|| format!("cannot listen on {address} ([panel] {key}): choose another, or end what has it"))
+    bound.with_context(|| {
+        format!("cannot listen on {address} ([panel] {key}): choose another, or end what has it")
+    })
 }
 
 async fn process(config: &Config, options: Options) -> anyhow::Result<()> {

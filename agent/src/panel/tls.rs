@@ -1,6 +1,7 @@
 //! TLS from certificate files, read again when they change: a renewed certificate needs no restart.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -8,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use rustls::ServerConfig;
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -44,14 +46,23 @@ pub async fn load(certificate: &str, key: &str) -> anyhow::Result<Option<Tls>> {
     }
     let (certificate, key) = (PathBuf::from(certificate), PathBuf::from(key));
     let loaded = stamps(&certificate, &key);
-    let config = RustlsConfig::from_pem_file(&certificate, &key).await.with_context(|| {
+    let config = read(&certificate, &key).await.with_context(|| {
         format!(
             "the certificate {} with the key {} ([panel] tls_cert, tls_key)",
             certificate.display(),
             key.display()
         )
     })?;
+    let config = RustlsConfig::from_config(config);
     Ok(Some(Tls { config, files: Arc::new(Files { certificate, key, loaded }) }))
+}
+
+/// Offers HTTP/1 and nothing else, which is what the listeners speak.
+async fn read(certificate: &Path, key: &Path) -> io::Result<Arc<ServerConfig>> {
+    let loaded = RustlsConfig::from_pem_file(certificate, key).await?.get_inner();
+    let mut config = ServerConfig::clone(&loaded);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn stamps(certificate: &Path, key: &Path) -> Stamps {
@@ -77,8 +88,9 @@ impl Tls {
             if now == used {
                 continue;
             }
-            match self.config.reload_from_pem_file(certificate, key).await {
-                Ok(()) => {
+            match read(certificate, key).await {
+                Ok(config) => {
+                    self.config.reload_from_config(config);
                     tracing::info!(certificate = %certificate.display(), "the certificate was read anew");
                     (used, told) = (now, now);
                 }

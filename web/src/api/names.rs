@@ -64,7 +64,8 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
 
 fn reserved(name: &str) -> bool {
     let prefix = name.get(..RESERVED_PREFIX.len()).is_some_and(|it| it.eq_ignore_ascii_case(RESERVED_PREFIX));
-    prefix || name.eq_ignore_ascii_case(LOCKED_NAME)
+    // What a purge leaves of a user's name begins so.
+    prefix || name.eq_ignore_ascii_case(LOCKED_NAME) || name.starts_with("(purged")
 }
 
 /// Characters that hide, reorder or break text: control characters, bidirectional controls,

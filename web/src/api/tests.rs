@@ -14,6 +14,7 @@ use tower::ServiceExt;
 
 use super::{
     client::Client,
+    order::Identity,
     query::{AuditQuery, By, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserSort},
     routes::{Access, unix_router},
     serve::serve,
@@ -212,7 +213,8 @@ pub(super) async fn ask_as(
     uri: &str,
     headers: &[(&str, &str)],
 ) -> (StatusCode, String, Value) {
-    let mut request = Request::builder().method(method).uri(uri).extension(access).extension(Identity::Uid(7));
+    let mut request =
+        Request::builder().method(method).uri(uri).extension(access).extension(Identity::Uid(7));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

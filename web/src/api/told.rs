@@ -32,9 +32,17 @@ impl Told<'_> {
     fn user(&self) -> Option<String> {
         let mut changes = Vec::new();
         if let Some([from, to]) = self.data.get("policy").and_then(pair) {
-            changes.push(self.from_to("told.policy", &text(from), &text(to)));
+            changes.push(self.both("told.policy", &text(from), &text(to)));
         }
         changes.extend(self.terms(self.data.get("terms").and_then(Value::as_object)));
+        if let Some(pair) = self.data.get("expires_ms").and_then(pair) {
+            changes.push(self.term("expires_ms", pair));
+        }
+        for name in ["email", "note", "first_use"] {
+            if self.data.get(name).is_some() {
+                changes.push(self.changed(&format!("told.{name}")));
+            }
+        }
         (!changes.is_empty())
             .then(|| self.lang.fill("told.user_changed", &[("changes", &self.join(&changes))]))
     }
@@ -92,14 +100,13 @@ impl Told<'_> {
             "total_quota_bytes" => "terms.total_quota",
             "warn_percents" => "terms.warn",
             "expires_ms" => "told.expires",
-            "email" | "note" | "first_use" => return self.changed(&format!("told.{key}")),
             "reset_day" | "time_zone" | "speed_up" | "speed_down" => &format!("told.{key}"),
             "period" | "max_flows" | "max_addresses" | "wins" | "over_quota" | "rollover" | "valid_days"
             | "sharing" => &format!("terms.{key}"),
             _ => return key.replace('_', " "),
         };
         match (self.value(key, from), self.value(key, to)) {
-            (Some(from), Some(to)) => self.from_to(name, &from, &to),
+            (Some(from), Some(to)) => self.both(name, &from, &to),
             _ => self.changed(name),
         }
     }
@@ -118,7 +125,7 @@ impl Told<'_> {
         })
     }
 
-    fn from_to(&self, name: &str, from: &str, to: &str) -> String {
+    fn both(&self, name: &str, from: &str, to: &str) -> String {
         let what = self.lang.text(name).to_owned();
         self.lang.fill("told.from_to", &[("what", &what), ("from", from), ("to", to)])
     }
@@ -166,8 +173,8 @@ mod tests {
     #[test]
     fn events_say_what_was_and_what_is() {
         let changed = json!({"policy": ["free", "basic"], "terms": {"quota_bytes": [10_737_418_240_u64, null],
-            "speed_down": [1_048_576, 5_242_880], "sharing": [{}, {}], "expires_ms": [null, 1_764_000_000_000_i64],
-            "note": [null, null]}});
+            "speed_down": [1_048_576, 5_242_880], "sharing": [{}, {}]},
+            "expires_ms": [null, 1_764_000_000_000_i64], "note": "changed"});
         let policy = json!({"policy": "basic", "users": 3, "before": {"quota_bytes": 1024, "max_flows": null},
             "after": {"quota_bytes": 2048, "max_flows": 7}});
         let package = json!({"bytes": 1_073_741_824, "expires_ms": 1_764_000_000_000_i64});

@@ -8,6 +8,7 @@ use crate::core::{
     crowd::{Active, Crowd, CrowdCounters, Effect, Limits as UserLimits, Opened, Timing},
     event::{FlowId, FlowSeen, Network, UserId},
 };
+use crate::fault;
 
 /// So many bytes to a TCP client cannot be on their way unacknowledged for a whole walk: the client
 /// lives, though it sends no payload.
@@ -33,7 +34,15 @@ pub struct Limits {
 
 impl Limits {
     pub fn new() -> Self {
-        Limits { crowd: Crowd::new(Timing::default()), ..Limits::default() }
+        let Timing { silent_ns, grace_ns, moved_ns, refused_ns } = Timing::default();
+        let times = fault::hurry();
+        let timing = Timing {
+            silent_ns: silent_ns / times,
+            grace_ns: grace_ns / times,
+            moved_ns: moved_ns / times,
+            refused_ns: refused_ns / times,
+        };
+        Limits { crowd: Crowd::new(timing), ..Limits::default() }
     }
 
     pub fn set(&mut self, user: UserId, limits: UserLimits, now_ns: u64) {

@@ -134,8 +134,11 @@ impl Gate {
 
     /// An agent before this one has committed up to here, and may have died before it had booked what it
     /// saw last. Packages that have expired since are still to be booked.
-    pub fn goes_on_from(&mut self, committed_ms: i64) {
-        self.before_ms = committed_ms.saturating_sub(BOOKED_WITHIN_MS);
+    pub fn going_on_from(mut self, committed_ms: Option<i64>) -> Self {
+        if let Some(committed_ms) = committed_ms {
+            self.before_ms = committed_ms.saturating_sub(BOOKED_WITHIN_MS);
+        }
+        self
     }
 
     /// The next thing that a job has found; never, while there is none.

@@ -102,8 +102,8 @@ fn an_expiry_while_nobody_looked_is_booked_once() {
             .expect("a package");
     }
     let expired = |rig: &mut Rig| {
-        let mut gate = Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
-        gate.goes_on_from(committed);
+        let mut gate =
+            Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH).going_on_from(Some(committed));
         let (policies, standings) = rig.everybody();
         gate.load(policies, standings);
         let before_ms = gate.before_ms;
@@ -136,8 +136,8 @@ fn an_expiry_while_nobody_looked_is_booked_once() {
     assert_eq!(spent, [(expiry, -40)]);
     // An agent that lived past it has seen to it.
     let committed = expiry + BOOKED_WITHIN_MS + 5;
-    let mut gate = Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
-    gate.goes_on_from(committed);
+    let mut gate =
+        Gate::new(rig.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH).going_on_from(Some(committed));
     let (policies, standings) = rig.everybody();
     gate.load(policies, standings);
     let before_ms = gate.before_ms;

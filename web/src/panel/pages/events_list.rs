@@ -89,7 +89,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
     };
     let choice = |group: &str, value: &str, chosen: &str| {
         let word = if value.is_empty() { "any" } else { value.trim_start_matches('-') };
-        Choice::new(value, f.t(&format!("panel.events.{group}_{word}")), value == chosen)
+        Choice::new(value, f.t(format!("panel.events.{group}_{word}")), value == chosen)
     };
     let page = Page {
         severities: ["", "warning", "error"]
@@ -116,7 +116,7 @@ pub fn entry(f: &Frame, event: &Event) -> Entry {
         at: Moment::exact(&event.at),
         title,
         severity: event.severity.as_str(),
-        severity_text: f.t(&format!("panel.severity.{}", event.severity.as_str())).to_owned(),
+        severity_text: f.t(format!("panel.severity.{}", event.severity.as_str())).to_owned(),
         user: shown(user),
         user_address: format!("{}/users/{}", f.base, segment(user)),
         text: shown(&wording::explanation(f.lang, event)),

@@ -68,11 +68,8 @@ pub async fn page(
     let who = who(visit)?;
     let backend = visit.backend();
     let title = visit.lang.text("panel.nav.settings").to_owned();
-    let (f, sessions, tokens) = tokio::join!(
-        Frame::load(pages, visit, "settings", title),
-        backend.sessions(who),
-        backend.tokens(),
-    );
+    let (f, sessions, tokens) =
+        tokio::join!(Frame::load(pages, visit, "settings", title), backend.sessions(who), backend.tokens(),);
     // Whoever came in with fewer rights sees the rest of the page.
     let sessions = permitted(sessions.map(|it| it.sessions))?;
     let tokens = permitted(tokens.map(|it| it.tokens))?;
@@ -108,7 +105,9 @@ pub fn who(visit: &Visit) -> Result<&Who, PageError> {
 fn permitted<T>(list: Result<Vec<T>, ApiError>) -> Result<Vec<T>, PageError> {
     match list {
         Ok(list) => Ok(list),
-        Err(error) if matches!(error.kind, ErrorKind::NotPermitted | ErrorKind::Unsupported) => Ok(Vec::new()),
+        Err(error) if matches!(error.kind, ErrorKind::NotPermitted | ErrorKind::Unsupported) => {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error.into()),
     }
 }

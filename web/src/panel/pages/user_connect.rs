@@ -98,7 +98,8 @@ fn here(pages: &Pages, headers: &HeaderMap, path: &str) -> String {
 
 fn way(number: usize, shared: &SharedServer) -> Way {
     let server = &shared.server;
-    let host = if server.address.contains(':') { format!("[{}]", server.address) } else { server.address.clone() };
+    let host =
+        if server.address.contains(':') { format!("[{}]", server.address) } else { server.address.clone() };
     let fields = server.entry.iter().enumerate();
     let link = shared.link.clone().unwrap_or_default();
     Way {

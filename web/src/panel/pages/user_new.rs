@@ -70,12 +70,7 @@ async fn page(
     render_as(status, &Page { f, form, hints: Fields::default(), choices, inherits: true })
 }
 
-pub async fn save(
-    State(pages): State<Shared>,
-    visit: Visit,
-    headers: HeaderMap,
-    form: Form,
-) -> Answer {
+pub async fn save(State(pages): State<Shared>, visit: Visit, headers: HeaderMap, form: Form) -> Answer {
     let mut fields = Fields::typed(&form, &user_form::all_fields());
     let now = visit.backend().now();
     let typed = user_form::read(visit.lang, &form, None, &now, &mut fields);

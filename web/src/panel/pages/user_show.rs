@@ -226,7 +226,7 @@ impl Span {
 fn spans(f: &Frame, name: &str, chosen: Span) -> Vec<(String, String, bool)> {
     let one = |it: Span| {
         let address = format!("{}/users/{}?by={}", f.base, segment(name), it.word());
-        (address, f.t(&format!("panel.chart.{}", it.word())).to_owned(), it == chosen)
+        (address, f.t(format!("panel.chart.{}", it.word())).to_owned(), it == chosen)
     };
     Span::ALL.into_iter().map(one).collect()
 }

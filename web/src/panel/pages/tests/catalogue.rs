@@ -29,7 +29,10 @@ fn files(folder: &Path, ending: &str) -> Vec<(PathBuf, String)> {
 fn keys_in(text: &str, heads: &BTreeSet<&str>) -> Vec<String> {
     let keyish = |it: &&str| {
         let letters = it.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c));
-        letters && !it.ends_with('.') && !it.ends_with(".html") && it.split_once('.').is_some_and(|(head, _)| heads.contains(head))
+        letters
+            && !it.ends_with('.')
+            && !it.ends_with(".html")
+            && it.split_once('.').is_some_and(|(head, _)| heads.contains(head))
     };
     text.split('"').filter(keyish).map(str::to_owned).collect()
 }
@@ -50,16 +53,33 @@ fn every_key_is_in_the_catalogue_and_every_key_of_the_panel_is_used() {
         let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         for key in keys_in(text, &heads) {
             for lang in Lang::ALL {
-                assert!(lang.keys().any(|it| it == key), "{}: {key} is not in {}", path.display(), lang.tag());
+                assert!(
+                    lang.keys().any(|it| it == key),
+                    "{}: {key} is not in {}",
+                    path.display(),
+                    lang.tag()
+                );
             }
         }
         all.push_str(text);
     }
     // Keys that are put together: `panel.event.` and the kind of an event.
     let computed = [
-        "panel.event.", "panel.error.", "panel.invalid.", "panel.field.", "panel.nav.", "panel.theme.",
-        "panel.sort.", "panel.severity.", "panel.chart.", "panel.period.", "panel.sharing.", "panel.done.",
-        "panel.events.severity_", "panel.events.who_", "panel.events.since_",
+        "panel.event.",
+        "panel.error.",
+        "panel.invalid.",
+        "panel.field.",
+        "panel.nav.",
+        "panel.theme.",
+        "panel.sort.",
+        "panel.severity.",
+        "panel.chart.",
+        "panel.period.",
+        "panel.sharing.",
+        "panel.done.",
+        "panel.events.severity_",
+        "panel.events.who_",
+        "panel.events.since_",
     ];
     for key in Lang::En.keys().filter(|key| key.starts_with("panel.")) {
         let used = all.contains(&format!("\"{key}\"")) || computed.iter().any(|it| key.starts_with(it));
@@ -74,7 +94,8 @@ fn templates_have_no_text_of_their_own() {
     for (path, text) in files(&folder("templates"), "html") {
         let bare = without(&without(&text, "{{", "}}"), "{%", "%}");
         let texts = words(&bare).replace("boxmeter", "");
-        let left: Vec<&str> = texts.split_whitespace().filter(|it| it.chars().any(char::is_alphabetic)).collect();
+        let left: Vec<&str> =
+            texts.split_whitespace().filter(|it| it.chars().any(char::is_alphabetic)).collect();
         assert_eq!(left, Vec::<&str>::new(), "{}", path.display());
         for name in ["title", "aria-label", "placeholder", "alt", "label"] {
             for part in bare.split(&format!(" {name}=\"")).skip(1) {
@@ -133,7 +154,8 @@ fn two_languages_at_once_do_not_mix() {
 async fn pages_without_names_have_one_language() {
     let rig = Rig::new().await;
     let cjk = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
-    for path in ["/users/new", "/policies", "/policies/new", "/policies/basic", "/settings", "/no-such-page"] {
+    for path in ["/users/new", "/policies", "/policies/new", "/policies/basic", "/settings", "/no-such-page"]
+    {
         let seen = rig.get(path).await;
         let words = seen.words().replace(Lang::ZhCn.text("panel.language"), "");
         let left: String = words.chars().filter(|c| cjk(*c)).collect();

@@ -60,7 +60,11 @@ async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
     let rig = Rig::new().await;
     for lang in Lang::ALL {
         let seen = rig
-            .post_in(lang, "/users/new", &[("name", "a[b"), ("quota", "ten"), ("expires", "2020-01-01T00:00")])
+            .post_in(
+                lang,
+                "/users/new",
+                &[("name", "a[b"), ("quota", "ten"), ("expires", "2020-01-01T00:00")],
+            )
             .await;
         assert_eq!(seen.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!((seen.field("name"), seen.field("quota")), ("a[b".to_owned(), "ten".to_owned()));
@@ -258,7 +262,10 @@ async fn language_and_colours_are_kept_in_the_browser() {
     let seen = rig.post("/preferences", &[("lang", "zh-CN"), ("back", "/users?q=a")]).await;
     assert_eq!(seen.location(), "/box/users?q=a");
     let cookie = seen.headers[header::SET_COOKIE].to_str().unwrap();
-    assert!(cookie.starts_with("boxmeter_lang=zh-CN; Path=/box/;") && cookie.contains("HttpOnly"), "{cookie}");
+    assert!(
+        cookie.starts_with("boxmeter_lang=zh-CN; Path=/box/;") && cookie.contains("HttpOnly"),
+        "{cookie}"
+    );
     let seen = rig.post("/preferences", &[("theme", "dark"), ("lang", "xx")]).await;
     let cookies: Vec<_> = seen.headers.get_all(header::SET_COOKIE).iter().collect();
     assert_eq!(cookies.len(), 1);

@@ -98,12 +98,15 @@ async fn texts_of_others_stay_texts() {
                 assert_eq!(seen.status, http::StatusCode::OK, "{path}: {}", seen.words());
                 check(&without_typed(&seen.text), &path);
             }
-            for path in [format!("/users?q={name}&policy={name}&sort={name}&after={name}"),
-                         format!("/events?user={name}&since={name}"),
-                         format!("/{name}")] {
+            for path in [
+                format!("/users?q={name}&policy={name}&sort={name}&after={name}"),
+                format!("/events?user={name}&since={name}"),
+                format!("/{name}"),
+            ] {
                 check(&without_typed(&rig.get_in(lang, &path).await.text), &path);
             }
-            let back = rig.post_in(lang, "/users/new", &[("name", &text), ("note", &text), ("quota", &text)]).await;
+            let back =
+                rig.post_in(lang, "/users/new", &[("name", &text), ("note", &text), ("quota", &text)]).await;
             check(&without_typed(&back.text), "what was typed");
         }
     }

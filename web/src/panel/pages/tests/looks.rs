@@ -12,13 +12,13 @@ use tower::ServiceExt;
 
 use super::{Rig, now};
 use crate::{
+    access::{Door, Visitor, Who},
     api::{
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
         types::*,
     },
     backend::{ApiError, Backend, ErrorKind, LiveStream},
     demo::Demo,
-    access::{Door, Visitor, Who},
     locale::Lang,
     panel::{self, front::Front, options::Options},
 };
@@ -33,7 +33,11 @@ async fn every_page_answers_in_both_languages_under_a_base_path() {
             assert_eq!(seen.status, expected, "{path}");
             assert_eq!(seen.headers[header::CACHE_CONTROL], "no-store", "{path}");
             assert!(!seen.has("?</"), "{path}: a key is missing");
-            for (name, start) in [("href=\"", "href=\"/box/"), ("action=\"", "action=\"/box/"), ("hx-get=\"", "hx-get=\"/box/")] {
+            for (name, start) in [
+                ("href=\"", "href=\"/box/"),
+                ("action=\"", "action=\"/box/"),
+                ("hx-get=\"", "hx-get=\"/box/"),
+            ] {
                 for part in seen.text.split(name).skip(1) {
                     let ours = format!("{name}{}", part.split('"').next().unwrap());
                     assert!(ours.starts_with(start) || ours == "href=\"#main", "{path}: {ours}");
@@ -51,7 +55,8 @@ async fn the_words_of_the_tutorial_stand_where_its_readers_look() {
         assert!(overview.has(word), "{word}");
     }
     let users = rig.get_in(Lang::ZhCn, "/users").await;
-    for word in ["用户名", "状态", "月流量使用", "总流量使用", "操作", "禁用", "启用", "重置流量", "添加用户"] {
+    for word in ["用户名", "状态", "月流量使用", "总流量使用", "操作", "禁用", "启用", "重置流量", "添加用户"]
+    {
         assert!(users.has(word), "{word}");
     }
 }
@@ -88,7 +93,10 @@ async fn what_is_not_well_stands_on_every_page() {
     let rig = Rig::over(Arc::new(demo), "").await;
     for path in ["/", "/users", "/policies", "/events", "/settings", "/users/new"] {
         let seen = rig.get_in(Lang::ZhCn, path).await;
-        assert!(seen.has("来源") && seen.has("sing-box&#39;s API is away") && seen.has("boxmeter doctor"), "{path}");
+        assert!(
+            seen.has("来源") && seen.has("sing-box&#39;s API is away") && seen.has("boxmeter doctor"),
+            "{path}"
+        );
     }
     assert!(rig.get("/").await.has("not all is well"));
 }
@@ -97,7 +105,10 @@ async fn what_is_not_well_stands_on_every_page() {
 async fn lists_are_filtered_sorted_and_paged() {
     let rig = Rig::new().await;
     let limited = rig.get("/users?state=limited").await.words();
-    assert!(limited.contains("3 users") && limited.contains("dave") && !limited.contains("alice"), "{limited}");
+    assert!(
+        limited.contains("3 users") && limited.contains("dave") && !limited.contains("alice"),
+        "{limited}"
+    );
     let found = rig.get("/users?q=%E5%B0%8F").await.words();
     assert!(found.contains("2 users") && found.contains("小明") && found.contains("小红"), "{found}");
     assert!(rig.get("/users?q=nobody-has-this").await.has("No user"), "an empty list says so");
@@ -105,7 +116,12 @@ async fn lists_are_filtered_sorted_and_paged() {
     let mut order: Vec<u64> = Vec::new();
     for _ in 0..2 {
         let page = rig.get(&path).await;
-        let names: Vec<&str> = page.text.split("name=\"user\" value=\"").skip(1).map(|it| it.split('"').next().unwrap()).collect();
+        let names: Vec<&str> = page
+            .text
+            .split("name=\"user\" value=\"")
+            .skip(1)
+            .map(|it| it.split('"').next().unwrap())
+            .collect();
         for name in names {
             let name = name.replace("&#38;", "&");
             order.push(rig.demo.user(&name).await.unwrap().user.period.used_bytes);
@@ -138,7 +154,8 @@ async fn a_user_who_is_cut_is_told_why_and_until_when() {
 async fn events_are_newest_first_and_the_audit_trail_is_what_people_did() {
     let rig = Rig::new().await;
     let all = rig.get("/events").await;
-    let times: Vec<&str> = all.text.split("datetime=\"").skip(1).map(|it| it.split('"').next().unwrap()).collect();
+    let times: Vec<&str> =
+        all.text.split("datetime=\"").skip(1).map(|it| it.split('"').next().unwrap()).collect();
     assert!(times.len() >= 40 && times.is_sorted_by(|a, b| a >= b), "{times:?}");
     let people = rig.get("/events?who=people").await;
     assert!(people.has("panel:admin") && !people.has("Quota used up"));
@@ -157,7 +174,8 @@ async fn live_messages_hold_what_the_page_shows_in_its_language() {
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
     let mut frames = response.into_body().into_data_stream();
     let first = String::from_utf8(frames.next().await.unwrap().unwrap().to_vec()).unwrap();
-    let message: serde_json::Value = serde_json::from_str(first.trim().strip_prefix("data: ").unwrap()).unwrap();
+    let message: serde_json::Value =
+        serde_json::from_str(first.trim().strip_prefix("data: ").unwrap()).unwrap();
     let set = message["set"].as_object().unwrap();
     assert_eq!(set[&format!("{id}:state")]["text"], "正常");
     assert_eq!(set[&format!("{id}:used")], crate::units::Size(online.period.used_bytes).to_string());
@@ -169,7 +187,12 @@ async fn live_messages_hold_what_the_page_shows_in_its_language() {
     assert!(second.len() < first.len(), "{second}");
     let page = rig.get("/users").await;
     for key in set.keys() {
-        assert!(page.has(&format!("data-live=\"{key}\"")) || key.ends_with(":flows") || key.ends_with(":addresses"), "{key}");
+        assert!(
+            page.has(&format!("data-live=\"{key}\""))
+                || key.ends_with(":flows")
+                || key.ends_with(":addresses"),
+            "{key}"
+        );
     }
 }
 

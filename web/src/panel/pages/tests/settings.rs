@@ -46,7 +46,11 @@ async fn a_form_without_the_sessions_token_does_nothing() {
         for form in page.text.split("<form").skip(1) {
             let tag = form.split('>').next().unwrap();
             let body = form.split("</form>").next().unwrap();
-            assert_eq!(tag.contains("method=\"post\""), body.contains("name=\"csrf\" value=\""), "{path}: {tag}");
+            assert_eq!(
+                tag.contains("method=\"post\""),
+                body.contains("name=\"csrf\" value=\""),
+                "{path}: {tag}"
+            );
         }
     }
 }
@@ -80,7 +84,9 @@ async fn passwords_that_differ_or_are_short_are_told_and_never_shown_again() {
     let seen = rig.post("/settings/password", &typed).await;
     assert_eq!(seen.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(seen.has(Lang::En.text("panel.invalid.again")) && !seen.has("correct horse"));
-    let short = rig.post_in(Lang::ZhCn, "/settings/password", &[("current", "x"), ("new", "ab"), ("again", "ab")]).await;
+    let short = rig
+        .post_in(Lang::ZhCn, "/settings/password", &[("current", "x"), ("new", "ab"), ("again", "ab")])
+        .await;
     assert!(short.has(Lang::ZhCn.text("panel.invalid.new")), "{}", short.words());
 }
 
@@ -90,7 +96,10 @@ async fn links_and_credentials_are_handed_over() {
     let page = rig.get("/users/alice/connect").await;
     let credentials = rig.demo.credentials("alice").await.unwrap();
     assert!(page.has(&credentials.path), "{}", page.words());
-    assert!(page.text.matches("<svg xmlns").count() + page.text.matches("<svg version").count() >= 1, "a QR code");
+    assert!(
+        page.text.matches("<svg xmlns").count() + page.text.matches("<svg version").count() >= 1,
+        "a QR code"
+    );
     for server in &credentials.servers {
         assert!(page.has(&super::super::view::shown(&server.server.inbound)));
     }
@@ -116,7 +125,12 @@ async fn settings_of_links_are_saved_and_mistakes_told() {
     assert!(saved.has("vpn.example.org") && saved.has("value=\"8443\""), "{}", saved.words());
     let sharing = rig.demo.sharing().await.unwrap().sharing;
     assert_eq!((sharing.update_hours, sharing.inbounds["trojan-in"].hidden), (6, true));
-    let wrong = rig.post("/settings/links", &[("address", "https://x/"), ("update_hours", "6"), ("port-0", "99999"), ("tag-0", "t")]).await;
+    let wrong = rig
+        .post(
+            "/settings/links",
+            &[("address", "https://x/"), ("update_hours", "6"), ("port-0", "99999"), ("tag-0", "t")],
+        )
+        .await;
     assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(wrong.has("aria-invalid") || wrong.has(Lang::En.text("panel.invalid.port")));
 }
