@@ -14,7 +14,7 @@ use boxmeter::{
 use boxmeter_common::user::UNLIMITED;
 
 use crate::{
-    net::{connect, exchange, listen, port_of, receive, send},
+    net::{connect, exchange, listen, port_of, receive, send, take},
     rig::{Rig, until},
 };
 
@@ -61,6 +61,7 @@ fn a_blocked_udp_peer_hears_nothing_and_its_sender_sees_no_error() {
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         client.send_to(&[1; 10], address).unwrap();
+        take(&server, 1);
         let flow = rig.peer(client.local_addr().unwrap().port()).unwrap();
         rig.own(&flow, slot);
         flows.push(flow);
@@ -71,6 +72,9 @@ fn a_blocked_udp_peer_hears_nothing_and_its_sender_sees_no_error() {
         client.send_to(&[3; 30], address).unwrap();
     }
     assert_eq!(clients[1].recv(&mut [0; 100]).unwrap(), 20);
+    take(&server, 1);
+    // Nobody receives what is dropped.
+    until("the blocked one's is dropped", || rig.kernel.user(user).limited_bytes[0] > 0);
     assert_eq!(rig.kernel.counters(slot).payload, [50, 20]);
     assert_eq!(rig.kernel.user(user).limited_bytes, [78, 68]);
     rig.kernel.unblock(FlowId(flows[0].id)).unwrap();

@@ -107,6 +107,8 @@ fn a_cut_udp_sender_sees_no_error() {
     rig.kernel.set_budget(user, 100, UNLIMITED);
     assert_eq!(server.send_to(&[2; 50], peer).unwrap(), 50);
     client.send(&[3; 70]).unwrap();
+    // Nobody receives what is dropped.
+    until("the upload is dropped", || rig.kernel.user(user).dropped_packets[0] > 0);
     let cut = rig.kernel.user(user);
     assert_eq!((cut.billed, cut.dropped_packets, cut.dropped_bytes), (100, [1, 1], [98, 78]));
     rig.kernel.set_budget(user, UNLIMITED, UNLIMITED);

@@ -115,6 +115,7 @@ fn an_owner_that_comes_in_the_middle_of_a_flood_moves_every_byte_once() {
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
         client.send(&[0; 10]).unwrap();
+        until("the peer is known", || rig.peer(client.local_addr().unwrap().port()).is_some());
         let peer = client.local_addr().unwrap();
         let flow = rig.peer(peer.port()).unwrap();
         thread::scope(|scope| {
@@ -125,7 +126,7 @@ fn an_owner_that_comes_in_the_middle_of_a_flood_moves_every_byte_once() {
             rig.own(&flow, slot);
         });
         // Bytes that were being added to pending while the owner was set are the owner's, too.
-        assert_eq!(rig.kernel.counters(slot).payload, [10 + 40_000, 80_000]);
+        until("every byte is the owner's", || rig.kernel.counters(slot).payload == [10 + 40_000, 80_000]);
     }
     assert_eq!(rig.kernel.pending(inbound), Counters::default());
     rig.conserved();

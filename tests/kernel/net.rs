@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     process::Command,
     thread,
@@ -106,6 +106,15 @@ pub fn reset(stream: TcpStream) {
         )
     };
     assert_eq!(result, 0);
+}
+
+/// Receives `count` datagrams. A packet over loopback may still be on its way when its sender's call
+/// has returned: what was received has been counted, what was only sent may not.
+pub fn take(socket: &UdpSocket, count: usize) {
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    for _ in 0..count {
+        socket.recv(&mut [0; 1]).unwrap();
+    }
 }
 
 /// Runs `act` in a network namespace of its own with its loopback up; it goes with the thread.

@@ -14,8 +14,8 @@ use boxmeter_common::{
 };
 
 use crate::{
-    net::set_option,
-    rig::{Rig, soon},
+    net::{set_option, take},
+    rig::{Rig, soon, until},
 };
 
 const UDP_SEGMENT: i32 = 103;
@@ -50,6 +50,7 @@ fn each_peer_has_its_own_bytes_and_owner() {
         b.send(&[2; 500]).unwrap();
     }
     server.send_to(&[3; 700], ("127.0.0.1", port_a)).unwrap();
+    take(&server, 20);
     let (flow_a, flow_b) = (rig.peer(port_a).unwrap(), rig.peer(port_b).unwrap());
     assert_eq!(flow_a.pending.payload, [10_000, 700]);
     assert_eq!(flow_a.pending.wire, [10_280, 728]);
@@ -58,6 +59,7 @@ fn each_peer_has_its_own_bytes_and_owner() {
     assert_eq!(rig.own(&flow_a, slot), RESULT_LIVE);
     assert_eq!(rig.kernel.counters(slot), flow_a.pending, "settled at once");
     a.send(&[4; 11]).unwrap();
+    take(&server, 1);
     assert_eq!(rig.kernel.counters(slot).payload, [10_011, 700]);
     assert_eq!(rig.kernel.pending(inbound), flow_b.pending);
     rig.conserved();
@@ -71,6 +73,7 @@ fn the_wire_bytes_of_segmented_datagrams_have_a_header_each() {
     let (client, _) = client(&server);
     set_option(&client, libc::SOL_UDP, UDP_SEGMENT, 1_200);
     client.send(&[1; 12_345]).unwrap();
+    take(&server, 11);
     let total = rig.kernel.watched(inbound);
     // 11 datagrams: ten of 1,200 bytes and one of 345.
     assert_eq!(total.payload, [12_345, 0]);
@@ -86,6 +89,7 @@ fn peers_beyond_the_limit_are_unattributed_and_counted() {
     let clients: Vec<_> = (0..400).map(|_| client(&server)).collect();
     for (client, _) in &clients {
         client.send(&[1; 100]).unwrap();
+        take(&server, 1);
     }
     let (peers, end) = rig.kernel.walk_peers(PeerCursor::default(), 10_000).unwrap();
     assert_eq!(end, None);
@@ -104,6 +108,7 @@ fn a_walk_in_parts_sees_every_peer_once() {
     let clients: Vec<_> = (0..300).map(|_| client(&server)).collect();
     for (client, _) in &clients {
         client.send(&[1; 1]).unwrap();
+        take(&server, 1);
     }
     let mut seen = std::collections::BTreeSet::new();
     let (mut cursor, mut parts) = (Some(PeerCursor::default()), 0);
@@ -126,6 +131,7 @@ fn a_peer_ends_in_two_steps_and_loses_nothing_under_traffic() {
     let slot = rig.account(inbound);
     let (client, client_port) = client(&server);
     client.send(&[1; 100]).unwrap();
+    take(&server, 1);
     let flow = rig.peer(client_port).unwrap();
     let mut early = [command(OP_FORGET_PEER, &flow)];
     rig.kernel.run(&mut early).unwrap();
@@ -160,7 +166,7 @@ fn a_peer_ends_in_two_steps_and_loses_nothing_under_traffic() {
         stop.store(true, Ordering::Relaxed);
         sender.join().unwrap()
     });
-    assert_eq!(rig.kernel.watched(inbound).payload, [100 + sent, 0]);
+    until("the last packets came in", || rig.kernel.watched(inbound).payload == [100 + sent, 0]);
     assert!(rig.kernel.counters(slot).payload[0] > 0 && rig.unattributed(inbound).payload[0] > 0);
     rig.conserved();
 }
