@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     data::{UNLIMITED, enforcement},
     sharing::Shared,
+    standing::standing,
 };
 use crate::{
     api::{error::ApiError, order::Envelope, types::*},
