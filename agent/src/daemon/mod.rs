@@ -26,7 +26,10 @@ mod shared;
 mod steering;
 mod totals;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Context;
 use boxmeter_common::user::{METER_PAYLOAD, METER_WIRE};
@@ -183,13 +186,24 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
+    answered(agent, answerer, listener, asked, &config.api.socket).await
+}
+
+/// Runs the agent and answers questions, until it is told to end.
+async fn answered(
+    mut agent: Agent,
+    answerer: Answerer,
+    listener: tokio::net::UnixListener,
+    asked: mpsc::Receiver<shared::Question>,
+    socket: &Path,
+) -> anyhow::Result<()> {
     let router = unix_router(Arc::new(answerer));
     let server = tokio::spawn(serve(listener, router, listen::access, std::future::pending()));
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let end = agent.run(asked, Box::pin(stop_signal()?)).await;
     server.abort();
-    let _ = std::fs::remove_file(&config.api.socket);
+    let _ = std::fs::remove_file(socket);
     finish(agent).await;
     end
 }

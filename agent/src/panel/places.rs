@@ -63,7 +63,7 @@ impl Places {
         if full {
             drop(taken);
             let before = self.0.refused.fetch_add(1, Ordering::Relaxed);
-            if before % TOLD_EVERY == 0 {
+            if before.is_multiple_of(TOLD_EVERY) {
                 tracing::warn!(%address, refused = before + 1, "too many connections to the panel: refusing some");
             }
             return None;

@@ -175,7 +175,7 @@ pub async fn signed_in(State(guard): State<Arc<Guard>>, mut request: Request, ne
     }
     let permit = match stream_place(&guard, &request) {
         Ok(permit) => permit,
-        Err(refusal) => return refusal,
+        Err(error) => return error.into_response(),
     };
     let backend = guard.front.acting_for(&visitor);
     let asker = visitor.clone();
@@ -238,7 +238,7 @@ fn form_field(form: &[u8], name: &str) -> Option<String> {
 }
 
 /// A place for a stream, if the request is for one.
-fn stream_place(guard: &Guard, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Response> {
+fn stream_place(guard: &Guard, request: &Request) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
     let path = request.uri().path();
     if !(path.ends_with("/live") || path.ends_with("/stream")) {
         return Ok(None);
@@ -247,8 +247,7 @@ fn stream_place(guard: &Guard, request: &Request) -> Result<Option<OwnedSemaphor
         Ok(permit) => Ok(Some(permit)),
         Err(_) => {
             tracing::warn!("more than {STREAMS_MAX} live pages are open; another one is refused");
-            let error = ApiError::unavailable(format!("more than {STREAMS_MAX} live pages are open"));
-            Err(error.into_response())
+            Err(ApiError::unavailable(format!("more than {STREAMS_MAX} live pages are open")))
         }
     }
 }
@@ -303,7 +302,7 @@ pub async fn api(State(guard): State<Arc<Guard>>, request: Request) -> Response 
     }
     let permit = match stream_place(&guard, &request) {
         Ok(permit) => permit,
-        Err(refusal) => return refusal,
+        Err(error) => return error.into_response(),
     };
     let (parts, body) = request.into_parts();
     let read = axum::body::to_bytes(body, BODY_BYTES_MAX);

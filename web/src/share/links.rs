@@ -55,19 +55,7 @@ pub fn link(server: &Server, label: &str) -> Option<String> {
             }
             Some(format!("hysteria2://{}@{place}/{query}#{name}", percent(entry("password")?)))
         }
-        "hysteria" => {
-            let mut query = Query::default();
-            query.push("protocol", "udp");
-            query.push("auth", &hysteria_auth(server)?);
-            query.push("upmbps", &server.up_mbps.unwrap_or(MBPS).to_string());
-            query.push("downmbps", &server.down_mbps.unwrap_or(MBPS).to_string());
-            if let Some(obfs) = &server.obfs {
-                query.push("obfs", "xplus");
-                query.push("obfsParam", obfs);
-            }
-            query.0.extend(tls(server, Dialect::Hysteria).0);
-            Some(format!("hysteria://{place}{query}#{name}"))
-        }
+        "hysteria" => hysteria(server, &place, &name),
         "tuic" => {
             let mut query = tls(server, Dialect::Tuic);
             query.push("congestion_control", "bbr");
@@ -93,6 +81,20 @@ pub fn link(server: &Server, label: &str) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn hysteria(server: &Server, place: &str, name: &str) -> Option<String> {
+    let mut query = Query::default();
+    query.push("protocol", "udp");
+    query.push("auth", &hysteria_auth(server)?);
+    query.push("upmbps", &server.up_mbps.unwrap_or(MBPS).to_string());
+    query.push("downmbps", &server.down_mbps.unwrap_or(MBPS).to_string());
+    if let Some(obfs) = &server.obfs {
+        query.push("obfs", "xplus");
+        query.push("obfsParam", obfs);
+    }
+    query.0.extend(tls(server, Dialect::Hysteria).0);
+    Some(format!("hysteria://{place}{query}#{name}"))
 }
 
 fn http(server: &Server, login: &str, place: &str, name: &str) -> String {

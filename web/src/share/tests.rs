@@ -101,7 +101,7 @@ fn link_of(server: &Server) -> Parsed {
 }
 
 #[test]
-fn every_link_says_what_the_server_is() {
+fn links_of_the_v2ray_family_say_what_the_server_is() {
     let mut trojan = server("trojan", &[("password", "p@ss/#?")]);
     trojan.tls = tls();
     trojan.transport =
@@ -146,7 +146,10 @@ fn every_link_says_what_the_server_is() {
         (&body["ps"], &body["id"], &body["net"], &body["path"], &body["port"]),
         (&json!("näme #1"), &json!("u-2"), &json!("grpc"), &json!("svc"), &json!("8443"))
     );
+}
 
+#[test]
+fn links_of_all_others_say_what_the_server_is() {
     let mut new = server("shadowsocks", &[("password", "dXNlcg==")]);
     new.method = Some("2022-blake3-aes-128-gcm".to_owned());
     new.server_key = Some("c2Vydg==".to_owned());

@@ -62,7 +62,6 @@ fn fields_of(visit: &Visit, user: &User) -> Fields {
     fields
 }
 
-#[expect(clippy::too_many_arguments, reason = "all of it is on the page")]
 async fn page(
     pages: &Shared,
     visit: &Visit,

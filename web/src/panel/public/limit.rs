@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn an_address_that_asks_too_often_waits_and_others_do_not() {
-        let (limit, start) = (Limit::default(), Instant::now());
+        let (limit, start) = (Limit::default(), tokio::time::Instant::now().into_std());
         let one: IpAddr = "203.0.113.7".parse().unwrap();
         let taken = (0..BURST + 5).filter(|_| limit.take(Some(one), start)).count();
         assert_eq!(taken, BURST as usize);
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_household_is_one_address() {
-        let (limit, now) = (Limit::default(), Instant::now());
+        let (limit, now) = (Limit::default(), tokio::time::Instant::now().into_std());
         let host = |n: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n));
         assert_eq!((0..500).filter(|n| limit.take(Some(host(*n)), now)).count(), BURST as usize);
         assert!(limit.take(Some("2001:db8:0:2::1".parse().unwrap()), now));
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_crowd_does_not_fill_the_memory() {
-        let (limit, now) = (Limit::default(), Instant::now());
+        let (limit, now) = (Limit::default(), tokio::time::Instant::now().into_std());
         for n in 0..u32::try_from(ADDRESSES_MAX).unwrap() + 1_000 {
             limit.take(Some(IpAddr::V4(n.into())), now);
         }

@@ -98,7 +98,7 @@ async fn subscription(
     };
     let wanted = choose::choose(asked, text(&request, &header::USER_AGENT), text(&request, &header::ACCEPT));
     let visitor = visitor.map(|Extension(Visitor(address))| address);
-    if !public.limit.take(visitor, std::time::Instant::now()) {
+    if !public.limit.take(visitor, tokio::time::Instant::now().into_std()) {
         return too_many(&public, lang, wanted);
     }
     let found = match token.len() <= TOKEN_BYTES_MAX {
