@@ -8,6 +8,7 @@ mod history;
 mod life;
 mod people;
 mod sharing;
+mod standing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
