@@ -208,7 +208,11 @@ pub fn returned(key: &FlowKey, last_ns: u64, payload: [u64; 2]) {
         if atomic::load32(&raw const (*flow).flags) & FLOW_CLOSING != 0 {
             return;
         }
-        (&raw mut (*flow).last_ns).write_volatile(last_ns);
+        // A packet may have gone the long way since, and be later.
+        let known = &raw mut (*flow).last_ns;
+        if last_ns > atomic::load(known) {
+            known.write_volatile(last_ns);
+        }
         let shown = &raw mut (*flow).payload;
         (&raw mut (*shown)[0]).write_volatile((*shown)[0] + payload[0]);
         (&raw mut (*shown)[1]).write_volatile((*shown)[1] + payload[1]);

@@ -1,13 +1,7 @@
 //! Users who are added, switched off and on, and deleted, and what is refused.
 
-use boxmeter_tests::{
-    agent::Agent,
-    cases::named,
-    needs_machine,
-    singbox::{Site, VERSIONS},
-    wait,
-};
-use serde_json::{Value, json};
+use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
+use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stream, while_streaming};
 
@@ -127,40 +121,4 @@ fn changes_at_once_lose_nothing() {
         assert_eq!(overrides["quota_bytes"], json!(round << 30), "{overrides}");
         assert_eq!(overrides["max_flows"], json!(100 + round), "{overrides}");
     }
-}
-
-/// However many are taken out, sing-box reads its users once, when nobody is disturbed by it.
-#[test]
-fn a_thousand_users_disabled_at_once_are_one_reload() {
-    needs_machine!();
-    let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
-    site.server = None;
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(site.config()).unwrap()).unwrap();
-    let users = config["inbounds"][0]["users"].as_array_mut().unwrap();
-    users.extend((0..1_000).map(|n| json!({"name": format!("x{n}"), "password": format!("p{n}")})));
-    std::fs::write(site.config(), serde_json::to_string_pretty(&config).unwrap()).unwrap();
-    site.start_server();
-    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
-    agent.start();
-    let rig = Rig { agent, site };
-    let file = rig.site.scratch.join("disable.csv");
-    let rows: String = (0..1_000).map(|n| format!("x{n},disabled\n")).collect();
-    std::fs::write(&file, format!("username,status\n{rows}")).unwrap();
-    while_streaming(&rig, rig.bob(), || {
-        rig.done(&["users", "import", file.to_str().unwrap()]);
-        wait("everybody is out", || match rig.config().matches("\"x").count() {
-            0 => Ok(()),
-            left => Err(left.to_string()),
-        });
-        assert_eq!(rig.done(&["status"])["enforcement"]["reloads"], json!(0), "bob is connected");
-    });
-    wait("sing-box reads it when bob is gone", || {
-        match rig.done(&["status"])["enforcement"]["reloads"].as_u64() {
-            Some(0) => Err("not yet".to_owned()),
-            Some(reloads) => Ok(assert_eq!(reloads, 1)),
-            None => Err("unknown".to_owned()),
-        }
-    });
-    assert_eq!(rig.events("singbox_reloaded").len(), 1);
-    wait("alice is let in", || rig.exchange(rig.alice(), 0, MIB));
 }

@@ -3,7 +3,7 @@
 mod sharing;
 
 use boxmeter_web::{
-    api::terms::{Overrides, PeriodKind, Sharing, SharingAction, Step, Terms, Then, Wins},
+    api::terms::{Overrides, PeriodKind, Sharing, Step, Terms, Then, Wins},
     backend::ApiError,
     wording,
 };

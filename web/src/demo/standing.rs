@@ -1,4 +1,4 @@
-//! What follows from the figures of a made-up user: its state, and why.
+//! What follows for a made-up user from its terms and its usage: a short form of the agent's rules.
 
 use jiff::Zoned;
 

@@ -33,10 +33,13 @@ pub struct Service {
     manager: Result<Manager, Failure>,
 }
 
+/// By tag and name, nanoseconds of the monotonic clock.
+type Times = HashMap<(Arc<str>, Arc<str>), u64>;
+
 /// When names were taken out of a service (tag, name; ns, monotonic): what was listed before says nothing
 /// about them.
 #[derive(Clone, Debug, Default)]
-pub struct Removed(Arc<Mutex<HashMap<(Arc<str>, Arc<str>), u64>>>);
+pub struct Removed(Arc<Mutex<Times>>);
 
 impl Removed {
     fn note(&self, tag: &Arc<str>, name: &str) {

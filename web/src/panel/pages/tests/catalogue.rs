@@ -79,6 +79,7 @@ fn every_key_is_in_the_catalogue_and_every_key_of_the_panel_is_used() {
         "panel.period.",
         "panel.scope.",
         "panel.sharing.",
+        "panel.scope.",
         "panel.done.",
         "panel.events.severity_",
         "panel.events.who_",
