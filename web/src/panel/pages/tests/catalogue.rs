@@ -63,18 +63,21 @@ fn every_key_is_in_the_catalogue_and_every_key_of_the_panel_is_used() {
         }
         all.push_str(text);
     }
-    // Keys that are put together: `panel.event.` and the kind of an event.
+    // Keys that are put together: `panel.event.` and the kind of an event. What the process says when it
+    // starts is in the agent.
     let computed = [
         "panel.event.",
         "panel.error.",
         "panel.invalid.",
         "panel.field.",
         "panel.nav.",
+        "panel.start.",
         "panel.theme.",
         "panel.sort.",
         "panel.severity.",
         "panel.chart.",
         "panel.period.",
+        "panel.scope.",
         "panel.sharing.",
         "panel.scope.",
         "panel.done.",
