@@ -66,6 +66,9 @@ pub async fn save(
         }
         Err(error) => {
             let (key, status) = match error.kind {
+                ErrorKind::Invalid if error.field.as_deref() == Some("code") => {
+                    ("panel.sign_in.need_code", StatusCode::FORBIDDEN)
+                }
                 ErrorKind::NotPermitted => ("panel.sign_in.wrong", StatusCode::FORBIDDEN),
                 ErrorKind::Unavailable => ("panel.sign_in.too_many", StatusCode::TOO_MANY_REQUESTS),
                 _ => return Err(error.into()),
