@@ -131,19 +131,19 @@ fn a_deleted_name_in_the_file_is_nobody_new() {
 
 #[test]
 fn a_purge_leaves_bytes_and_no_name() {
-    let rig = Rig::new("UTC", &["secretname", "bob"]);
+    let rig = Rig::new("UTC", &["hushedname", "bob"]);
     let gone = user(&rig, 0);
     rig.commit(start_ms(), &[(Some(0), 100)]);
     let personal = SettingsChange {
-        email: Some(Some("secret@example.org".to_owned())),
-        note: Some(Some("secretnote".to_owned())),
+        email: Some(Some("hushed@example.org".to_owned())),
+        note: Some(Some("hushednote".to_owned())),
         ..SettingsChange::default()
     };
     rig.ledger.change_user(gone, personal, None, nothing(), asked()).wait().unwrap();
     let entry =
-        ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: r#"{"password":"secretword"}"#.to_owned() };
+        ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: r#"{"password":"hushedword"}"#.to_owned() };
     rig.ledger.park(vec![(gone, entry)], start_ms()).wait().unwrap();
-    let package = NewEntry { note: Some("secretnote".to_owned()), ..package(GIB) };
+    let package = NewEntry { note: Some("hushednote".to_owned()), ..package(GIB) };
     rig.ledger.add_entry(gone, package, nothing(), asked()).wait().unwrap();
     assert!(matches!(refusal(rig.ledger.purge_user(gone, asked())), Refusal::Invalid(_)), "not deleted yet");
     rig.ledger.delete_user(gone, None, asked()).wait().unwrap();
@@ -161,7 +161,7 @@ fn a_purge_leaves_bytes_and_no_name() {
     rig.ledger.close();
     for suffix in ["", "-wal"] {
         let file = std::fs::read(crate::ledger::open::beside(&rig.path(), suffix)).unwrap_or_default();
-        let found = file.windows(6).position(|part| part == b"secret");
+        let found = file.windows(6).position(|part| part == b"hushed");
         let around =
             found.map(|at| String::from_utf8_lossy(&file[at.saturating_sub(40)..at + 40]).into_owned());
         assert_eq!(around, None, "the file{suffix} still has personal data");
