@@ -214,18 +214,17 @@ fn set_password(
 
 fn set_totp(
     transaction: &Transaction<'_>,
-    step: Option<i64>,
+    (secret, step): (&[u8], Option<i64>),
     on: bool,
     asked: &Asked,
     rev: i64,
 ) -> Result<(), CommitError> {
+    // Only the secret that the code was of: another page may have had another one offered meanwhile.
     let sql = match on {
-        true => {
-            "UPDATE panel_admin SET totp = totp_offered, totp_offered = NULL WHERE totp_offered IS NOT NULL"
-        }
-        false => "UPDATE panel_admin SET totp = NULL, totp_offered = NULL WHERE totp IS NOT NULL",
+        true => "UPDATE panel_admin SET totp = totp_offered, totp_offered = NULL WHERE totp_offered = ?1",
+        false => "UPDATE panel_admin SET totp = NULL, totp_offered = NULL WHERE totp = ?1",
     };
-    if transaction.execute(sql, [])? == 0 {
+    if transaction.execute(sql, [secret])? == 0 {
         return Err(invalid("the second factor was changed meanwhile"));
     }
     if let Some(step) = step {
@@ -369,9 +368,13 @@ impl Ledger {
 
     /// The offered factor becomes the one that is asked for, or there is none any more. `step` is that of
     /// the code which proves it; root turns it off without one.
-    pub fn set_totp(&self, step: Option<i64>, on: bool, asked: Asked) -> Reply<()> {
+    /// Turns the second factor of this secret on or off; a secret that is not the offered one, or not the
+    /// one that is on, is refused.
+    pub fn set_totp(&self, secret: Vec<u8>, step: Option<i64>, on: bool, asked: Asked) -> Reply<()> {
         self.send(move |writer| {
-            writer.change(Stale::Revision, |transaction, rev| set_totp(transaction, step, on, &asked, rev))
+            writer.change(Stale::Revision, |transaction, rev| {
+                set_totp(transaction, (&secret, step), on, &asked, rev)
+            })
         })
     }
 

@@ -90,14 +90,22 @@ async fn process(config: &Config, options: Options) -> anyhow::Result<()> {
         true => privileges::Rights::Kept,
         false => privileges::drop_them()?,
     };
+    if rights == privileges::Rights::NoUser {
+        let elsewhere = |it: &TcpListener| it.local_addr().is_ok_and(|at| !at.ip().is_loopback());
+        anyhow::ensure!(
+            !std::iter::once(&main).chain(&public).any(elsewhere),
+            "as root the panel listens on loopback only. Make its user, then start it again: useradd --system \
+             --no-create-home --shell /usr/sbin/nologin {}",
+            crate::daemon::PANEL_USER
+        );
+    }
     let (main_app, public_app) = apps(config, client, options.demo)?;
-    let places = serve::Places::new();
     let mut servers = tokio::task::JoinSet::new();
     let end = serve::Ending::default();
     let url = address(config, &main)?;
-    servers.spawn(serve::serve(main, main_app, tls.clone(), places.clone(), end.clone()));
+    servers.spawn(serve::serve(main, main_app, tls.clone(), serve::Places::new(), end.clone()));
     if let Some(public) = public {
-        servers.spawn(serve::serve(public, public_app, tls.clone(), places, end.clone()));
+        servers.spawn(serve::serve(public, public_app, tls.clone(), serve::Places::new(), end.clone()));
     }
     if let Some(tls) = tls {
         tokio::spawn(tls.reload_when_changed());

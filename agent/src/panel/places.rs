@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Connections at a time, of every listener together: each page has one that stays open.
+/// Connections at a time, of a listener: each page has one that stays open.
 pub const CONNECTIONS_MAX: usize = 512;
 /// Of one address. A reverse proxy on this machine has them all.
 pub const ADDRESS_MAX: usize = 64;
@@ -43,6 +43,14 @@ struct Inner {
 struct Taken {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
+}
+
+/// Whose places they are: anybody with IPv6 has a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(it) if !it.is_loopback() => IpAddr::from((u128::from(it) >> 64 << 64).to_be_bytes()),
+        other => other,
+    }
 }
 
 /// A place, until it is dropped.
@@ -103,7 +111,7 @@ impl<S> Accept<TcpStream, S> for Places {
         let seated = stream.peer_addr().and_then(|peer| {
             stream.set_nodelay(true)?;
             setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MAX_MS)?;
-            let place = self.take(peer.ip().to_canonical());
+            let place = self.take(network(peer.ip().to_canonical()));
             let place = place.ok_or_else(|| io::Error::other("there is no place for it"))?;
             Ok((Seated { stream, _place: place }, service))
         });

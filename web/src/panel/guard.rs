@@ -26,7 +26,9 @@ use crate::{
 };
 
 /// A form's bytes: a note and a few numbers.
-const FORM_BYTES_MAX: usize = 256 << 10;
+pub const FORM_BYTES_MAX: usize = 256 << 10;
+/// The same of who is not in: a password and a code.
+pub const OPEN_FORM_BYTES_MAX: usize = 16 << 10;
 /// How long an answer may take to begin.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 /// How long a body may take to come.
@@ -62,15 +64,15 @@ impl Guard {
     }
 
     /// The cookie of sessions. Under TLS no other host and no plain connection can set it.
-    pub fn cookie_name(&self) -> &'static str {
-        if self.options.secure() { "__Host-boxmeter" } else { "boxmeter_session" }
+    fn cookie_name(&self, headers: &HeaderMap) -> &'static str {
+        if self.options.secure_at(headers) { "__Host-boxmeter" } else { "boxmeter_session" }
     }
 
-    /// `Set-Cookie` of a session; an empty one ends it.
-    pub fn session_cookie(&self, session: &str) -> Option<HeaderValue> {
-        let secure = if self.options.secure() { "; Secure" } else { "" };
+    /// `Set-Cookie` of a session, in the answer to a request with these headers; an empty one ends it.
+    pub fn session_cookie(&self, headers: &HeaderMap, session: &str) -> Option<HeaderValue> {
+        let secure = if self.options.secure_at(headers) { "; Secure" } else { "" };
         let age = if session.is_empty() { "; Max-Age=0" } else { "" };
-        let name = self.cookie_name();
+        let name = self.cookie_name(headers);
         HeaderValue::from_str(&format!("{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}{age}")).ok()
     }
 
@@ -80,7 +82,7 @@ impl Guard {
         let from = self.options.visitor_address(peer.unwrap_or(NOWHERE), headers);
         let presented = match bearer(headers) {
             Some(token) => Some(Presented::Token(token.to_owned())),
-            None => cookie(headers, self.cookie_name())
+            None => cookie(headers, self.cookie_name(headers))
                 .filter(|it| !it.is_empty())
                 .map(|session| Presented::Session(session.to_owned())),
         };
@@ -92,6 +94,7 @@ impl Guard {
 /// Around everything: names, times, and the headers of each answer.
 pub async fn outermost(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let secure = guard.options.secure_at(request.headers());
     let mut response = if guard.options.knows_host(host) {
         let visitor = guard.visitor(&request);
         request.extensions_mut().insert(super::public::Visitor(visitor.from));
@@ -119,7 +122,7 @@ pub async fn outermost(State(guard): State<Arc<Guard>>, mut request: Request, ne
     }
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-    if guard.options.secure() {
+    if secure {
         let value = HeaderValue::from_static("max-age=31536000");
         headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
@@ -299,6 +302,10 @@ pub async fn api(State(guard): State<Arc<Guard>>, request: Request) -> Response 
     // Signing in is for the page, which says the address.
     if request.uri().path() == format!("{PREFIX}/session") && request.method() == Method::POST {
         return ApiError::not_permitted("sign in by the panel's page").into_response();
+    }
+    // Before anything is kept of it, so that strangers hold neither memory nor places.
+    if let Err(error) = guard.front.own().who(&visitor).await {
+        return error.into_response();
     }
     let permit = match stream_place(&guard, &request) {
         Ok(permit) => permit,

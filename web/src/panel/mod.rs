@@ -25,8 +25,10 @@ pub fn app(front: Arc<dyn Front>, options: Options) -> Router {
     let guard = Guard::new(Arc::clone(&front), options);
     let pages = pages::Pages::new(&guard);
     let private = pages::router(Arc::clone(&pages))
+        .layer(DefaultBodyLimit::max(guard::FORM_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&guard), guard::signed_in));
     let open = pages::open_router(Arc::clone(&pages))
+        .layer(DefaultBodyLimit::max(guard::OPEN_FORM_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&guard), guard::own_site));
     let api = any(guard::api).with_state(Arc::clone(&guard));
     let routes = open

@@ -31,9 +31,18 @@ impl Options {
         uri.host().map(str::to_ascii_lowercase)
     }
 
-    /// Whether browsers reach the panel by TLS: then cookies are for TLS only.
+    /// Whether people reach the panel by TLS from elsewhere.
     pub fn secure(&self) -> bool {
         self.tls || self.public_url.starts_with("https://")
+    }
+
+    /// Whether this request came by TLS, as far as is known: by our own, or by a proxy's at the public address.
+    /// A tunnel to the loopback address beside that proxy has none, and its browser would drop cookies that ask
+    /// for it.
+    pub fn secure_at(&self, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let name = without_port(host).to_ascii_lowercase();
+        self.tls || (self.secure() && self.public_host().is_some_and(|public| public == name))
     }
 
     /// Whether a request names the panel as one of its own names. Other names are those of somebody who had
@@ -50,8 +59,13 @@ impl Options {
     /// Where a request came from: the peer, or what trusted proxies say, the last of whom said it.
     pub fn visitor_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut from = plain(peer);
-        let lines = headers.get_all("x-forwarded-for").iter().rev().filter_map(|it| it.to_str().ok());
-        let said = lines.flat_map(|line| line.rsplit(',')).take(FORWARDED_MAX);
+        // What cannot be read ends the chain; left out, it would hide what stands before or behind it.
+        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let lines = lines.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
+        let said: Vec<String> = lines
+            .flat_map(|line| line.rsplit(',').map(str::to_owned).collect::<Vec<_>>())
+            .take(FORWARDED_MAX)
+            .collect();
         for text in said {
             if !self.trusts(from) {
                 break;
@@ -206,6 +220,9 @@ mod tests {
         assert_eq!(from("127.0.0.1", &["192.0.2.66", "203.0.113.7"]), "203.0.113.7");
         assert_eq!(from("::ffff:127.0.0.1", &["[2001:db8::7]:99"]), "2001:db8::7");
         assert_eq!(from("127.0.0.1", &["unknown"]), "127.0.0.1");
+        let mut odd = HeaderMap::new();
+        odd.append("x-forwarded-for", http::HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap());
+        assert_eq!(options().visitor_address("127.0.0.1".parse().unwrap(), &odd).to_string(), "203.0.113.7");
         assert_eq!(from("127.0.0.1", &[]), "127.0.0.1");
     }
 

@@ -200,6 +200,41 @@ async fn a_token_may_what_its_scope_says() {
     assert_eq!(program.send(liar, Body::empty()).await.status, StatusCode::FORBIDDEN);
 }
 
+/// With a public address by TLS, cookies are for TLS there, and a tunnel to the loopback address still gets in.
+#[tokio::test]
+async fn cookies_fit_the_way_in() {
+    let options = Options { public_url: "https://panel.example".to_owned(), ..Options::default() };
+    let browser = Browser::new(options);
+    let set = async |host: &str| {
+        let request = Request::post("/sign-in")
+            .header(header::HOST, host)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let answer = browser.send(request, format!("password={PASSWORD}")).await;
+        let cookie = answer.headers[header::SET_COOKIE].to_str().unwrap().to_owned();
+        let name = cookie.split(';').next().unwrap().to_owned();
+        let back = Browser { app: browser.app.clone(), cookie: Some(name), csrf: String::new() };
+        let inside = back.send(Request::get("/users").header(header::HOST, host), Body::empty()).await;
+        assert_eq!(inside.status, StatusCode::OK, "{host}");
+        cookie
+    };
+    let public = set("panel.example").await;
+    assert!(public.starts_with("__Host-boxmeter=") && public.contains("; Secure"), "{public}");
+    let tunnel = set("127.0.0.1:8790").await;
+    assert!(tunnel.starts_with("boxmeter_session=") && !tunnel.contains("Secure"), "{tunnel}");
+}
+
+#[tokio::test]
+async fn strangers_hold_no_memory() {
+    let browser = Browser::new(Options::default());
+    let long = "a&".repeat(9 << 10);
+    assert_eq!(browser.post("/sign-in", &long).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let many = "a&".repeat(3_000);
+    assert_eq!(browser.post("/preferences", &many).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let request = Request::post("/api/v1/users").header(header::AUTHORIZATION, "Bearer bm_nothing");
+    let unread = futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
+    assert_eq!(browser.send(request, Body::from_stream(unread)).await.status, StatusCode::FORBIDDEN);
+}
+
 #[tokio::test]
 async fn names_that_are_not_ours_are_refused() {
     let browser = Browser::inside(Options::default()).await;

@@ -62,6 +62,16 @@ fn need_person(who: &Who) -> Result<(), ApiError> {
     }
 }
 
+/// Tokens are made and taken away by people: one that was stolen could outlive its expiry.
+fn by_person(envelope: &Envelope) -> Result<(), ApiError> {
+    match envelope.actor.identity {
+        Identity::Visitor { by: By::Token, .. } => {
+            Err(ApiError::not_permitted("a token may not do this: sign in"))
+        }
+        Identity::Visitor { .. } | Identity::Uid(_) => Ok(()),
+    }
+}
+
 fn scope(record: &TokenRecord) -> Result<Access, ApiError> {
     match record.scope.as_str() {
         "read" => Ok(Access::Read),
@@ -351,7 +361,7 @@ impl Door for Answerer {
                     })?)
                 }
             };
-        self.ledger.set_totp(step, on, asked(&envelope)).await.map_err(refused)
+        self.ledger.set_totp(secret, step, on, asked(&envelope)).await.map_err(refused)
     }
 
     async fn tokens(&self) -> Result<TokenList, ApiError> {
@@ -361,6 +371,7 @@ impl Door for Answerer {
     }
 
     async fn add_token(&self, envelope: Envelope, new: NewToken) -> Result<TokenAdded, ApiError> {
+        by_person(&envelope)?;
         let secret = secrets::random("bm_");
         let record = ledger::NewToken {
             name: new.name.trim().to_owned(),
@@ -373,6 +384,7 @@ impl Door for Answerer {
     }
 
     async fn delete_token(&self, envelope: Envelope, wanted: &str) -> Result<(), ApiError> {
+        by_person(&envelope)?;
         let no_such = || ApiError::not_found("there is no such token (any more)");
         let id = id(wanted).ok_or_else(no_such)?;
         match self.ledger.delete_token(id, asked(&envelope)).await.map_err(refused)? {

@@ -75,7 +75,9 @@ fn a_code_of_the_second_factor_is_taken_once_and_none_before_it() {
     rig.ledger.offer_totp(vec![1; 20]).wait().unwrap();
     assert_eq!(rig.reader().panel_admin().unwrap().unwrap().totp, None, "offered only");
     let now = start_ms();
-    rig.ledger.set_totp(Some(100), true, admin_asks(now)).wait().unwrap();
+    let other = rig.ledger.set_totp(vec![3; 20], Some(100), true, admin_asks(now)).wait();
+    assert!(other.is_err(), "a code of another secret than the offered one");
+    rig.ledger.set_totp(vec![1; 20], Some(100), true, admin_asks(now)).wait().unwrap();
     assert_eq!(rig.reader().panel_admin().unwrap().unwrap().totp, Some(vec![1; 20]));
     assert!(rig.ledger.offer_totp(vec![2; 20]).wait().is_err(), "it is not replaced by an offer");
     let begin = |letter, step| {
@@ -86,9 +88,9 @@ fn a_code_of_the_second_factor_is_taken_once_and_none_before_it() {
     begin(3, Some(101)).unwrap();
     assert!(begin(4, Some(101)).is_err(), "again");
     assert!(begin(5, Some(99)).is_err(), "an older one");
-    assert!(rig.ledger.set_totp(Some(101), false, admin_asks(now)).wait().is_err());
+    assert!(rig.ledger.set_totp(vec![1; 20], Some(101), false, admin_asks(now)).wait().is_err());
     assert!(rig.reader().panel_admin().unwrap().unwrap().totp.is_some(), "refused as a whole");
-    rig.ledger.set_totp(Some(102), false, admin_asks(now)).wait().unwrap();
+    rig.ledger.set_totp(vec![1; 20], Some(102), false, admin_asks(now)).wait().unwrap();
     assert_eq!(rig.reader().panel_admin().unwrap().unwrap().totp, None);
 }
 

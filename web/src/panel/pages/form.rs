@@ -16,6 +16,9 @@ use crate::{
 /// The hidden field that makes a form safe to send twice.
 pub const ONCE: &str = "once";
 
+/// Fields of a form: several users at once are the longest.
+const PAIRS_MAX: usize = 2_000;
+
 /// The fields as they came.
 #[derive(Clone, Debug, Default)]
 pub struct Form {
@@ -75,6 +78,21 @@ impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = PageError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, PageError> {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
+        let body = match body {
+            Ok(body) if body.iter().filter(|it| **it == b'&').count() < PAIRS_MAX => body,
+            Ok(_) => {
+                return Err(PageError(ApiError::new(ErrorKind::TooLarge, "the form has too many fields")));
+            }
+            Err(error) if error.status() == http::StatusCode::PAYLOAD_TOO_LARGE => {
+                return Err(PageError(ApiError::new(ErrorKind::TooLarge, "the form is too long")));
+            }
+            Err(error) => {
+                return Err(PageError(ApiError::bad_request(format!("the form cannot be read: {error}"))));
+            }
+        };
+        let request = Request::from_parts(parts, axum::body::Body::from(body));
         let read = axum::Form::<Vec<(String, String)>>::from_request(request, state).await;
         match read {
             Ok(axum::Form(pairs)) => Ok(Form { pairs }),

@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, State},
     response::{IntoResponse, Redirect},
 };
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 
 use super::{
@@ -49,6 +49,7 @@ pub async fn save(
     State(pages): State<Shared>,
     visit: Visit,
     Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
     form: Form,
 ) -> Answer {
     let next = own_path(form.get("next"));
@@ -59,7 +60,7 @@ pub async fn save(
     match pages.guard.front.own().sign_in(&stranger, sign_in).await {
         Ok(signed_in) => {
             let mut response = Redirect::to(&format!("{}{next}", pages.base)).into_response();
-            if let Some(cookie) = pages.guard.session_cookie(&signed_in.session) {
+            if let Some(cookie) = pages.guard.session_cookie(&headers, &signed_in.session) {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
             Ok(response)
@@ -79,7 +80,11 @@ pub async fn save(
 }
 
 /// Ends the session; a browser without one is out already.
-pub async fn out(State(pages): State<Shared>, Extension(visitor): Extension<Visitor>) -> Answer {
+pub async fn out(
+    State(pages): State<Shared>,
+    Extension(visitor): Extension<Visitor>,
+    headers: HeaderMap,
+) -> Answer {
     if let Some(Presented::Session(_)) = &visitor.presented {
         let front = &pages.guard.front;
         match front.own().who(&visitor).await {
@@ -89,7 +94,7 @@ pub async fn out(State(pages): State<Shared>, Extension(visitor): Extension<Visi
         }
     }
     let mut response = Redirect::to(&format!("{}/sign-in", pages.base)).into_response();
-    if let Some(cookie) = pages.guard.session_cookie("") {
+    if let Some(cookie) = pages.guard.session_cookie(&headers, "") {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(response)
@@ -97,7 +102,9 @@ pub async fn out(State(pages): State<Shared>, Extension(visitor): Extension<Visi
 
 /// Only a path of ours: anything else would send who signs in to another site.
 fn own_path(next: &str) -> String {
-    let own = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n', '\t']);
+    let own = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.contains(|it: char| it == '\\' || it.is_control());
     if own { next.to_owned() } else { "/".to_owned() }
 }
 

@@ -73,7 +73,9 @@ pub async fn act(State(pages): State<Shared>, visit: Visit, form: Form) -> Answe
 /// Where a form came from. Only a path of the panel is gone back to.
 pub fn back(form: &Form, otherwise: &str) -> String {
     let back = form.get("back");
-    let ours = back.starts_with('/') && !back.starts_with("//") && !back.contains(['\\', '\n', '\r']);
+    let ours = back.starts_with('/')
+        && !back.starts_with("//")
+        && !back.contains(|it: char| it == '\\' || it.is_control());
     if ours { back.to_owned() } else { otherwise.to_owned() }
 }
 
