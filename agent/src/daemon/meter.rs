@@ -400,8 +400,7 @@ impl Meter {
         if users.is_empty() {
             return Vec::new();
         }
-        let theirs = |view: &FlowView| view.user.is_some_and(|user| users.contains(&user));
-        self.attributor.flows().filter(theirs).map(flow_seen).collect()
+        self.attributor.flows_of(users).map(flow_seen).collect()
     }
 
     /// An open flow.

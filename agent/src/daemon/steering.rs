@@ -121,17 +121,21 @@ impl Agent {
         ended: &mut Vec<FlowSeen>,
     ) -> Result<(), KernelError> {
         let held = self.meter.kernel.blocked()?;
+        // One that is refused keeps no other from being done: the first refusal is told at the end.
+        let mut done = Ok(());
         for &flow in held.keys().filter(|flow| !self.gate.limits.is_blocked(**flow)) {
-            self.meter.kernel.unblock(flow)?;
+            done = done.and(self.meter.kernel.unblock(flow));
         }
-        // And what the kernel has refused before is tried again.
+        // Makes room before others are blocked.
+        done = done.and(self.meter.kernel.sweep_blocked(&open.iter().map(|id| id.0).collect()));
+        // And what the kernel has refused before is tried again; the connection is ended in any case.
         for (flow, user) in self.gate.limits.blocked() {
             if open.contains(&flow) && !held.contains_key(&flow) {
-                self.block(flow, user)?;
                 ended.extend(self.meter.flow(flow));
+                done = done.and(self.block(flow, user));
             }
         }
-        self.meter.kernel.sweep_blocked(&open.iter().map(|id| id.0).collect())
+        done
     }
 
     fn block(&mut self, flow: FlowId, user: UserId) -> Result<(), KernelError> {

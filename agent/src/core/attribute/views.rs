@@ -1,5 +1,7 @@
 //! What others see of the flows: live counts of users, and flows as people see them.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 impl Attributor {
@@ -24,6 +26,15 @@ impl Attributor {
         let mut open: Vec<(FlowRef, &Flow)> = self.flows.iter().filter(|(_, flow)| flow.is_open()).collect();
         open.sort_unstable_by_key(|(at, _)| *at);
         open.into_iter().map(|(at, flow)| self.view(at, flow))
+    }
+
+    /// The open flows of some users, in no order.
+    pub fn flows_of<'a>(&'a self, users: &'a BTreeSet<UserId>) -> impl Iterator<Item = FlowView> + 'a {
+        let theirs = |flow: &Flow| {
+            flow.owner.and_then(|user| self.users.id(user)).is_some_and(|id| users.contains(&id))
+        };
+        let open = self.flows.iter().filter(move |(_, flow)| flow.is_open() && theirs(flow));
+        open.map(|(at, flow)| self.view(at, flow))
     }
 
     /// One open flow.

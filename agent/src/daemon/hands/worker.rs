@@ -301,11 +301,13 @@ impl Worker {
         let new = own.as_ref().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
         let new = new.map(|(name, _)| name.clone());
         let own_name = own.as_ref().map(|(name, _)| name.clone());
+        let deletes = own.as_ref().is_some_and(|(_, want)| matches!(want, Want::Deleted));
         let wanted = Arc::new(self.wanted(&found, own));
-        // Nobody is let in by a service that does not run.
+        // Nobody is let in by a service that does not run. But it may know its users again when it does: who
+        // is deleted stays to be removed until it was told.
         let services = match &singbox.process {
-            Some(_) => self.services(&found)?,
-            None => Vec::new(),
+            None if !deletes => Vec::new(),
+            _ => self.services(&found)?,
         };
         let Found { files, parked, users } = found;
         let parked = Arc::new(parked);

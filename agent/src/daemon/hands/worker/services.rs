@@ -23,7 +23,7 @@ use crate::{
     core::event::UserId,
     enforcer::{
         managed::ManagedPlan,
-        reconcile::{self, Prepared, Wanted},
+        reconcile::{self, Prepared, Want, Wanted},
         users_edit::{self, Credentials, Parked},
     },
 };
@@ -90,7 +90,10 @@ impl Worker {
     ) -> Result<(), Failure> {
         for service in services.iter().filter(|service| managed::concerns(parked, wanted, &service.tag)) {
             let concerned = |name: &str| {
-                parked.iter().any(|record| record.key.user == name && *record.key.inbound == *service.tag)
+                // Of who is deleted nothing is parked any more, and one who was not reached would be taken for
+                // somebody new at the next look.
+                matches!(wanted.get(name), Some(Want::Deleted | Want::Out | Want::New { .. }))
+                    || parked.iter().any(|it| it.key.user == name && *it.key.inbound == *service.tag)
             };
             match service.reach(&self.ledger, (parked, wanted), ids, &self.removed).await {
                 Ok(plan) => self.tell_managed(&service.tag, &plan, ids).await,
