@@ -30,6 +30,15 @@ fn addresses(rig: &Rig, user: &str) -> Vec<IpAddr> {
     found
 }
 
+/// Ends the streams also when a check fails: the threads that read them would be waited for without end.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A connection that moves a little all the time, in both directions, until it is ended.
 fn busy(stream: &mut Stream, ended: &AtomicBool, stop: &AtomicBool) {
     let done = stream.take(stop, &AtomicU64::new(0));
@@ -51,6 +60,7 @@ fn one_stays(wins: &str, stays: usize) {
     let mut streams = [first, second];
     let (ended, stop) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         for (stream, ended) in streams.iter_mut().zip(&ended) {
             scope.spawn(|| busy(stream, ended, &stop));
         }
@@ -58,7 +68,6 @@ fn one_stays(wins: &str, stays: usize) {
             true => Ok(()),
             false => Err(format!("{:?}", addresses(&rig, &alice))),
         });
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(!ended[stays].load(Ordering::Relaxed), "{wins}: both were ended");
     let told = rig.events("user_over_limit");
@@ -88,6 +97,7 @@ fn a_shared_account_is_suspended_with_its_evidence() {
     let ended: [AtomicBool; 3] = Default::default();
     let stop = AtomicBool::new(false);
     let shown = std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         for (stream, ended) in streams.iter_mut().zip(&ended) {
             scope.spawn(|| busy(stream, ended, &stop));
         }
@@ -96,7 +106,6 @@ fn a_shared_account_is_suspended_with_its_evidence() {
             let live = ended[..2].iter().filter(|ended| !ended.load(Ordering::Relaxed)).count();
             if live == 0 { Ok(()) } else { Err(live.to_string()) }
         });
-        stop.store(true, Ordering::Relaxed);
         shown
     });
     assert_eq!(shown["cause"]["kind"], json!("suspended"), "{shown}");
