@@ -105,6 +105,8 @@ function steady(snapshot) {
     const [, blanks, role] = /^( *)- '?"?([a-z]+)/.exec(line) ?? [];
     if (role === undefined) continue;
     if (blanks.length > closed) continue;
+    // How many others are signed in depends on which visitor is faster.
+    if (/button "(End|End all others|结束|结束其他全部会话)"/.test(line)) continue;
     closed = CLOSED.includes(role) ? blanks.length : Infinity;
     if (ROLES.includes(role)) kept.push(line);
   }
