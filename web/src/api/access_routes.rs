@@ -3,20 +3,19 @@
 use std::net::IpAddr;
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     extract::{MatchedPath, Path, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use serde::Serialize;
 
 use super::{
     change_routes::to_its_end,
     error::ApiError,
     order::{Identity, Order},
-    routes::{Access, RawQuery, Shared, read, wrong_method},
+    routes::{Access, RawQuery, Shared, read, secret, wrong_method},
 };
 use crate::access::{
     By, Need, NewToken, PasswordChange, Presented, SignIn, TotpCode, Visitor, Which, Who, need,
@@ -152,11 +151,6 @@ fn socket(access: Access, request: &Request) -> Who {
     };
     let schema = super::types::Schema;
     Who { schema, by: By::Socket, name, id: String::new(), access, expires_at: None, totp: false }
-}
-
-/// What nothing on the way may keep.
-fn secret(answer: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }
 
 fn done() -> Response {

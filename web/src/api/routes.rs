@@ -137,6 +137,11 @@ pub(super) fn tagged(rev: u64, answer: impl Serialize) -> Response {
     ([(header::ETAG, format!("\"{rev}\""))], Json(answer)).into_response()
 }
 
+/// An answer that nothing on the way may keep.
+pub(super) fn secret(answer: impl Serialize) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
+}
+
 fn json<T: Serialize>(answer: T) -> Answer<T> {
     Ok(Json(answer))
 }

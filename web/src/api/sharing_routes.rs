@@ -2,19 +2,17 @@
 //! may only look: an answer holds what lets somebody in.
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Path, State},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
-use http::header;
-use serde::Serialize;
 
 use super::{
     change_routes::to_its_end,
     error::ApiError,
     order::Order,
-    routes::{RawQuery, Shared, read, tagged},
+    routes::{RawQuery, Shared, read, secret, tagged},
     sharing::SharingChange,
 };
 
@@ -24,11 +22,6 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/users/{name}/subscription/rotate", post(rotate))
         .route("/subscriptions/{token}", get(subscription))
         .route("/settings/sharing", get(sharing).patch(change_sharing))
-}
-
-/// What nothing on the way may keep.
-fn secret(answer: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }
 
 async fn credentials(

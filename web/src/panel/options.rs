@@ -58,7 +58,7 @@ impl Options {
 
     /// Where a request came from: the peer, or what trusted proxies say, the last of whom said it.
     pub fn visitor_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let mut from = plain(peer);
+        let mut from = peer.to_canonical();
         // What cannot be read ends the chain; left out, it would hide what stands before or behind it.
         let lines = headers.get_all("x-forwarded-for").iter().rev();
         let lines = lines.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
@@ -71,7 +71,7 @@ impl Options {
                 break;
             }
             let Some(address) = address(text.trim()) else { break };
-            from = plain(address);
+            from = address.to_canonical();
         }
         from
     }
@@ -129,19 +129,11 @@ impl Network {
             let rest = width - u32::from(bits);
             rest >= 128 || (a >> rest) == (b >> rest)
         }
-        match (self.address, plain(address)) {
+        match (self.address, address.to_canonical()) {
             (IpAddr::V4(a), IpAddr::V4(b)) => same(u32::from(a).into(), u32::from(b).into(), 32, self.bits),
             (IpAddr::V6(a), IpAddr::V6(b)) => same(u128::from(a), u128::from(b), 128, self.bits),
             _ => false,
         }
-    }
-}
-
-/// IPv4 in IPv6 as what it is.
-fn plain(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(it) => it.to_ipv4_mapped().map_or(address, IpAddr::V4),
-        IpAddr::V4(_) => address,
     }
 }
 

@@ -96,9 +96,6 @@ impl<S: Send + Sync> FromRequest<S> for Form {
         let read = axum::Form::<Vec<(String, String)>>::from_request(request, state).await;
         match read {
             Ok(axum::Form(pairs)) => Ok(Form { pairs }),
-            Err(error) if error.status() == http::StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(PageError(ApiError::new(ErrorKind::TooLarge, "the form is too long")))
-            }
             Err(error) => Err(PageError(ApiError::bad_request(format!("the form cannot be read: {error}")))),
         }
     }

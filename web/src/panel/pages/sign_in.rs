@@ -13,6 +13,7 @@ use super::{
     Pages, Shared, Visit,
     form::Form,
     frame::{Answer, Frame, render_as},
+    visit::is_own_path,
 };
 use crate::{
     access::{Presented, SignIn, Visitor},
@@ -102,10 +103,7 @@ pub async fn out(
 
 /// Only a path of ours: anything else would send who signs in to another site.
 fn own_path(next: &str) -> String {
-    let own = next.starts_with('/')
-        && !next.starts_with("//")
-        && !next.contains(|it: char| it == '\\' || it.is_control());
-    if own { next.to_owned() } else { "/".to_owned() }
+    if is_own_path(next) { next.to_owned() } else { "/".to_owned() }
 }
 
 #[cfg(test)]

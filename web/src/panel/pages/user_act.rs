@@ -13,6 +13,7 @@ use super::{
     form::Form,
     frame::{Answer, Frame, render},
     view::{short, shown},
+    visit::is_own_path,
 };
 use crate::backend::ApiError;
 
@@ -73,10 +74,7 @@ pub async fn act(State(pages): State<Shared>, visit: Visit, form: Form) -> Answe
 /// Where a form came from. Only a path of the panel is gone back to.
 pub fn back(form: &Form, otherwise: &str) -> String {
     let back = form.get("back");
-    let ours = back.starts_with('/')
-        && !back.starts_with("//")
-        && !back.contains(|it: char| it == '\\' || it.is_control());
-    if ours { back.to_owned() } else { otherwise.to_owned() }
+    if is_own_path(back) { back.to_owned() } else { otherwise.to_owned() }
 }
 
 /// A row's own button carries its user; the others are for everybody who is marked.

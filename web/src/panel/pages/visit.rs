@@ -118,6 +118,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
     }
 }
 
+/// Whether a browser that is sent there stays on this panel.
+pub fn is_own_path(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.starts_with("//")
+        && !path.contains(|it: char| it == '\\' || it.is_control())
+}
+
 /// A cookie's value.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|it| it.to_str().ok());
