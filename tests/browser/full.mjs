@@ -24,7 +24,7 @@ await main(async (browser, report) => {
   await signIn(page, base);
   await clean("overview");
 
-  await page.goto(`${base}/users/new`);
+  await page.goto(`${base}/add-user`);
   await page.locator("#name").fill(name);
   await page.locator("#quota").fill("3MiB");
   await page.locator("form:has(#name) .actions button").click();

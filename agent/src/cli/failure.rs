@@ -61,6 +61,7 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
         | ErrorKind::Conflict
         | ErrorKind::Stale
         | ErrorKind::TooLarge
+        | ErrorKind::TooMany
         | ErrorKind::Unsupported
         | ErrorKind::Unavailable
         | ErrorKind::Reserved
@@ -78,6 +79,7 @@ pub fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Conflict
         | ErrorKind::Stale
         | ErrorKind::TooLarge
+        | ErrorKind::TooMany
         | ErrorKind::Unsupported
         | ErrorKind::Unavailable
         | ErrorKind::Failed

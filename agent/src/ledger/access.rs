@@ -151,6 +151,7 @@ fn begin(
     }
     if let Some(step) = new.totp_step {
         take_step(transaction, step, rev)?;
+        attempts::give_back_code(transaction, asked.at_ms)?;
     }
     attempts::give_back(transaction, &new.bucket, asked.at_ms)?;
     transaction.execute(
@@ -207,6 +208,7 @@ fn set_password(
          ON CONFLICT (only_row) DO UPDATE SET password = ?1, password_ms = ?2, rev = ?3",
         params![new, asked.at_ms, rev],
     )?;
+    attempts::forget_codes(transaction, asked.at_ms)?;
     let ended = end(transaction, Ended::AllBut(keep))?;
     let data = json!({ "first": before.is_none(), "sessions_ended": ended });
     Ok(asked.event(transaction, "password_changed", None, data, rev)?)
@@ -229,6 +231,7 @@ fn set_totp(
     }
     if let Some(step) = step {
         take_step(transaction, step, rev)?;
+        attempts::give_back_code(transaction, asked.at_ms)?;
     }
     let kind = if on { "totp_on" } else { "totp_off" };
     Ok(asked.event(transaction, kind, None, json!({}), rev)?)
@@ -366,10 +369,8 @@ impl Ledger {
         })
     }
 
-    /// The offered factor becomes the one that is asked for, or there is none any more. `step` is that of
-    /// the code which proves it; root turns it off without one.
     /// Turns the second factor of this secret on or off; a secret that is not the offered one, or not the
-    /// one that is on, is refused.
+    /// one that is on, is refused. `step` is that of the code which proves it; root turns it off without.
     pub fn set_totp(&self, secret: Vec<u8>, step: Option<i64>, on: bool, asked: Asked) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {

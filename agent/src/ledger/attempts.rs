@@ -1,6 +1,9 @@
 //! How often somebody may try to sign in: a bucket per address and one for the account, kept over
 //! restarts. A right password gives back what it cost.
 //!
+//! Codes of the second factor have a bucket of their own, for whoever tries them: it is short, and many
+//! addresses would find it. Only who knows the password can empty it.
+//!
 //! When the account's bucket is empty, somebody tries from many addresses. Then an address has one
 //! attempt where it had five before, but still one: the owner is never shut out from a place where
 //! nobody failed.
@@ -16,10 +19,12 @@ use super::{
 const ONE: i64 = 1_000;
 const ADDRESS: Bucket = Bucket { size: 5 * ONE, refill_ms: 30_000 };
 const ACCOUNT: Bucket = Bucket { size: 30 * ONE, refill_ms: 10_000 };
+const CODES: Bucket = Bucket { size: 10 * ONE, refill_ms: 60_000 };
 /// Buckets that are kept; the oldest go first.
 const ROWS_MAX: i64 = 20_000;
-/// The account's bucket; no address has this name.
+/// The account's buckets; no address has these names.
 const ACCOUNT_KEY: &str = "account";
+const CODES_KEY: &str = "codes";
 
 struct Bucket {
     size: i64,
@@ -73,9 +78,9 @@ fn take(transaction: &Transaction<'_>, address: &str, now_ms: i64) -> rusqlite::
     }
     transaction.execute(
         "DELETE FROM panel_attempts WHERE who IN
-             (SELECT who FROM panel_attempts WHERE who <> ?2 ORDER BY at_ms
+             (SELECT who FROM panel_attempts WHERE who NOT IN (?2, ?3) ORDER BY at_ms
               LIMIT max(0, (SELECT count(*) FROM panel_attempts) - ?1))",
-        params![ROWS_MAX, ACCOUNT_KEY],
+        params![ROWS_MAX, ACCOUNT_KEY, CODES_KEY],
     )?;
     ADDRESS.put(transaction, address, own - cost, now_ms)?;
     if !crowded {
@@ -91,7 +96,47 @@ pub(super) fn give_back(transaction: &Transaction<'_>, address: &str, now_ms: i6
     ACCOUNT.put(transaction, ACCOUNT_KEY, (account + ONE).min(ACCOUNT.size), now_ms)
 }
 
+fn take_code(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<Attempt> {
+    let left = CODES.left(transaction, CODES_KEY, now_ms)?;
+    if left < ONE {
+        return Ok(Attempt::After((ONE - left) * CODES.refill_ms / ONE + 1));
+    }
+    CODES.put(transaction, CODES_KEY, left - ONE, now_ms)?;
+    Ok(Attempt::Granted { crowded: false })
+}
+
+/// A right code gives back the one that was taken, and no more: others may be guessing meanwhile.
+pub(super) fn give_back_code(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<()> {
+    let left = CODES.left(transaction, CODES_KEY, now_ms)?;
+    CODES.put(transaction, CODES_KEY, (left + ONE).min(CODES.size), now_ms)
+}
+
+/// Another password: whoever guessed codes does not know it.
+pub(super) fn forget_codes(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<()> {
+    CODES.put(transaction, CODES_KEY, CODES.size, now_ms)
+}
+
 impl Ledger {
+    /// Takes an attempt at a code, before it is looked at.
+    pub fn take_code_attempt(&self, now_ms: i64) -> Reply<Attempt> {
+        self.send(move |writer| {
+            let transaction = writer.connection.transaction().map_err(CommitError::from)?;
+            let attempt = take_code(&transaction, now_ms)?;
+            transaction.commit()?;
+            Ok(attempt)
+        })
+    }
+
+    /// What an address was right about besides signing in.
+    pub fn give_back_attempt(&self, address: String, now_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            let transaction = writer.connection.transaction().map_err(CommitError::from)?;
+            give_back(&transaction, &address, now_ms)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
     /// Takes an attempt before the password is looked at, so that many at once do not get more.
     pub fn take_attempt(&self, address: String, now_ms: i64) -> Reply<Attempt> {
         self.send(move |writer| {

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Stale,
     /// The body is longer than what is read.
     TooLarge,
+    /// Too many wrong attempts: not before some time has passed.
+    TooMany,
     /// This answerer cannot do it at all.
     Unsupported,
     /// The answerer cannot do it now (starting, ledger not readable, too slow).
@@ -52,6 +54,7 @@ impl ErrorKind {
             ErrorKind::Conflict => "conflict",
             ErrorKind::Stale => "stale",
             ErrorKind::TooLarge => "too_large",
+            ErrorKind::TooMany => "too_many",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Unavailable => "unavailable",
             ErrorKind::NotRunning => "not_running",
@@ -71,6 +74,7 @@ impl ErrorKind {
             ErrorKind::Conflict => StatusCode::CONFLICT,
             ErrorKind::Stale => StatusCode::PRECONDITION_FAILED,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             ErrorKind::Unavailable | ErrorKind::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Failed | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -86,6 +90,7 @@ impl ErrorKind {
             StatusCode::CONFLICT => ErrorKind::Conflict,
             StatusCode::PRECONDITION_FAILED => ErrorKind::Stale,
             StatusCode::PAYLOAD_TOO_LARGE => ErrorKind::TooLarge,
+            StatusCode::TOO_MANY_REQUESTS => ErrorKind::TooMany,
             StatusCode::NOT_IMPLEMENTED => ErrorKind::Unsupported,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => ErrorKind::Unavailable,
             _ if status.is_client_error() => ErrorKind::BadRequest,
@@ -160,6 +165,10 @@ impl ApiError {
 
     pub fn unavailable(message: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Unavailable, message)
+    }
+
+    pub fn too_many(message: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::TooMany, message)
     }
 
     pub fn internal(message: impl fmt::Display) -> Self {

@@ -78,7 +78,7 @@ impl Answer {
 }
 
 const PAGES: [&str; 7] =
-    ["/", "/users", "/users/new", "/users/demo-alice", "/policies", "/events", "/settings"];
+    ["/", "/users", "/add-user", "/users/demo-alice", "/policies", "/events", "/settings"];
 
 #[tokio::test]
 async fn nothing_but_signing_in_is_shown_to_strangers() {
@@ -89,7 +89,7 @@ async fn nothing_but_signing_in_is_shown_to_strangers() {
         assert!(answer.to().starts_with("/sign-in?next=%2F"), "{path} {}", answer.to());
         assert!(!answer.body.contains("demo-alice"));
     }
-    for path in ["/users/act", "/users/new", "/users/demo-alice/delete", "/policies/new"] {
+    for path in ["/change-users", "/add-user", "/users/demo-alice/delete", "/add-policy"] {
         let answer = browser.post(path, "name=mallory&do=delete&user=demo-alice&sure=1").await;
         assert_eq!((answer.status, answer.to()), (StatusCode::SEE_OTHER, "/sign-in"), "{path}");
     }
@@ -134,7 +134,7 @@ async fn other_sites_change_nothing() {
     let browser = Browser::inside(Options::default()).await;
     let form = format!("disable=demo-alice&csrf={}", browser.csrf);
     let post =
-        || Request::post("/users/act").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        || Request::post("/change-users").header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     let state = async || browser.get("/api/v1/users/demo-alice").await.body;
     let refused = [
         browser.send(post().header(header::ORIGIN, "https://evil.example"), form.clone()).await,
@@ -252,7 +252,7 @@ async fn names_that_are_not_ours_are_refused() {
 async fn long_bodies_are_not_read() {
     let browser = Browser::inside(Options::default()).await;
     let long = "a".repeat(10 << 20);
-    let form = browser.post("/users/new", &format!("csrf={}&note={long}", browser.csrf)).await;
+    let form = browser.post("/add-user", &format!("csrf={}&note={long}", browser.csrf)).await;
     assert_eq!(form.status, StatusCode::PAYLOAD_TOO_LARGE);
     let sign_in = browser.post("/sign-in", &format!("password={long}")).await;
     assert_eq!(sign_in.status, StatusCode::PAYLOAD_TOO_LARGE);

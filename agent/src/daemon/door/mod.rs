@@ -101,17 +101,36 @@ impl Answerer {
 
     async fn panel_admin(&self) -> Result<PanelAdmin, ApiError> {
         let found = self.read(|reader| reader.panel_admin()).await?;
-        found.ok_or_else(|| ApiError::not_permitted(NO_PASSWORD))
+        found.ok_or_else(|| ApiError::conflict(NO_PASSWORD))
     }
 
     /// Takes an attempt of an address; whether many try at once.
     async fn attempt(&self, from: IpAddr) -> Result<bool, ApiError> {
         match self.ledger.take_attempt(bucket(from), clock::wall_ms()).await.map_err(refused)? {
             Attempt::Granted { crowded } => Ok(crowded),
-            Attempt::After(ms) => Err(ApiError::unavailable(format!(
+            Attempt::After(ms) => Err(ApiError::too_many(format!(
                 "too many wrong passwords from your address: try again in {} s",
                 ms / 1_000 + 1
             ))),
+        }
+    }
+
+    /// Takes an attempt at a code, whoever asks: the codes are few.
+    async fn attempt_code(&self) -> Result<(), ApiError> {
+        match self.ledger.take_code_attempt(clock::wall_ms()).await.map_err(refused)? {
+            Attempt::Granted { .. } => Ok(()),
+            Attempt::After(ms) => Err(ApiError::too_many(format!(
+                "too many wrong codes: try again in {} s, and if it was not you, set another password: \
+                 sudo boxmeter panel password",
+                ms / 1_000 + 1
+            ))),
+        }
+    }
+
+    /// Somebody who is in was right: what the attempt cost is given back.
+    async fn right(&self, from: IpAddr) {
+        if let Err(error) = self.ledger.give_back_attempt(bucket(from), clock::wall_ms()).await {
+            tracing::warn!("giving an attempt back: {error}");
         }
     }
 
@@ -189,6 +208,26 @@ impl Answerer {
         })
     }
 
+    /// The step of a right code of somebody who is in.
+    async fn proven_by_code(
+        &self,
+        identity: &Identity,
+        secret: &[u8],
+        code: &str,
+        last_step: i64,
+    ) -> Result<i64, ApiError> {
+        if matches!(identity, Identity::Visitor { .. }) {
+            self.attempt_code().await?;
+        }
+        if let Some(step) = self.step(secret, code).filter(|step| *step > last_step) {
+            return Ok(step);
+        }
+        if let Identity::Visitor { from, .. } = identity {
+            self.failed(*from, "code", false).await;
+        }
+        Err(ApiError::invalid("code", "is wrong: give the one that is shown now"))
+    }
+
     /// The password that was there before, proven by whoever is not root.
     async fn proven(
         &self,
@@ -203,7 +242,7 @@ impl Answerer {
             }
             return Ok(known);
         }
-        let known = known.ok_or_else(|| ApiError::not_permitted(NO_PASSWORD))?;
+        let known = known.ok_or_else(|| ApiError::conflict(NO_PASSWORD))?;
         let Identity::Visitor { from, .. } = &envelope.actor.identity else {
             return Err(ApiError::internal("a session without an address"));
         };
@@ -213,6 +252,7 @@ impl Answerer {
             self.failed(*from, "password", crowded).await;
             return Err(ApiError::invalid("current", "is not the password"));
         }
+        self.right(*from).await;
         Ok(Some(known))
     }
 }
@@ -241,6 +281,7 @@ impl Door for Answerer {
                 return Err(ApiError::invalid("code", "is missing: the account has a second factor"));
             }
             (Some(secret), Some(code)) => {
+                self.attempt_code().await?;
                 match self.step(secret, &code).filter(|step| *step > admin.totp_step) {
                     Some(step) => Some(step),
                     None => {
@@ -347,20 +388,11 @@ impl Door for Answerer {
             let text = if on { "ask for a second factor first" } else { "there is no second factor" };
             return Err(ApiError::conflict(text));
         };
-        let step =
-            match (&envelope.actor.identity, on) {
-                // Root has the machine: what is lost is turned off without it.
-                (Identity::Uid(_), false) => None,
-                (identity, _) => {
-                    if let Identity::Visitor { from, .. } = identity {
-                        self.attempt(*from).await?;
-                    }
-                    let step = self.step(&secret, &code.code).filter(|step| *step > admin.totp_step);
-                    Some(step.ok_or_else(|| {
-                        ApiError::invalid("code", "is wrong: give the one that is shown now")
-                    })?)
-                }
-            };
+        let step = match (&envelope.actor.identity, on) {
+            // Root has the machine: what is lost is turned off without it.
+            (Identity::Uid(_), false) => None,
+            (identity, _) => Some(self.proven_by_code(identity, &secret, &code.code, admin.totp_step).await?),
+        };
         self.ledger.set_totp(secret, step, on, asked(&envelope)).await.map_err(refused)
     }
 

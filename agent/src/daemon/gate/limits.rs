@@ -10,8 +10,8 @@ use crate::core::{
 };
 use crate::fault;
 
-/// So many bytes to a TCP client cannot be on their way unacknowledged for a whole walk: the client
-/// lives, though it sends no payload.
+/// A TCP client that took so many bytes more has acknowledged some of them: it lives, though it sends no
+/// payload.
 const ACKNOWLEDGED_BYTES: u64 = 256 << 10;
 
 /// What the meter tells about a flow.
@@ -23,12 +23,20 @@ pub enum FlowNews {
     Moved(FlowId, Network, [u64; 2]),
 }
 
+/// An owned flow as last seen.
+#[derive(Default)]
+struct Known {
+    payload: [u64; 2],
+    /// Downloaded since the last sign of life. It is kept over looks, which come every few milliseconds
+    /// when somebody asks often.
+    unproven: u64,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Limits {
     crowd: Crowd,
-    /// Owned flows with their payload as last seen.
-    known: HashMap<FlowId, [u64; 2]>,
+    known: HashMap<FlowId, Known>,
     effects: Vec<Effect>,
 }
 
@@ -74,12 +82,16 @@ impl Limits {
     }
 
     fn moved(&mut self, flow: FlowId, network: Network, payload: [u64; 2], now_ns: u64) {
-        let Some(before) = self.known.get_mut(&flow) else { return };
+        let Some(known) = self.known.get_mut(&flow) else { return };
         let [mut upload, download] =
-            [UPLOAD, DOWNLOAD].map(|direction| payload[direction].saturating_sub(before[direction]));
-        *before = payload;
-        if network == Network::Tcp && download >= ACKNOWLEDGED_BYTES {
+            [UPLOAD, DOWNLOAD].map(|direction| payload[direction].saturating_sub(known.payload[direction]));
+        known.payload = payload;
+        known.unproven += download;
+        if network == Network::Tcp && known.unproven >= ACKNOWLEDGED_BYTES {
             upload = upload.max(1);
+        }
+        if upload > 0 {
+            known.unproven = 0;
         }
         if upload > 0 || download > 0 {
             self.crowd.active(Active { flow, upload, download }, now_ns);
@@ -111,5 +123,53 @@ impl Limits {
 
     pub fn counters(&self) -> CrowdCounters {
         self.crowd.counters()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{event::InboundIndex, terms::Wins};
+
+    const SECOND: u64 = 1_000_000_000;
+    const USER: UserId = UserId(uuid::Uuid::from_u128(1));
+
+    fn opened(id: u64, peer: &str) -> FlowNews {
+        let flow = FlowSeen {
+            id: FlowId(id),
+            inbound: InboundIndex(0),
+            network: Network::Tcp,
+            peer: peer.parse().unwrap(),
+            opened_ns: 0,
+            owner: None,
+        };
+        FlowNews::Owned(flow, USER)
+    }
+
+    /// However often somebody looks, two addresses that only download are two addresses in use.
+    #[test]
+    fn downloads_are_signs_of_life_at_any_rate_of_looks() {
+        for look_ns in [SECOND / 50, SECOND, 10 * SECOND] {
+            let mut limits = Limits::new();
+            let one = UserLimits { max_addresses: Some(1), wins: Wins::Newest, ..UserLimits::NONE };
+            limits.set(USER, one, 0);
+            limits.news(opened(1, "192.0.2.1:1000"), 0);
+            limits.news(opened(2, "192.0.2.2:1000"), SECOND);
+            let (mut now_ns, mut effects) = (SECOND, Vec::new());
+            while effects.is_empty() && now_ns < 120 * SECOND {
+                now_ns += look_ns;
+                // 1 MB/s each.
+                let download = now_ns / 1000;
+                for id in [1, 2] {
+                    limits.news(FlowNews::Moved(FlowId(id), Network::Tcp, [0, download]), now_ns);
+                }
+                effects = limits.tick(now_ns);
+            }
+            assert!(
+                matches!(effects[..], [Effect::Block { flow: FlowId(1), .. }]),
+                "{look_ns}: {effects:?} after {} s",
+                now_ns / SECOND
+            );
+        }
     }
 }

@@ -167,3 +167,30 @@ fn many_addresses_together_have_fewer_attempts_but_a_new_one_always_has_one() {
     assert!(granted[0] > last);
     assert!(granted.iter().sum::<u32>() < 200, "{granted:?}");
 }
+
+/// Codes are counted for whoever tries them; a right one gives back one, another password all of them.
+#[test]
+fn codes_have_few_attempts_whoever_tries() {
+    let rig = Rig::new("UTC", &[]);
+    with_password(&rig);
+    let now = start_ms();
+    let tries = |at_ms| {
+        let granted = |_: &u32| {
+            let attempt = rig.ledger.take_code_attempt(at_ms).wait().unwrap();
+            matches!(attempt, Attempt::Granted { .. })
+        };
+        (0..100).take_while(granted).count()
+    };
+    let first = tries(now);
+    assert!((3..=20).contains(&first), "{first}");
+    assert_eq!(tries(now - DAY_MS), 0, "a clock that is set back opens nothing");
+    let day = (1..24 * 60).map(|minute| tries(now + minute * 60_000)).sum::<usize>();
+    // Of a million codes, three are right at a time.
+    assert!(day < 2_000, "{day} in a day");
+    let later = now + 2 * DAY_MS;
+    assert_eq!(tries(later), first);
+    let asked = admin_asks(later);
+    let before = rig.reader().panel_admin().unwrap().unwrap().password;
+    rig.ledger.set_password("another".to_owned(), Some(before), None, asked).wait().unwrap();
+    assert_eq!(tries(later), first, "whoever guessed does not know the new password");
+}

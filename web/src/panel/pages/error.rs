@@ -76,6 +76,7 @@ async fn page(pages: &Shared, visit: &Visit, PageError(error): &PageError) -> Re
         ErrorKind::Conflict => "conflict",
         ErrorKind::Stale => "stale",
         ErrorKind::TooLarge => "too_large",
+        ErrorKind::TooMany => "too_many",
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::BadRequest | ErrorKind::Invalid | ErrorKind::Reserved => "bad_request",
         ErrorKind::Failed | ErrorKind::Internal => "internal",

@@ -9,8 +9,10 @@ use super::{Pages, view::segment};
 use crate::locale::Lang;
 
 pub const COOKIE: &str = "boxmeter_flash";
-/// Browsers keep about 4 KB in a cookie; what does not fit is not told one by one.
+/// Browsers keep about 4 KB in a cookie.
 const BYTES_MAX: usize = 3_500;
+/// Characters of a value, ever fewer until all lines fit.
+const VALUE_CHARS: [usize; 5] = [1_000, 200, 60, 20, 8];
 /// More lines than this are not read.
 const LINES_MAX: usize = 8;
 
@@ -69,14 +71,29 @@ impl Flash {
     /// Goes on to a page, which shows the messages.
     pub fn to(&self, pages: &Pages, path: &str) -> Response {
         let mut response = Redirect::to(&format!("{}{path}", pages.base)).into_response();
-        let json = serde_json::to_string(self).unwrap_or_default();
-        let value = segment(&json);
-        if value.len() <= BYTES_MAX
-            && let Ok(cookie) = HeaderValue::from_str(&set(pages, &value, 60))
-        {
+        if let Ok(cookie) = HeaderValue::from_str(&set(pages, &self.value(), 60)) {
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }
         response
+    }
+
+    /// The cookie's value.
+    fn value(&self) -> String {
+        let of = |flash: &Flash| segment(&serde_json::to_string(flash).unwrap_or_default());
+        let mut fitting = VALUE_CHARS.iter().map(|&most| of(&self.cut(most)));
+        fitting.find(|it| it.len() <= BYTES_MAX).unwrap_or_default()
+    }
+
+    /// Values of so many characters at most.
+    fn cut(&self, most: usize) -> Flash {
+        let mut flash = self.clone();
+        for (_, value) in flash.0.iter_mut().flat_map(|line| &mut line.values) {
+            if let Some((at, _)) = value.char_indices().nth(most) {
+                value.truncate(at);
+                value.push('…');
+            }
+        }
+        flash
     }
 }
 
@@ -118,6 +135,14 @@ mod tests {
         for odd in ["", "%", "%zz", "x", "[]", "%5B%7B%7D%5D"] {
             assert_eq!(Flash::read(odd), None, "{odd}");
         }
+        // However much there is to tell, it is told.
+        let long = "长".repeat(5_000);
+        let all = (0..LINES_MAX).fold(Flash::default(), |flash, _| {
+            flash.and(false, "panel.failed.user", &[("name", &long), ("message", &long)])
+        });
+        let value = all.value();
+        assert!(value.len() <= BYTES_MAX, "{}", value.len());
+        assert_eq!(Flash::read(&value).unwrap().0.len(), LINES_MAX);
         let foreign = Flash::done("about.run", &[]);
         assert_eq!(Flash::read(&segment(&serde_json::to_string(&foreign).unwrap())), None);
     }

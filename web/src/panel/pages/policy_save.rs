@@ -1,4 +1,4 @@
-//! `/policies/new` and `/policies/{name}`: the terms of a plan.
+//! `/add-policy` and `/policies/{name}`: the terms of a plan.
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -71,7 +71,7 @@ async fn page(
     let f = Frame::load(pages, visit, "policies", visit.lang.text(key).to_owned()).await;
     let address = match policy {
         Some(it) => format!("{}/policies/{}", f.base, segment(&it.name)),
-        None => format!("{}/policies/new", f.base),
+        None => format!("{}/add-policy", f.base),
     };
     let page = Page {
         name: policy.map(|it| shown(&it.name)).unwrap_or_default(),

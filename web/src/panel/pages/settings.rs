@@ -1,7 +1,10 @@
 //! `/settings`: language and colours, password, second factor, sessions, tokens, links.
 
 use askama::Template;
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Redirect},
+};
 use http::StatusCode;
 
 use super::{
@@ -55,6 +58,11 @@ struct Key {
 
 pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     page(&pages, &visit, "", Fields::default(), StatusCode::OK).await
+}
+
+/// `GET` of what is only posted to, for instance after another language was chosen there.
+pub async fn again(State(pages): State<Shared>) -> Answer {
+    Ok(Redirect::to(&format!("{}/settings", pages.base)).into_response())
 }
 
 /// The page, with a form that is to be done again.

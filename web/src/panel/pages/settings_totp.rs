@@ -1,5 +1,5 @@
-//! `/settings/totp`: the second factor. A secret is offered as a QR code, and holds once a code of it
-//! was typed; it goes with a code too.
+//! `/settings/totp`: the second factor. A secret is offered on demand as a QR code, and holds once a code
+//! of it was typed; it goes with a code too.
 
 use askama::Template;
 use axum::extract::State;
@@ -26,12 +26,10 @@ struct Page {
     wrong: bool,
 }
 
-/// Without an offer: the form that turns it off.
+/// The form that turns it off, or the button that asks for a secret: looking changes nothing.
 pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
-    if who(&visit)?.totp {
-        return page(&pages, &visit, true, Offer::default(), false, StatusCode::OK).await;
-    }
-    offer(State(pages), visit).await
+    let on = who(&visit)?.totp;
+    page(&pages, &visit, on, Offer::default(), false, StatusCode::OK).await
 }
 
 #[derive(Default)]

@@ -72,7 +72,9 @@ pub async fn save(
                     ("panel.sign_in.need_code", StatusCode::FORBIDDEN)
                 }
                 ErrorKind::NotPermitted => ("panel.sign_in.wrong", StatusCode::FORBIDDEN),
-                ErrorKind::Unavailable => ("panel.sign_in.too_many", StatusCode::TOO_MANY_REQUESTS),
+                ErrorKind::TooMany => ("panel.sign_in.too_many", StatusCode::TOO_MANY_REQUESTS),
+                ErrorKind::Unavailable => ("panel.sign_in.busy", StatusCode::SERVICE_UNAVAILABLE),
+                ErrorKind::Conflict => ("panel.sign_in.no_password", StatusCode::CONFLICT),
                 _ => return Err(error.into()),
             };
             page(&pages, &visit, next, Some(visit.lang.text(key).to_owned()), status)

@@ -1,5 +1,7 @@
-//! `/users/act`: the buttons of the list, for one user or for everybody who is marked. Deleting
+//! `/change-users`: the buttons of the list, for one user or for everybody who is marked. Deleting
 //! several asks first.
+
+use std::time::Duration;
 
 use askama::Template;
 use axum::{
@@ -19,6 +21,8 @@ use crate::backend::ApiError;
 
 /// Users of one request; a page has fewer rows.
 const USERS_MAX: usize = 500;
+/// No user is begun with after this, so that the answer comes before the browser or a proxy gives up.
+const TIME_MAX: Duration = Duration::from_secs(25);
 /// Refusals that are told one by one.
 const TOLD_MAX: usize = 5;
 
@@ -62,13 +66,35 @@ pub async fn act(State(pages): State<Shared>, visit: Visit, form: Form) -> Answe
         let f = Frame::load(&pages, &visit, "users", title).await;
         return render(&Confirm { f, names, back });
     }
-    let mut refused: Vec<(String, String)> = Vec::new();
-    for name in &names {
-        if let Err(error) = one(&visit, name, deed).await {
-            refused.push((short(name), shown(&error.message)));
+    // A task of its own: a browser that goes away does not stop it half way.
+    let outcome = tokio::spawn(each(visit, names, deed)).await.map_err(ApiError::internal)?;
+    Ok(outcome.told(deed).to(&pages, &back))
+}
+
+/// What became of the users.
+#[derive(Default)]
+struct Outcome {
+    done: Vec<String>,
+    /// With the reason.
+    refused: Vec<(String, String)>,
+    /// There was no time for so many.
+    left: usize,
+}
+
+async fn each(visit: Visit, names: Vec<String>, deed: Deed) -> Outcome {
+    let until = tokio::time::Instant::now() + TIME_MAX;
+    let mut outcome = Outcome::default();
+    for name in names {
+        if tokio::time::Instant::now() > until {
+            outcome.left += 1;
+            continue;
+        }
+        match one(&visit, &name, deed).await {
+            Ok(()) => outcome.done.push(name),
+            Err(error) => outcome.refused.push((short(&name), shown(&error.message))),
         }
     }
-    Ok(told(deed, &names, &refused).to(&pages, &back))
+    outcome
 }
 
 /// Where a form came from. Only a path of the panel is gone back to.
@@ -109,30 +135,34 @@ async fn one(visit: &Visit, name: &str, deed: Deed) -> Result<(), ApiError> {
     }
 }
 
-fn told(deed: Deed, names: &[String], refused: &[(String, String)]) -> Flash {
-    let mut flash = Flash::default();
-    let done = names.len() - refused.len();
-    match names {
-        [name] if done == 1 => {
-            flash = flash.and(true, &format!("panel.done.{}", deed.word()), &[("name", &short(name))]);
+impl Outcome {
+    fn told(&self, deed: Deed) -> Flash {
+        let mut flash = Flash::default();
+        match &self.done[..] {
+            [] => {}
+            [name] if self.refused.is_empty() && self.left == 0 => {
+                flash = flash.and(true, &format!("panel.done.{}", deed.word()), &[("name", &short(name))]);
+            }
+            done => {
+                let key = format!("panel.done.{}_several", deed.word());
+                flash = flash.and(true, &key, &[("count", &done.len().to_string())]);
+            }
         }
-        _ if done > 0 => {
-            let key = format!("panel.done.{}_several", deed.word());
-            flash = flash.and(true, &key, &[("count", &done.to_string())]);
+        for (name, message) in self.refused.iter().take(TOLD_MAX) {
+            flash = flash.and(false, "panel.failed.user", &[("name", name), ("message", message)]);
         }
-        _ => {}
+        if self.refused.len() > TOLD_MAX {
+            let more = (self.refused.len() - TOLD_MAX).to_string();
+            flash = flash.and(false, "panel.failed.more", &[("count", &more)]);
+        }
+        if self.left > 0 {
+            flash = flash.and(false, "panel.failed.left", &[("count", &self.left.to_string())]);
+        }
+        flash
     }
-    for (name, message) in refused.iter().take(TOLD_MAX) {
-        flash = flash.and(false, "panel.failed.user", &[("name", name), ("message", message)]);
-    }
-    if refused.len() > TOLD_MAX {
-        let more = (refused.len() - TOLD_MAX).to_string();
-        flash = flash.and(false, "panel.failed.more", &[("count", &more)]);
-    }
-    flash
 }
 
-/// `GET /users/act`, for instance after signing in again: there is nothing to show.
+/// `GET /change-users`, for instance after signing in again: there is nothing to show.
 pub async fn nothing(State(pages): State<Shared>) -> Answer {
     Ok(Redirect::to(&format!("{}/users", pages.base)).into_response())
 }

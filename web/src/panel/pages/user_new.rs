@@ -1,4 +1,4 @@
-//! `/users/new`: a form, and after it the credentials, which are shown this once. The answer to the
+//! `/add-user`: a form, and after it the credentials, which are shown this once. The answer to the
 //! post is the page itself: nothing keeps the credentials in between, and a repeated post with the
 //! same key answers the same.
 

@@ -158,8 +158,7 @@ fn two_languages_at_once_do_not_mix() {
 async fn pages_without_names_have_one_language() {
     let rig = Rig::new().await;
     let cjk = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
-    for path in ["/users/new", "/policies", "/policies/new", "/policies/basic", "/settings", "/no-such-page"]
-    {
+    for path in ["/add-user", "/policies", "/add-policy", "/policies/basic", "/settings", "/no-such-page"] {
         let seen = rig.get(path).await;
         let words = seen.words().replace(Lang::ZhCn.text("panel.language"), "");
         let left: String = words.chars().filter(|c| cjk(*c)).collect();

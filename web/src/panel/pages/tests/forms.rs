@@ -22,7 +22,7 @@ async fn state(demo: &Demo, name: &str) -> UserState {
 #[tokio::test]
 async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
     let rig = Rig::new().await;
-    let form = rig.get("/users/new").await;
+    let form = rig.get("/add-user").await;
     let once = form.field("once");
     let fields = [
         ("once", &*once),
@@ -33,14 +33,14 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
         ("note", "first line\r\nsecond"),
         ("inbound", "vless-in"),
     ];
-    let added = rig.post("/users/new", &fields).await;
+    let added = rig.post("/add-user", &fields).await;
     assert_eq!(added.status, StatusCode::OK, "{}", added.words());
     assert!(added.has("vless-in") && !added.has("trojan-in"), "{}", added.words());
     assert!(added.has("/s/") && added.has("class=\"qr\""), "the subscription with its QR code");
     assert_eq!(added.headers[header::CACHE_CONTROL], "no-store");
     let secret = added.text.split("id=\"secret-0-1\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
     assert_eq!(secret.len(), 36, "{secret}");
-    let again = rig.post("/users/new", &fields).await;
+    let again = rig.post("/add-user", &fields).await;
     assert!(again.has(&secret), "the same key answers the same");
     let user = rig.demo.user("新用户 1").await.unwrap().user;
     assert_eq!(user.overrides.quota_bytes, Some(Some(20 * GIB)));
@@ -51,7 +51,7 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
     assert_eq!(shown.status, StatusCode::OK);
     assert!(!shown.has(&secret), "credentials are shown once");
     // The same key for something else is refused.
-    let other = rig.post("/users/new", &[("once", &once), ("name", "another")]).await;
+    let other = rig.post("/add-user", &[("once", &once), ("name", "another")]).await;
     assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
 
@@ -60,18 +60,14 @@ async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
     let rig = Rig::new().await;
     for lang in Lang::ALL {
         let seen = rig
-            .post_in(
-                lang,
-                "/users/new",
-                &[("name", "a[b"), ("quota", "ten"), ("expires", "2020-01-01T00:00")],
-            )
+            .post_in(lang, "/add-user", &[("name", "a[b"), ("quota", "ten"), ("expires", "2020-01-01T00:00")])
             .await;
         assert_eq!(seen.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!((seen.field("name"), seen.field("quota")), ("a[b".to_owned(), "ten".to_owned()));
         assert_eq!(seen.text.matches("aria-invalid=\"true\"").count(), 3, "{}", seen.words());
         assert!(seen.has(lang.text("panel.unit.number")) && seen.has(lang.text("panel.invalid.past")));
     }
-    let taken = rig.post("/users/new", &[("name", "alice")]).await;
+    let taken = rig.post("/add-user", &[("name", "alice")]).await;
     assert!(taken.has(Lang::En.text("panel.invalid.taken")));
     assert!(rig.demo.user("a[b").await.is_err());
 }
@@ -79,7 +75,7 @@ async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
 #[tokio::test]
 async fn buttons_of_a_row_and_of_everybody_who_is_marked() {
     let rig = Rig::new().await;
-    let done = rig.post("/users/act", &[("disable", "alice"), ("back", "/users?q=ali")]).await;
+    let done = rig.post("/change-users", &[("disable", "alice"), ("back", "/users?q=ali")]).await;
     assert_eq!(done.location(), "/users?q=ali");
     let page = rig.follow(&done).await;
     assert!(page.has("alice is disabled"), "{}", page.words());
@@ -88,14 +84,14 @@ async fn buttons_of_a_row_and_of_everybody_who_is_marked() {
     let cookie = page.headers[header::SET_COOKIE].to_str().unwrap();
     assert!(cookie.starts_with("boxmeter_flash=;") && cookie.contains("Max-Age=0"), "{cookie}");
     let several = [("do", "enable"), ("user", "alice"), ("user", "quentin"), ("user", "no-such-user")];
-    let page = rig.follow(&rig.post("/users/act", &several).await).await;
+    let page = rig.follow(&rig.post("/change-users", &several).await).await;
     assert!(page.has("2 users are enabled") && page.has("no-such-user"), "{}", page.words());
     assert_ne!(state(&rig.demo, "alice").await, UserState::Disabled);
-    let nobody = rig.follow(&rig.post("/users/act", &[("do", "disable")]).await).await;
+    let nobody = rig.follow(&rig.post("/change-users", &[("do", "disable")]).await).await;
     assert!(nobody.has(Lang::En.text("panel.failed.nobody")));
     // Somebody else's page is not gone back to.
     for back in ["//evil.example/", "https://evil.example/", "/\\evil.example"] {
-        let done = rig.post("/users/act", &[("enable", "alice"), ("back", back)]).await;
+        let done = rig.post("/change-users", &[("enable", "alice"), ("back", back)]).await;
         assert_eq!(done.location(), "/users", "{back}");
     }
 }
@@ -104,12 +100,12 @@ async fn buttons_of_a_row_and_of_everybody_who_is_marked() {
 async fn deleting_asks_first() {
     let rig = Rig::new().await;
     let marked = [("do", "delete"), ("user", "alice"), ("user", "bob")];
-    let ask = rig.post("/users/act", &marked).await;
+    let ask = rig.post("/change-users", &marked).await;
     assert_eq!(ask.status, StatusCode::OK);
     assert!(ask.has("Delete 2 users?"));
     assert!(rig.demo.user("alice").await.is_ok(), "nothing is done before the answer");
     let sure = [marked[0], marked[1], marked[2], ("sure", "yes")];
-    rig.follow(&rig.post("/users/act", &sure).await).await;
+    rig.follow(&rig.post("/change-users", &sure).await).await;
     assert!(rig.demo.user("alice").await.is_err() && rig.demo.user("bob").await.is_err());
 
     let page = rig.get("/users/carol/delete").await;
@@ -228,7 +224,7 @@ async fn packages_are_added_once_and_reset_starts_anew() {
 #[tokio::test]
 async fn policies_are_added_changed_and_deleted() {
     let rig = Rig::new().await;
-    let once = rig.get("/policies/new").await.field("once");
+    let once = rig.get("/add-policy").await.field("once");
     let fields = [
         ("once", &*once),
         ("name", "family"),
@@ -240,7 +236,7 @@ async fn policies_are_added_changed_and_deleted() {
         ("warn", "50, 90"),
         ("rollover", "yes"),
     ];
-    let list = rig.follow(&rig.post("/policies/new", &fields).await).await;
+    let list = rig.follow(&rig.post("/add-policy", &fields).await).await;
     assert!(list.has("family") && list.has("300 GiB"), "{}", list.words());
     let made = rig.demo.policy("family").await.unwrap().policy.terms;
     assert_eq!((made.quota_bytes, made.reset_day, made.rollover), (Some(300 * GIB), 7, true));
@@ -270,4 +266,15 @@ async fn language_and_colours_are_kept_in_the_browser() {
     let cookies: Vec<_> = seen.headers.get_all(header::SET_COOKIE).iter().collect();
     assert_eq!(cookies.len(), 1);
     assert!(cookies[0].to_str().unwrap().starts_with("boxmeter_theme=dark"));
+}
+
+/// No word of our own addresses is taken away from the users.
+#[tokio::test]
+async fn users_have_any_name() {
+    let rig = Rig::new().await;
+    for name in ["new", "act", "add-user", "users"] {
+        rig.post("/add-user", &[("name", name)]).await;
+        let page = rig.get(&format!("/users/{name}")).await;
+        assert!(page.status.is_success() && page.has(&format!(">{name}</h1>")), "{name}: {}", page.words());
+    }
 }

@@ -106,7 +106,7 @@ async fn texts_of_others_stay_texts() {
                 check(&without_typed(&rig.get_in(lang, &path).await.text), &path);
             }
             let back =
-                rig.post_in(lang, "/users/new", &[("name", &text), ("note", &text), ("quota", &text)]).await;
+                rig.post_in(lang, "/add-user", &[("name", &text), ("note", &text), ("quota", &text)]).await;
             check(&without_typed(&back.text), "what was typed");
         }
     }

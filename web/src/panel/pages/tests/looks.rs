@@ -91,7 +91,7 @@ async fn what_is_not_well_stands_on_every_page() {
         advice: Some("look at boxmeter doctor".to_owned()),
     }];
     let rig = Rig::over(Arc::new(demo), "").await;
-    for path in ["/", "/users", "/policies", "/events", "/settings", "/users/new"] {
+    for path in ["/", "/users", "/policies", "/events", "/settings", "/add-user"] {
         let seen = rig.get_in(Lang::ZhCn, path).await;
         assert!(
             seen.has("来源") && seen.has("sing-box&#39;s API is away") && seen.has("boxmeter doctor"),

@@ -34,7 +34,7 @@ async fn whoever_is_not_in_signs_in_and_comes_back() {
 async fn a_form_without_the_sessions_token_does_nothing() {
     let rig = Rig::new().await;
     let request = rig
-        .request(Lang::En, Method::POST, "/users/act")
+        .request(Lang::En, Method::POST, "/change-users")
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     let refused = rig.raw(request.body(axum::body::Body::from("disable=alice")).unwrap()).await;
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
@@ -133,4 +133,22 @@ async fn settings_of_links_are_saved_and_mistakes_told() {
         .await;
     assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(wrong.has("aria-invalid") || wrong.has(Lang::En.text("panel.invalid.port")));
+}
+
+#[tokio::test]
+async fn looking_at_the_second_factor_makes_no_secret() {
+    let rig = Rig::new().await;
+    let looked = rig.get("/settings/totp").await;
+    assert_eq!(looked.status, StatusCode::OK);
+    assert!(looked.has(Lang::En.text("panel.totp.begin")) && !looked.has("totp-secret"));
+}
+
+/// After another language was chosen on the answer to a form, the browser asks for its address.
+#[tokio::test]
+async fn what_is_only_posted_to_leads_back_to_the_settings() {
+    let rig = Rig::new().await;
+    for path in ["password", "totp/on", "totp/off", "sessions", "tokens", "tokens/delete"] {
+        let back = rig.get(&format!("/settings/{path}")).await;
+        assert_eq!((back.status, back.location()), (StatusCode::SEE_OTHER, "/settings"), "{path}");
+    }
 }
