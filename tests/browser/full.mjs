@@ -1,6 +1,7 @@
 // From signing in to a user who is cut and comes back, on a phone, with the real agent and a real sing-box behind
 // the panel. The test outside moves the traffic: a step is told by a line, and goes on with a line.
 
+import { createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
 import { faults, main, visitor, watched } from "./lib.mjs";
 import { signIn } from "./door.mjs";
@@ -10,11 +11,30 @@ const name = process.env.PANEL_USER;
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 // Traffic, a reload of sing-box, a tick of the agent: each takes seconds on a busy machine.
 const LONG = { timeout: 60_000 };
+const BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 async function step(what) {
   console.log(`step ${what}`);
   const { value, done } = await lines.next();
   if (done || value !== "go") throw new Error(`after ${what}: ${value}`);
+}
+
+// RFC 6238 with the parameters of every authenticator: SHA-1, 30 s, 6 digits.
+function code(secret, step) {
+  const bits = [...secret].map((letter) => BASE32.indexOf(letter).toString(2).padStart(5, "0")).join("");
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+  const counter = Buffer.alloc(8);
+  counter.writeBigUInt64BE(BigInt(step));
+  const mac = createHmac("sha1", key).update(counter).digest();
+  const at = mac[19] & 15;
+  return String((mac.readUInt32BE(at) & 0x7fffffff) % 1_000_000).padStart(6, "0");
+}
+
+// Of the step before, of now and of the next one, which are all taken. Waits for enough time in a step.
+async function threeCodes(secret) {
+  while (Date.now() % 30_000 > 15_000) await new Promise((ready) => setTimeout(ready, 500));
+  const now = Math.floor(Date.now() / 30_000);
+  return [now - 1, now, now + 1].map((step) => code(secret, step));
 }
 
 await main(async (browser, report) => {
@@ -57,6 +77,27 @@ await main(async (browser, report) => {
     () => document.querySelector("[data-live$=':state']")?.dataset.state === "active", null, LONG);
   await clean("back");
   await step("back");
+
+  // The second factor: offered, proven by a code, asked for at the next way in, and off again.
+  await page.goto(`${base}/settings`);
+  await page.locator("form[action$='/settings/totp'] button").click();
+  await page.locator(".qr svg").waitFor(LONG);
+  const secret = await page.locator("#totp-secret").textContent();
+  await clean("offered");
+  const codes = await threeCodes(secret);
+  await page.locator("#code").fill(codes[0]);
+  await page.locator("form:has(#code) .actions button").click();
+  await page.locator(".notice.ok").waitFor(LONG);
+  await clean("turned on");
+  await page.locator("form[action$='/sign-out'] button").click();
+  await signIn(page, base, undefined, codes[1]);
+  await page.goto(`${base}/settings/totp`);
+  await page.locator("#code").fill("000000");
+  await page.locator("form:has(#code) .actions button").click();
+  await page.locator(".notice.bad").waitFor(LONG);
+  await page.locator("#code").fill(codes[2]);
+  await page.locator("form:has(#code) .actions button").click();
+  await page.locator(".notice.ok").waitFor(LONG);
   await context.close();
 });
 process.stdin.unref();

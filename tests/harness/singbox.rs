@@ -65,6 +65,18 @@ pub struct Site {
     pub scratch: Scratch,
 }
 
+/// The name in certificates.
+pub const SERVER_NAME: &str = "test.invalid";
+
+/// A key and a self-signed certificate for it, made by sing-box itself.
+pub fn certificate(version: &str) -> (String, String) {
+    let words = ["generate", "tls-keypair", SERVER_NAME];
+    let made = Command::new(binary(version)).args(words).output().unwrap();
+    let pem = String::from_utf8(made.stdout).unwrap();
+    let at = pem.find("-----BEGIN CERTIFICATE").expect("a certificate");
+    (pem[..at].trim().to_owned(), pem[at..].trim().to_owned())
+}
+
 impl Site {
     /// Server and clients run, each side in a namespace of its own; the agent does not.
     pub fn new(version: &'static str, cases: &[Case]) -> Site {
@@ -201,14 +213,10 @@ impl Site {
         std::fs::write(self.scratch.join(name), serde_json::to_string_pretty(config).unwrap()).unwrap();
     }
 
-    /// A self-signed certificate, made by sing-box itself.
     fn certificate(&self) {
-        let words = ["generate", "tls-keypair", "test.invalid"];
-        let made = Command::new(binary(self.version)).args(words).output().unwrap();
-        let pem = String::from_utf8(made.stdout).unwrap();
-        let at = pem.find("-----BEGIN CERTIFICATE").expect("a certificate");
-        std::fs::write(self.scratch.join("key.pem"), pem[..at].trim()).unwrap();
-        std::fs::write(self.scratch.join("cert.pem"), pem[at..].trim()).unwrap();
+        let (key, certificate) = certificate(self.version);
+        std::fs::write(self.scratch.join("key.pem"), key).unwrap();
+        std::fs::write(self.scratch.join("cert.pem"), certificate).unwrap();
     }
 
     fn server_tls(&self, tls: Tls) -> Value {

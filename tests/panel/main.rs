@@ -7,7 +7,9 @@
 )]
 
 mod attacks;
+mod bench;
 mod life;
 mod rig;
 mod signing_in;
+mod tls;
 mod tokens;

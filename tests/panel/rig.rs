@@ -44,13 +44,40 @@ pub struct Rig {
 impl Rig {
     /// Addresses that loopback says with X-Forwarded-For count.
     pub fn new() -> Rig {
+        Rig::at(Site::new(VERSIONS[2], &[case()]), "")
+    }
+
+    /// As [`Rig::new`], with more lines under `[panel]`.
+    pub fn with(lines: impl Fn(&Site) -> String) -> Rig {
         let site = Site::new(VERSIONS[2], &[case()]);
+        let lines = lines(&site);
+        Rig::at(site, &lines)
+    }
+
+    /// As [`Rig::new`], with so many users more.
+    pub fn with_users(more: usize) -> Rig {
+        let mut site = Site::new(VERSIONS[2], &[case()]);
+        let file = site.config();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let users = config["inbounds"][0]["users"].as_array_mut().unwrap();
+        let user =
+            |number| serde_json::json!({"name": format!("user-{number}"), "password": format!("p{number}")});
+        users.extend((0..more).map(user));
+        std::fs::write(&file, config.to_string()).unwrap();
+        site.stop_client();
+        site.server = None;
+        site.start_server();
+        Rig::at(site, "")
+    }
+
+    fn at(site: Site, lines: &str) -> Rig {
         std::fs::set_permissions(site.scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
         with_panel_user(&site);
         let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
         let file = site.scratch.join("boxmeter.toml");
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str("[panel]\ntrusted_proxies = [\"127.0.0.1\"]\n");
+        text.push_str(lines);
         std::fs::write(&file, text).unwrap();
         agent.start();
         let mut rig = Rig { panel: None, agent, password: String::new(), site };
@@ -219,6 +246,11 @@ impl Ask<'_> {
         self
     }
 
+    /// The whole of it, for a connection of the test's own.
+    pub fn text(&self) -> String {
+        self.head() + &self.body
+    }
+
     fn head(&self) -> String {
         let mut head =
             format!("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.method, self.path, self.host);
@@ -256,14 +288,15 @@ pub struct Answer {
 
 impl Answer {
     /// Everything until the panel closes the connection.
-    pub fn read(mut stream: TcpStream) -> Answer {
+    pub fn read(mut stream: impl Read) -> Answer {
         let mut bytes = Vec::new();
         // A reset after the answer, where the request was not read to its end.
         let _ = stream.read_to_end(&mut bytes);
         let text = String::from_utf8_lossy(&bytes);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let status = head.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or(0);
-        let begun = head.split("boxmeter_session=").nth(1).and_then(|rest| rest.split(';').next());
+        let names = ["boxmeter_session=", "__Host-boxmeter="];
+        let begun = names.iter().find_map(|name| head.split(name).nth(1)?.split(';').next());
         let session = begun.filter(|it| !it.is_empty()).map(str::to_owned);
         let head = head.to_ascii_lowercase();
         let body = if head.contains("transfer-encoding: chunked") { joined(body) } else { body.to_owned() };

@@ -69,6 +69,11 @@ const AIMS: &[Aim] = &[
     ),
     Aim("today's work: from the last byte until", "同一任务：最后一个字节到客户端得知断开", ""),
     Aim("today's work: connections of the other user", "同一任务：另一用户断开的连接", "0"),
+    Aim("users page with 10,000 users", "10,000 用户时的用户页", "≤ 100 ms"),
+    Aim("users page, searched with 10,000 users", "10,000 用户时的用户页（搜索）", "≤ 100 ms"),
+    Aim("overview with 10,000 users", "10,000 用户时的总览页", ""),
+    Aim("50 live pages, CPU of the panel", "50 个实时页面时面板的 CPU", "≤ 2 % of a core"),
+    Aim("resident memory of the panel", "面板的常驻内存", "≤ 30 MiB"),
 ];
 
 /// The longest beginning that fits.
@@ -98,7 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
     succeed(cargo().args(["build", "--release", "--locked", "-p", "boxmeter"]))?;
     let name = args.only.as_deref().unwrap_or("bench_");
     let mut text = String::new();
-    for target in ["kernel", "flow", "gate"] {
+    for target in ["kernel", "flow", "gate", "panel"] {
         text += &measure(target, name)?;
     }
     text += &bench_lib::figures(name)?;
