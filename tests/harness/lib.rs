@@ -50,7 +50,8 @@ pub fn long() -> bool {
     std::env::var_os("BOXMETER_LONG").is_some()
 }
 
-fn tools() -> PathBuf {
+/// Where `cargo xtask setup` puts what it installs.
+pub fn tools() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     std::env::var_os("BOXMETER_TOOLS").map_or_else(default, PathBuf::from)
 }

@@ -10,6 +10,7 @@ mod attacks;
 mod bench;
 mod life;
 mod rig;
+mod schema;
 mod signing_in;
 mod tls;
 mod tokens;

@@ -16,6 +16,7 @@ mod packages;
 mod paths;
 mod report;
 mod run;
+mod schemathesis;
 mod screenshots;
 mod setup;
 mod shell;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::{Timestamp, civil::Date};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
@@ -259,6 +259,12 @@ pub struct ImportRequest {
     pub users: Vec<ImportUser>,
 }
 
+/// Serde would take a list for an object as well, its values in the order of the fields.
+fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let fields = serde_json::Map::<String, Value>::deserialize(deserializer)?;
+    T::deserialize(Value::Object(fields)).map_err(serde::de::Error::custom)
+}
+
 /// Users of one request; who has more sends several.
 pub const IMPORT_USERS_MAX: usize = 2_000;
 
@@ -269,7 +275,7 @@ pub struct ImportUser {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    #[serde(default, skip_serializing_if = "Overrides::is_empty", deserialize_with = "object")]
     pub terms: Overrides,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,

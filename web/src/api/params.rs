@@ -26,8 +26,12 @@ impl Params {
         Params { pairs, known: Vec::new() }
     }
 
-    /// The value, which may be given once. An empty value is one that is not given.
+    /// The value, which may be given once. An empty text is one that is not given.
     pub fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        Ok(self.value(name)?.filter(|value| !value.is_empty()))
+    }
+
+    fn value(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         self.known.push(name);
         let Some(at) = self.pairs.iter().position(|(key, _)| key == name) else {
             return Ok(None);
@@ -36,12 +40,12 @@ impl Params {
         if self.pairs.iter().any(|(key, _)| key == name) {
             return Err(ApiError::bad_request(format!("{name} is given twice: give it once")));
         }
-        Ok((!value.is_empty()).then_some(value))
+        Ok(Some(value))
     }
 
     /// A time, relative to `now` where it is an age or a day.
     pub fn time(&mut self, name: &'static str, now: &Zoned) -> Result<Option<Timestamp>, ApiError> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.value(name)? else { return Ok(None) };
         match parse_time(&text, now) {
             Ok(time) => Ok(Some(time)),
             Err(error) => Err(ApiError::bad_request(format!("{name}: {error}"))),
@@ -57,7 +61,7 @@ impl Params {
 
     /// One of some words.
     pub fn word<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.value(name)? else { return Ok(None) };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(Some(*value));
         }
@@ -69,7 +73,7 @@ impl Params {
     /// `after` and `limit`.
     pub fn page(&mut self) -> Result<Page, ApiError> {
         let after = self.text("after")?;
-        let limit = match self.text("limit")? {
+        let limit = match self.value("limit")? {
             None => Page::default().limit,
             Some(text) => match text.parse() {
                 Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => limit,

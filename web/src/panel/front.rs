@@ -44,7 +44,7 @@ pub trait Front: Send + Sync {
 /// What of a request to `/api/v1` the agent is told. Whatever says who asks is not among it.
 const PASSED: [HeaderName; 4] = [header::ACCEPT, header::CONTENT_TYPE, header::IF_MATCH, IDEMPOTENCY_KEY];
 /// What of the agent's answer is told.
-const TOLD: [HeaderName; 3] = [header::CONTENT_TYPE, header::CACHE_CONTROL, header::ETAG];
+const TOLD: [HeaderName; 4] = [header::CONTENT_TYPE, header::CACHE_CONTROL, header::ETAG, header::ALLOW];
 
 /// The agent.
 #[async_trait]

@@ -67,7 +67,8 @@ impl Asked {
     ///
     /// # Errors
     /// `BadRequest` for a form that does not exist.
-    pub fn read(pairs: Pairs) -> Result<Self, ApiError> {
+    pub fn read(mut pairs: Pairs) -> Result<Self, ApiError> {
+        pairs.retain(|(_, value)| !value.is_empty());
         let mut params = Params::new(pairs);
         let wanted = params.word("format", &WORDS)?;
         let tun = params.word("tun", &[("true", true), ("false", false)])?;
