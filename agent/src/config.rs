@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use boxmeter_web::panel::options::Network;
+use boxmeter_web::{panel::options::Network, units::parse_size};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub const DEFAULT_PATH: &str = "/etc/boxmeter/config.toml";
 const TICK_MIN: Duration = Duration::from_millis(100);
 /// The kernel's table of ended flows must be drained before it is full.
 const TICK_MAX: Duration = Duration::from_secs(60);
+/// Smaller connections without a user may be a client that failed to sign in.
+const GUARD_MIN: u64 = 4 << 20;
 /// A user who was taken out keeps being cut by the kernel alone until then.
 const RELOAD_WITHIN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -102,11 +104,27 @@ pub struct Kernel {
     /// The mount point of cgroup v2, or a cgroup below it.
     pub cgroup: AutoPath,
     pub pins: PathBuf,
+    /// A TCP connection that moved so much while nobody tells its user is ended; `off`: none is.
+    pub guard: String,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        Kernel { cgroup: AutoPath::Auto, pins: PathBuf::from("/sys/fs/bpf/boxmeter") }
+        Kernel {
+            cgroup: AutoPath::Auto,
+            pins: PathBuf::from("/sys/fs/bpf/boxmeter"),
+            guard: "off".to_owned(),
+        }
+    }
+}
+
+impl Kernel {
+    /// `None`: off.
+    ///
+    /// # Errors
+    /// For what is no size.
+    pub fn guard_bytes(&self) -> Result<Option<u64>, String> {
+        parse_size(&self.guard).map_err(|error| error.to_string())
     }
 }
 
@@ -324,6 +342,12 @@ impl Config {
             if !path.is_absolute() {
                 return Err((key, "must be an absolute path".to_owned()));
             }
+        }
+        let guard = self.kernel.guard_bytes();
+        let guard = guard
+            .map_err(|error| ("kernel.guard", format!("{error}; give a size as \"64MiB\", or \"off\"")))?;
+        if guard.is_some_and(|bytes| bytes < GUARD_MIN) {
+            return Err(("kernel.guard", "must be at least 4MiB, or \"off\"".to_owned()));
         }
         if self.billing.default_policy.is_empty() {
             return Err(("billing.default_policy", "must name a policy, as \"unlimited\"".to_owned()));

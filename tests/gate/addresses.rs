@@ -9,7 +9,7 @@ use std::{
 use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
 use serde_json::json;
 
-use crate::rig::{Rig, Stream};
+use crate::rig::{Rig, Stops, Stream};
 
 /// The second address of the clients' namespace.
 const SECOND: &str = "10.77.0.3";
@@ -28,15 +28,6 @@ fn addresses(rig: &Rig, user: &str) -> Vec<IpAddr> {
     found.sort_unstable();
     found.dedup();
     found
-}
-
-/// Ends the streams also when a check fails: the threads that read them would be waited for without end.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A connection that moves a little all the time, in both directions, until it is ended.

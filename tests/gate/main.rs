@@ -10,6 +10,7 @@ mod addresses;
 mod bench;
 mod changes;
 mod crash;
+mod guard;
 mod leave;
 mod limits;
 mod managed;

@@ -133,6 +133,15 @@ impl Stream {
     }
 }
 
+/// Ends the streams also when a check fails: the threads that read them would be waited for without end.
+pub struct Stops<'a>(pub &'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// While `meanwhile` runs, a user streams on one connection, which must live.
 pub fn while_streaming<T>(rig: &Rig, user: &User, meanwhile: impl FnOnce() -> T) -> T {
     let (stop, taken) = (AtomicBool::new(false), AtomicU64::new(0));

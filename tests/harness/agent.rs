@@ -36,10 +36,16 @@ impl Agent {
 
     /// Its programs meet only sockets made in a control group. To be called before it starts.
     pub fn attach_to(&self, cgroup: &Path) {
+        self.configure("kernel", &format!("cgroup = {:?}", cgroup.display().to_string()));
+    }
+
+    /// One more line in a table of its configuration. To be called before it starts.
+    pub fn configure(&self, table: &str, line: &str) {
         let file = self.folder.join("boxmeter.toml");
         let text = std::fs::read_to_string(&file).unwrap();
-        let line = format!("[kernel]\ncgroup = {:?}\n", cgroup.display().to_string());
-        std::fs::write(file, text.replace("[kernel]\n", &line)).unwrap();
+        let head = format!("[{table}]\n");
+        assert!(text.contains(&head), "{text}");
+        std::fs::write(file, text.replace(&head, &format!("{head}{line}\n"))).unwrap();
     }
 
     fn configured(&self, words: &[&str]) -> Command {

@@ -71,6 +71,7 @@ pub struct Agent {
     pub delays: Delays,
     /// Since when nobody tells owners (ns, monotonic).
     pub source_down_ns: Option<u64>,
+    pub guard: super::guard::Guard,
 }
 
 /// A kernel that refuses for so many ticks will go on to: the agent ends, and whoever starts it again
@@ -227,6 +228,7 @@ impl Agent {
         match &event {
             SourceEvent::Connected { .. } => {
                 self.directory.source_connected = true;
+                self.guard.source_connected(clock::mono_ns());
                 self.meter.publisher.restore("source");
                 self.event("source_connected", None, serde_json::json!({}));
             }
@@ -236,6 +238,7 @@ impl Agent {
                     self.event("source_disconnected", None, data);
                 }
                 self.directory.source_connected = false;
+                self.guard.source_away();
                 self.meter.publisher.degrade("source", reason.clone(), clock::now());
             }
             SourceEvent::Lost { counter, count } => self.proxy.lost(counter, *count),
@@ -410,6 +413,7 @@ impl Agent {
         }
         if changes.source {
             self.directory.source_connected = false;
+            self.guard.source_away();
         }
     }
 

@@ -29,12 +29,16 @@ use crate::{
         event::{Counters, FlowId, FlowSeen, InboundIndex, Now, Slot, SourceEvent, UserId},
         snapshot::Publisher,
     },
+    daemon::guard::{BULK_BYTES, Bulk},
     fault,
     kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor, seen},
 };
 
 /// A complete walk over all sockets repairs lost events and settles what idle flows have pending.
 const WALK_EVERY_NS: u64 = 10_000_000_000;
+
+/// The same where connections without a user are ended: they go on until a walk finds them.
+const GUARDED_WALK_EVERY_NS: u64 = 2_000_000_000;
 
 /// News taken in one turn: several times what the ring buffer holds, so that only a flood that is
 /// faster than the agent meets this, and even then the tick gets its turn.
@@ -65,6 +69,10 @@ pub struct Meter {
     peers_full: u64,
     flow_rates: FlowRates,
     next_walk_ns: u64,
+    /// Whether connections without a user are ended.
+    guarded: bool,
+    /// TCP flows without an account that moved much, as the last walk found them.
+    bulk: Vec<Bulk>,
     /// sing-box's namespace is known, so that a walk finds all sockets there are.
     pub walks_are_complete: bool,
     trouble_until_ns: Option<u64>,
@@ -124,6 +132,8 @@ impl Meter {
             peers_full,
             flow_rates: FlowRates::default(),
             next_walk_ns: 0,
+            guarded: false,
+            bulk: Vec::new(),
             walks_are_complete: false,
             trouble_until_ns: None,
             flow_news: Vec::new(),
@@ -325,7 +335,8 @@ impl Meter {
         if now.mono_ns >= self.next_walk_ns {
             self.walk_sockets()?;
             self.take_closed()?;
-            self.next_walk_ns = now.mono_ns + WALK_EVERY_NS / fault::hurry();
+            let every_ns = if self.guarded { GUARDED_WALK_EVERY_NS } else { WALK_EVERY_NS };
+            self.next_walk_ns = now.mono_ns + every_ns / fault::hurry();
         }
         self.walk_peers(now)?;
         self.attributor.tick(now);
@@ -360,6 +371,7 @@ impl Meter {
     }
 
     fn walk_sockets(&mut self) -> Result<(), KernelError> {
+        self.bulk.clear();
         let began_ns = clock::mono_ns();
         let flows = if self.walks_are_complete {
             self.kernel.walk_sockets_and_sweep()?
@@ -383,6 +395,10 @@ impl Meter {
             flow_seen.opened_ns = 0;
         }
         self.opened(flow_seen, flow.key, now);
+        let bytes = flow.payload.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        if flow.key.network == boxmeter_common::TCP && flow.flags & FLOW_OLD == 0 && bytes >= BULK_BYTES {
+            self.bulk.push(Bulk { flow: flow_seen, bytes });
+        }
         self.flow_news.push(FlowNews::Moved(flow_seen.id, flow_seen.network, flow.payload));
     }
 
@@ -394,6 +410,17 @@ impl Meter {
     /// The open flows, if all sockets were walked since the last call.
     pub fn take_walk(&mut self) -> Option<BTreeSet<FlowId>> {
         self.walked.take()
+    }
+
+    /// Connections that moved much, whose user nobody has told by now.
+    pub fn take_unowned_bulk(&mut self) -> Vec<Bulk> {
+        let mut bulk = std::mem::take(&mut self.bulk);
+        bulk.retain(|it| self.attributor.flow(it.flow.id).is_some_and(|view| view.user.is_none()));
+        bulk
+    }
+
+    pub fn set_guarded(&mut self, guarded: bool) {
+        self.guarded = guarded;
     }
 
     /// The open flows of some users.

@@ -14,6 +14,7 @@ mod delays;
 mod door;
 mod flow_rates;
 mod gate;
+mod guard;
 mod hands;
 mod leave;
 mod listen;
@@ -131,7 +132,9 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     // SAFETY: `Events` gives the same descriptor each time, and owns it as long as it lives.
     let news = unsafe { AsyncFd::register_with_interest(kernel.events()?, Interest::READABLE)? };
     let billed = billed(config);
-    let meter = Meter::new(kernel, billed)?;
+    let guard_bytes = config.kernel.guard_bytes().map_err(anyhow::Error::msg).context("[kernel] guard")?;
+    let mut meter = Meter::new(kernel, billed)?;
+    meter.set_guarded(guard_bytes.is_some());
     let epoch = meter.kernel.epoch();
     let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch)
         .going_on_from(info.as_ref().and_then(|info| info.committed_ms));
@@ -183,6 +186,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         refusals: 0,
         delays: delays::Delays::default(),
         source_down_ns: None,
+        guard: guard::Guard::new(guard_bytes),
     };
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;

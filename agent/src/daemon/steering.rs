@@ -52,6 +52,7 @@ impl Agent {
         if let Some(open) = self.meter.take_walk() {
             self.gate.limits.walked(&open, now.mono_ns);
             done = self.review_blocks(&open, &mut ended);
+            self.look_at_unowned(&open, now, &mut ended);
         }
         for effect in self.gate.limits.tick(now.mono_ns) {
             done = done.and(self.limit(effect, now, &mut ended));

@@ -1,0 +1,186 @@
+//! Connections of which nobody tells the user, though they move much: where users are over their limits,
+//! such a connection may be a way around them. It is told, and ended where `[kernel] guard` says so.
+//!
+//! Fails open: nothing is ended that was opened before the programs or while no source told owners, nor
+//! before an owner had time to come. UDP peers are left alone: only sockets of their own can be ended, and
+//! a QUIC inbound's users come from sing-box's API within milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use boxmeter_web::units::Size;
+use serde_json::json;
+
+use super::agent::Agent;
+use crate::core::event::{FlowId, FlowSeen, Now};
+
+/// Less than this is not looked at, nor taken as a limit.
+pub const BULK_BYTES: u64 = 4 << 20;
+/// An owner that was not told in this time does not come any more.
+const OWNER_COMES_NS: u64 = 5_000_000_000;
+/// What was seen in this time counts for the warning.
+const WINDOW_NS: u64 = 600_000_000_000;
+/// So many in the window are no accident.
+const WARN_AT: usize = 3;
+/// The part of the status that warns.
+const PART: &str = "guard";
+
+/// A TCP flow that moved much.
+#[derive(Clone, Copy, Debug)]
+pub struct Bulk {
+    pub flow: FlowSeen,
+    pub bytes: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Guard {
+    limit: Option<u64>,
+    source_since_ns: Option<u64>,
+    /// Flows without an owner, and when they were seen first.
+    seen: BTreeMap<FlowId, u64>,
+    warned: bool,
+}
+
+impl Guard {
+    pub fn new(limit: Option<u64>) -> Self {
+        Guard { limit, ..Guard::default() }
+    }
+
+    /// From now on owners are told.
+    pub fn source_connected(&mut self, now_ns: u64) {
+        self.source_since_ns.get_or_insert(now_ns);
+    }
+
+    pub fn source_away(&mut self) {
+        self.source_since_ns = None;
+    }
+
+    /// Those of which an owner should have been told.
+    fn owed(&self, bulk: Vec<Bulk>, now_ns: u64) -> Vec<Bulk> {
+        let Some(since_ns) = self.source_since_ns else { return Vec::new() };
+        let owed = |it: &Bulk| {
+            it.flow.opened_ns >= since_ns && now_ns.saturating_sub(it.flow.opened_ns) >= OWNER_COMES_NS
+        };
+        bulk.into_iter().filter(owed).collect()
+    }
+
+    /// Which are to be ended.
+    fn look(&mut self, bulk: Vec<Bulk>, open: &BTreeSet<FlowId>, now_ns: u64) -> Vec<Bulk> {
+        let owed = self.owed(bulk, now_ns);
+        for it in &owed {
+            self.seen.entry(it.flow.id).or_insert(now_ns);
+        }
+        // One that goes on counts on.
+        self.seen.retain(|id, at_ns| open.contains(id) || now_ns.saturating_sub(*at_ns) < WINDOW_NS);
+        owed.into_iter().filter(|it| self.limit.is_some_and(|limit| it.bytes >= limit)).collect()
+    }
+
+    /// The warning, when it changes; `Some(None)` takes it away.
+    fn warning(&mut self, somebody_is_out: bool) -> Option<Option<String>> {
+        let warns = self.limit.is_none() && somebody_is_out && self.seen.len() >= WARN_AT;
+        if warns == self.warned {
+            return None;
+        }
+        self.warned = warns;
+        Some(warns.then(|| {
+            format!(
+                "{} connections moved much though nobody tells their user, while users are over their limits; \
+                 `guard = \"64MiB\"` under [kernel] ends such connections",
+                self.seen.len()
+            )
+        }))
+    }
+}
+
+impl Agent {
+    /// After a walk over all sockets.
+    pub(super) fn look_at_unowned(&mut self, open: &BTreeSet<FlowId>, now: Now, ended: &mut Vec<FlowSeen>) {
+        let bulk = self.meter.take_unowned_bulk();
+        let over = self.guard.look(bulk, open, now.mono_ns);
+        if let Some(first) = over.first() {
+            let tag = self.directory.tags.get(&first.flow.inbound).map(ToString::to_string);
+            let message = format!(
+                "{} connection(s) moved more than {} without a user that anybody tells: ended by the guard",
+                over.len(),
+                Size(self.guard.limit.unwrap_or_default())
+            );
+            let data = json!({
+                "connections": over.len(), "inbound": tag, "peer": first.flow.peer.to_string(), "bytes": first.bytes,
+                "severity": "warning", "message": message,
+            });
+            self.event("unowned_ended", None, data);
+        }
+        ended.extend(over.iter().map(|it| it.flow));
+        let somebody_is_out = self.gate.kept_out().is_some_and(|out| !out.is_empty());
+        match self.guard.warning(somebody_is_out) {
+            Some(Some(reason)) => self.meter.publisher.degrade(PART, reason, now),
+            Some(None) => self.meter.publisher.restore(PART),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::event::{InboundIndex, Network};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn bulk(id: u64, opened_s: u64, bytes: u64) -> Bulk {
+        let flow = FlowSeen {
+            id: FlowId(id),
+            inbound: InboundIndex(1),
+            network: Network::Tcp,
+            peer: "192.0.2.1:1000".parse().unwrap(),
+            opened_ns: opened_s * SECOND,
+            owner: None,
+        };
+        Bulk { flow, bytes }
+    }
+
+    fn ids(found: &[Bulk]) -> Vec<u64> {
+        found.iter().map(|it| it.flow.id.0).collect()
+    }
+
+    #[test]
+    fn only_what_should_have_an_owner_and_moved_more_is_ended() {
+        let mut guard = Guard::new(Some(64 << 20));
+        let all = vec![
+            bulk(1, 50, 65 << 20),
+            bulk(2, 101, 65 << 20),
+            bulk(3, 101, 63 << 20),
+            bulk(4, 118, 65 << 20),
+        ];
+        let open = all.iter().map(|it| it.flow.id).collect();
+        assert!(guard.look(all.clone(), &open, 120 * SECOND).is_empty(), "nobody tells owners");
+        guard.source_connected(100 * SECOND);
+        guard.source_connected(110 * SECOND);
+        assert_eq!(ids(&guard.look(all.clone(), &open, 120 * SECOND)), [2], "old, small and new ones go on");
+        guard.source_away();
+        assert!(guard.look(all.clone(), &open, 130 * SECOND).is_empty());
+        let mut off = Guard::new(None);
+        off.source_connected(0);
+        assert!(off.look(all, &open, 130 * SECOND).is_empty());
+    }
+
+    #[test]
+    fn several_while_somebody_is_out_are_told_until_they_are_long_gone() {
+        let mut guard = Guard::new(None);
+        guard.source_connected(0);
+        let open: BTreeSet<FlowId> = (1..=3).map(FlowId).collect();
+        for id in 1..=2 {
+            guard.look(vec![bulk(id, 1, 5 << 20)], &open, 10 * SECOND);
+        }
+        assert_eq!(guard.warning(true), None);
+        guard.look(vec![bulk(3, 1, 5 << 20)], &open, 10 * SECOND);
+        assert_eq!(guard.warning(false), None, "nobody is out");
+        let told = guard.warning(true).flatten().unwrap();
+        assert!(told.contains("guard"), "{told}");
+        assert_eq!(guard.warning(true), None, "told once");
+        guard.look(Vec::new(), &BTreeSet::new(), 20 * SECOND);
+        assert_eq!(guard.warning(true), None, "it is not long ago");
+        guard.look(Vec::new(), &BTreeSet::new(), 20 * SECOND + WINDOW_NS);
+        assert_eq!(guard.warning(true), Some(None));
+    }
+}
