@@ -65,7 +65,8 @@ await main(async (browser, report) => {
     () => document.querySelector("[data-live$=':state']").dataset.state === "limited", null, LONG);
   await step("cut");
   await limited;
-  await page.reload();
+  // Without loading the page again.
+  await page.locator(".notice.bad").first().waitFor(LONG);
   const why = await page.locator(".notice.bad").first().textContent();
   if (!/limited at .* of 3\.00 MiB used/.test(why)) report("cut", [`the page says: ${why}`]);
   await clean("cut");
@@ -75,6 +76,7 @@ await main(async (browser, report) => {
   await page.locator("form:has(#size) .actions button").click();
   await page.waitForFunction(
     () => document.querySelector("[data-live$=':state']")?.dataset.state === "active", null, LONG);
+  await page.locator(".notice.bad").waitFor({ state: "detached", ...LONG });
   await clean("back");
   await step("back");
 

@@ -71,9 +71,18 @@ pub fn sharing(lang: Lang, sharing: &Sharing) -> String {
     lang.fill("sharing.text", &[("action", &action), ("networks", &networks), ("minutes", &minutes)])
 }
 
+/// What an event is called; its kind in words where nobody has named it.
+pub fn event_title(lang: Lang, kind: &str) -> String {
+    let title = lang.find(&format!("panel.event.{}", kind.replace('.', "_")));
+    title.map_or_else(|| kind.replace(['_', '.'], " "), str::to_owned)
+}
+
 /// Why an event happened: in the reader's language where the reason is known by its kind, else as
 /// the agent said it.
 pub fn explanation(lang: Lang, event: &Event) -> String {
+    if event.message == event.kind.replace(['_', '.'], " ") {
+        return event_title(lang, &event.kind);
+    }
     let data = event.data.as_ref();
     let cause = data.and_then(|data| serde_json::from_value::<Reason>(data.get("cause")?.clone()).ok());
     let zone = data.and_then(|data| data.get("time_zone")?.as_str());

@@ -126,6 +126,7 @@
       for (const [box, chart] of charts) if (box.dataset.chart === "live") chart.add(message.point);
     }
     if (message.say) document.getElementById("live-say").textContent = message.say;
+    if (message.renew) for (const part of all("[data-renew]")) htmx.trigger(part, "renew");
     if (message.refresh && Date.now() - refreshed > 4000) {
       refreshed = Date.now();
       for (const part of all("[data-refresh]")) htmx.trigger(part, "refresh");

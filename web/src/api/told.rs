@@ -18,6 +18,9 @@ pub fn sentence(kind: &str, data: &Value, zone: &TimeZone, lang: Lang) -> Option
         "package_added" => told.package(),
         "traffic_reset" => told.used("told.traffic_reset"),
         "period_turned" => told.used("told.period_turned"),
+        "quota_warning" => told.warning(),
+        "user_over_limit" => told.over_limit(),
+        "sharing_suspected" => told.shared(),
         _ => None,
     }
 }
@@ -76,6 +79,31 @@ impl Told<'_> {
                 self.lang.fill("told.package_expires", &[("size", &size), ("date", &date)])
             }
         })
+    }
+
+    fn warning(&self) -> Option<String> {
+        let number = |key: &str| self.data.get(key)?.as_u64();
+        let percent = number("percent")?.to_string();
+        let (used, quota) =
+            (Size(number("used_bytes")?).to_string(), Size(number("quota_bytes")?).to_string());
+        let values = [("percent", &*percent), ("used", &used), ("quota", &quota)];
+        Some(self.lang.fill("told.quota_warning", &values))
+    }
+
+    fn over_limit(&self) -> Option<String> {
+        let key = match self.data.get("limit")?.as_str()? {
+            "max_flows" => "told.over_max_flows",
+            "max_addresses" => "told.over_max_addresses",
+            _ => return None,
+        };
+        Some(self.lang.text(key).to_owned())
+    }
+
+    fn shared(&self) -> Option<String> {
+        let number = |key: &str| Some(self.data.get(key)?.as_u64()?.to_string());
+        let (peak, allowed, score) = (number("peak")?, number("allowed")?, number("score")?);
+        let values = [("peak", &*peak), ("allowed", &allowed), ("score", &score)];
+        Some(self.lang.fill("told.shared", &values))
     }
 
     /// Both directions of the payload, and what was told beside it.
@@ -179,7 +207,13 @@ mod tests {
             "after": {"quota_bytes": 2048, "max_flows": 7}});
         let package = json!({"bytes": 1_073_741_824, "expires_ms": 1_764_000_000_000_i64});
         let reset = json!({"payload": [1024, 1024], "wire": [9, 9], "reported": [0, 2048]});
+        let warning = json!({"percent": 80, "used_bytes": 858_993_459_u64, "quota_bytes": 1_073_741_824_u64});
+        let shared = json!({"peak": 5, "allowed": 3, "score": 40});
         let all = [
+            both("quota_warning", &warning),
+            both("user_over_limit", &json!({"limit": "max_flows"})),
+            both("user_over_limit", &json!({"limit": "max_addresses"})),
+            both("sharing_suspected", &shared),
             both("user_changed", &changed),
             both("policy_changed", &policy),
             both("package_added", &package),
@@ -187,6 +221,14 @@ mod tests {
             both("traffic_reset", &reset),
         ];
         insta::assert_snapshot!(all.join("\n"), @r"
+        80 % of the quota reached: 819 MiB of 1.00 GiB used
+        已用额度的 80%：819 MiB，共 1.00 GiB
+        more connections than the limit: some are refused
+        连接数超出限制，多出的连接被拒绝
+        more addresses than the limit: connections are refused
+        地址数超出限制，连接被拒绝
+        used from 5 addresses at the same time, 3 are usual (score 40)
+        同时在 5 个地址使用，通常为 3 个（评分 40）
         changed: policy free → basic, quota 10.0 GiB → none, download limit 1.00 MiB/s → 5.00 MiB/s, when shared changed, expiry none → 2025-11-24 16:00, note changed
         已修改：套餐 free → basic，额度 10.0 GiB → 无，下载限速 1.00 MiB/s → 5.00 MiB/s，被共享时已更改，到期 无 → 2025-11-24 16:00，备注已更改
         policy basic of 3 users changed: quota 1.00 KiB → 2.00 KiB, max flows none → 7

@@ -200,11 +200,11 @@ fn to_sign_in(guard: &Guard, request: &Request) -> Response {
             }
             response
         }
-        (&Method::GET, None) => {
+        (method, None) => {
             let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
-            Redirect::to(&format!("{base}/sign-in?next={}", percent(path))).into_response()
+            let lost = if changes(method) { "&lost=1" } else { "" };
+            Redirect::to(&format!("{base}/sign-in?next={}{lost}", percent(path))).into_response()
         }
-        _ => Redirect::to(&format!("{base}/sign-in")).into_response(),
     }
 }
 

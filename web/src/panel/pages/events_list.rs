@@ -108,18 +108,18 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
 }
 
 pub fn entry(f: &Frame, event: &Event) -> Entry {
-    let key = format!("panel.event.{}", event.kind.replace('.', "_"));
     let user = event.user.as_deref().unwrap_or_default();
-    let title = f.lang.find(&key).map(str::to_owned);
-    let title = title.unwrap_or_else(|| shown(&event.kind.replace(['_', '.'], " ")));
+    let title = wording::event_title(f.lang, &event.kind);
+    let text = wording::explanation(f.lang, event);
     Entry {
         at: Moment::exact(&event.at),
-        title,
+        title: shown(&title),
         severity: event.severity.as_str(),
         severity_text: f.t(format!("panel.severity.{}", event.severity.as_str())).to_owned(),
         user: shown(user),
         user_address: format!("{}/users/{}", f.base, segment(user)),
-        text: shown(&wording::explanation(f.lang, event)),
+        // Some say no more than what they are called.
+        text: if text == title { String::new() } else { shown(&text) },
         who: event.who.as_deref().filter(|it| *it != "agent").map(shown).unwrap_or_default(),
     }
 }

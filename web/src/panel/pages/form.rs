@@ -131,6 +131,12 @@ impl Fields {
         self.values.get(name).map_or("", String::as_str)
     }
 
+    /// Some fields as JSON, for a field of the form itself.
+    pub fn json(&self, names: &[&str]) -> String {
+        let some: BTreeMap<&str, &str> = names.iter().map(|name| (*name, self.v(name))).collect();
+        serde_json::to_string(&some).unwrap_or_default()
+    }
+
     /// Whether a field has this value.
     pub fn is(&self, name: &str, value: &str) -> bool {
         self.v(name) == value
@@ -145,9 +151,11 @@ impl Fields {
         !self.errors.is_empty()
     }
 
-    /// What no field is to blame for.
+    /// What no field is to blame for, or one that has no place for it.
     pub fn general(&self) -> &str {
-        self.e("")
+        const WITHOUT_A_PLACE: [&str; 6] = ["", "period", "over", "wins", "rollover", "sharing"];
+        let errors = WITHOUT_A_PLACE.iter().map(|name| self.e(name));
+        errors.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
     }
 
     #[cfg(test)]

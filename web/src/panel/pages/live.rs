@@ -201,12 +201,15 @@ struct Teller {
 impl Teller {
     fn message(&mut self, view: &View) -> Value {
         let mut now = Map::new();
-        let mut flows_moved = false;
+        let (mut flows_moved, mut standing_moved) = (false, false);
         match &*self.page {
             "overview" => overview(&self.base, view, &mut now),
             _ => {
                 for user in self.ids.iter().filter_map(|id| view.user(id)) {
                     user_line(self.lang, user, &mut now);
+                    if self.page == "user" {
+                        now.insert(format!("{}:quota", user.id), json!(user.quota_bytes));
+                    }
                 }
             }
         }
@@ -214,6 +217,8 @@ impl Teller {
         for (key, value) in &now {
             if self.told.get(key) != Some(value) {
                 flows_moved |= key.ends_with(":flows") && !self.told.is_empty();
+                standing_moved |=
+                    (key.ends_with(":state") || key.ends_with(":quota")) && !self.told.is_empty();
                 set.insert(key.clone(), value.clone());
             }
         }
@@ -224,6 +229,10 @@ impl Teller {
         }
         if self.page == "user" && flows_moved {
             message["refresh"] = json!(true);
+        }
+        // What depends on the state is more than a number: the reason, packages, buttons.
+        if self.page == "user" && standing_moved {
+            message["renew"] = json!(true);
         }
         if self.count % SAY_EVERY == SAY_EVERY - 1
             && let Some(text) = self.sentence(view)

@@ -35,10 +35,15 @@ struct Page {
 pub struct Asked {
     #[serde(default)]
     next: String,
+    /// A form was sent without a session.
+    #[serde(default)]
+    lost: String,
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, asked: Query<Asked>) -> Answer {
-    page(&pages, &visit, own_path(&asked.next), None, StatusCode::OK)
+    let lost = !asked.lost.is_empty();
+    let error = lost.then(|| visit.lang.text("panel.sign_in.lost").to_owned());
+    page(&pages, &visit, own_path(&asked.next), error, StatusCode::OK)
 }
 
 fn page(pages: &Pages, visit: &Visit, next: String, error: Option<String>, status: StatusCode) -> Answer {

@@ -14,14 +14,15 @@ use crate::{
     units::{UnitError, parse_rate, parse_size},
 };
 
-/// A size or no limit; `None` where the field is empty or wrong.
+/// A size or no limit; `None` where the field is empty or wrong. With its unit: who types a bare 5 means
+/// anything but bytes.
 pub fn size(lang: Lang, text: &str, name: &str, fields: &mut Fields) -> Option<Option<u64>> {
-    unit(lang, text, name, fields, parse_size)
+    unit(lang, text, name, fields, parse_size, "size")
 }
 
 /// A rate or no limit; `None` where the field is empty or wrong.
 pub fn rate(lang: Lang, text: &str, name: &str, fields: &mut Fields) -> Option<Option<u64>> {
-    unit(lang, text, name, fields, parse_rate)
+    unit(lang, text, name, fields, parse_rate, "rate")
 }
 
 fn unit(
@@ -30,15 +31,21 @@ fn unit(
     name: &str,
     fields: &mut Fields,
     parse: impl Fn(&str) -> Result<Option<u64>, UnitError>,
+    of: &str,
 ) -> Option<Option<u64>> {
     if text.is_empty() {
+        return None;
+    }
+    let bare = text.bytes().all(|it| it.is_ascii_digit() || it == b'.');
+    if bare && matches!(parse(text), Ok(Some(_)) | Err(UnitError::TooSmall(_))) {
+        fields.fail(name, lang.text(&format!("panel.unit.missing_{of}")));
         return None;
     }
     match parse(text) {
         Ok(value) => Some(value),
         Err(error) => {
             let key = match &error {
-                UnitError::Empty | UnitError::Number(_) => "panel.unit.number",
+                UnitError::Empty | UnitError::Number(_) => &*format!("panel.unit.number_{of}"),
                 UnitError::SizeUnit(_) => "panel.unit.size_unit",
                 UnitError::RateUnit(_) => "panel.unit.rate_unit",
                 UnitError::TooLarge(_) => "panel.unit.too_large",
@@ -112,7 +119,7 @@ pub fn size_field(value: Option<u64>) -> String {
     let units = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(power, _)| bytes % (1 << power) == 0) {
         Some((power, unit)) => format!("{} {unit}", bytes >> power),
-        None => bytes.to_string(),
+        None => format!("{bytes} B"),
     }
 }
 
@@ -127,7 +134,7 @@ pub fn rate_field(value: Option<u64>) -> String {
     let units = [(1_000_000_000, "Gbit/s"), (1_000_000, "Mbit/s"), (1_000, "kbit/s")];
     match units.iter().find(|(unit, _)| bits.is_multiple_of(*unit)) {
         Some((per, unit)) => format!("{} {unit}", bits / per),
-        None => rate.to_string(),
+        None => format!("{rate} B/s"),
     }
 }
 
@@ -163,9 +170,31 @@ mod tests {
         assert_eq!(size_field(Some(100 << 30)), "100 GiB");
         assert_eq!(size_field(Some(1536 << 20)), "1536 MiB");
         assert_eq!(size_field(None), "0");
+        assert_eq!(size_field(Some(1_000_001)), "1000001 B");
         assert_eq!(rate_field(Some(5 << 20)), "5 MiB/s");
         assert_eq!(rate_field(Some(12_500_000)), "100 Mbit/s");
-        assert_eq!(rate_field(Some(12_500_001)), "12500001");
+        assert_eq!(rate_field(Some(12_500_001)), "12500001 B/s");
+    }
+
+    /// A bare 5 was meant as anything but five bytes.
+    #[test]
+    fn a_size_needs_its_unit() {
+        for (text, value) in [
+            ("5", None),
+            ("5.5", None),
+            ("0.5", None),
+            ("1048576", None),
+            ("0", Some(None)),
+            ("5G", Some(Some(5 << 30))),
+        ] {
+            let mut fields = Fields::default();
+            assert_eq!(size(Lang::En, text, "quota", &mut fields), value, "{text}");
+            let missing = fields.e("quota") == Lang::En.text("panel.unit.missing_size");
+            assert_eq!(missing, value.is_none(), "{text}");
+        }
+        let mut fields = Fields::default();
+        assert_eq!(rate(Lang::ZhCn, "10", "speed_up", &mut fields), None);
+        assert_eq!(fields.e("speed_up"), Lang::ZhCn.text("panel.unit.missing_rate"));
     }
 
     #[test]

@@ -1,5 +1,8 @@
-//! `/users/{name}/edit`. The form carries the revision that it was made from: if somebody changed
-//! the user meanwhile, both values are shown, and the decision is made anew.
+//! `/users/{name}/edit`. The form carries the revision that it was made from, and what stood in it then: if
+//! somebody changed the user meanwhile, fields that were not touched here take what is there now, those
+//! that both changed are shown with both values, and the decision is made anew.
+
+use std::collections::BTreeMap;
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -59,7 +62,23 @@ fn fields_of(visit: &Visit, user: &User) -> Fields {
     fields.set("note", user.note.clone().unwrap_or_default());
     fields.set("expires", moment_field(user.expires_at.as_ref(), &visit.backend().now()));
     fields.set("rev", user.rev.to_string());
+    fields.set("inbounds", listed(&user.inbounds));
+    let before = fields.json(&[&own_fields()[..], &["inbounds"]].concat());
+    fields.set("before", before);
     fields
+}
+
+/// Inbounds in a fixed order.
+fn listed(inbounds: &[String]) -> String {
+    let mut sorted: Vec<&str> = inbounds.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted.join("\n")
+}
+
+/// The fields that say something about the user.
+fn own_fields() -> Vec<&'static str> {
+    let all = user_form::all_fields().into_iter();
+    all.filter(|name| !matches!(*name, "name" | "once" | "rev" | "before")).collect()
 }
 
 async fn page(
@@ -110,10 +129,16 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, Path(name): Path<St
         Err(error) if error.kind == ErrorKind::Stale => {
             let current = visit.backend().user(&name).await?.user;
             let there = fields_of(&visit, &current);
-            let clashes = clashes(visit.lang, &there, &fields);
-            fields.set("rev", current.rev.to_string());
+            let before: BTreeMap<String, String> =
+                serde_json::from_str(fields.v("before")).unwrap_or_default();
+            let clashes = merge(visit.lang, &before, &there, &mut fields);
+            if clashes.is_empty() {
+                fields.fail("", visit.lang.text("panel.stale.taken_over"));
+            }
+            let untouched = before.get("inbounds") == Some(&listed(&typed.inbounds));
+            let inbounds = if untouched { &current.inbounds } else { &typed.inbounds };
             let status = StatusCode::PRECONDITION_FAILED;
-            page(&pages, &visit, &current, fields, &typed.inbounds, clashes, status).await
+            page(&pages, &visit, &current, fields, inbounds, clashes, status).await
         }
         Err(error) if error.kind == ErrorKind::Invalid => {
             fields.refused(visit.lang, &error);
@@ -153,19 +178,27 @@ fn change(user: &User, typed: &Typed) -> UserChange {
     }
 }
 
-/// The fields in which what is there differs from what was typed.
-fn clashes(lang: Lang, there: &Fields, typed: &Fields) -> Vec<Clash> {
+/// Takes over what somebody else changed and this form did not; gives the fields that both changed.
+fn merge(lang: Lang, before: &BTreeMap<String, String>, there: &Fields, typed: &mut Fields) -> Vec<Clash> {
     let none = || lang.text("panel.form.empty").to_owned();
     let text = |value: &str| if value.is_empty() { none() } else { shown(value) };
     let normal = |value: &str| value.trim().replace("\r\n", "\n");
-    user_form::all_fields()
-        .into_iter()
-        .filter(|name| !matches!(*name, "name" | "once" | "rev"))
-        .filter(|name| normal(there.v(name)) != normal(typed.v(name)))
-        .map(|name| Clash {
-            label: lang.text(&format!("panel.field.{name}")).to_owned(),
-            now: text(there.v(name)),
-            typed: text(typed.v(name)),
-        })
-        .collect()
+    let mut clashes = Vec::new();
+    for name in own_fields() {
+        let (now, ours) = (there.v(name).to_owned(), typed.v(name).to_owned());
+        let was = before.get(name).map_or("", String::as_str);
+        if normal(&now) == normal(&ours) || normal(&now) == normal(was) {
+            continue;
+        }
+        if normal(&ours) == normal(was) {
+            typed.set(name, now);
+            continue;
+        }
+        let label = lang.text(&format!("panel.field.{name}")).to_owned();
+        clashes.push(Clash { label, now: text(&now), typed: text(&ours) });
+    }
+    for name in ["rev", "before"] {
+        typed.set(name, there.v(name));
+    }
+    clashes
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The fields beside [`terms_form::FIELDS`].
-pub const FIELDS: &[&str] = &["name", "policy", "email", "note", "expires", "once", "rev"];
+pub const FIELDS: &[&str] = &["name", "policy", "email", "note", "expires", "once", "rev", "before"];
 
 pub fn all_fields() -> Vec<&'static str> {
     FIELDS.iter().chain(terms_form::FIELDS).copied().collect()
@@ -67,11 +67,15 @@ pub struct Choices {
     pub zones: Vec<&'static str>,
 }
 
-/// `chosen` are the inbounds that are marked; `None` marks those with users, as the agent would.
+/// `chosen` are the inbounds that are marked; `None` marks those with users, as the agent would. Without a
+/// policy, the agent's default stands first.
 pub async fn choices(visit: &Visit, policy: &str, chosen: Option<&[String]>) -> Result<Choices, ApiError> {
     let (names, status) = tokio::join!(policy_names(visit), visit.backend().status());
     let (names, status) = (names?, status?);
-    let policies = names.iter().map(|it| Choice::new(it, short(it), it == policy)).collect();
+    let mut policies: Vec<Choice> = names.iter().map(|it| Choice::new(it, short(it), it == policy)).collect();
+    if policy.is_empty() {
+        policies.insert(0, Choice::new("", visit.lang.text("panel.form.default_policy"), true));
+    }
     let mut inbounds: Vec<Choice> = Vec::new();
     for it in &status.inbounds {
         // One inbound may listen on several ports.

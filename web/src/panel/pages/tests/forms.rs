@@ -65,7 +65,7 @@ async fn mistakes_keep_what_was_typed_and_are_told_at_their_field() {
         assert_eq!(seen.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!((seen.field("name"), seen.field("quota")), ("a[b".to_owned(), "ten".to_owned()));
         assert_eq!(seen.text.matches("aria-invalid=\"true\"").count(), 3, "{}", seen.words());
-        assert!(seen.has(lang.text("panel.unit.number")) && seen.has(lang.text("panel.invalid.past")));
+        assert!(seen.has(lang.text("panel.unit.number_size")) && seen.has(lang.text("panel.invalid.past")));
     }
     let taken = rig.post("/add-user", &[("name", "alice")]).await;
     assert!(taken.has(Lang::En.text("panel.invalid.taken")));
@@ -144,6 +144,36 @@ async fn an_edit_that_comes_too_late_shows_both_values() {
     assert_eq!(user.period.quota_bytes, Some(70 * GIB));
 }
 
+/// What somebody else changed stays, where this form did not touch it.
+#[tokio::test]
+async fn an_edit_that_comes_too_late_takes_over_what_it_did_not_touch() {
+    let rig = Rig::new().await;
+    let fields = sent(&rig.get("/users/erin/edit").await.text);
+    let note = Some("of another tab\nin two lines".to_owned());
+    let change = UserChange { note: Some(note.clone()), ..UserChange::default() };
+    rig.demo.change_user(Envelope::of(Actor::uid(0, Origin::Cli)), "erin", change).await.unwrap();
+    let with_quota = |fields: Vec<(String, String)>| -> Vec<(String, String)> {
+        let others = fields.into_iter().filter(|(name, _)| name != "quota");
+        others.chain([("quota".to_owned(), "70 GiB".to_owned())]).collect()
+    };
+    let post = async |fields: &[(String, String)]| {
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(a, b)| (&**a, &**b)).collect();
+        rig.post("/users/erin/edit", &fields).await
+    };
+    let late = post(&with_quota(fields)).await;
+    assert_eq!(late.status, StatusCode::PRECONDITION_FAILED);
+    assert!(
+        late.has("of another tab") && late.has(Lang::En.text("panel.stale.taken_over")),
+        "{}",
+        late.words()
+    );
+    assert_eq!(late.field("quota"), "70 GiB");
+    let saved = rig.follow(&post(&with_quota(sent(&late.text))).await).await;
+    assert!(saved.has("erin is changed"), "{}", saved.words());
+    let user = rig.demo.user("erin").await.unwrap().user;
+    assert_eq!((user.period.quota_bytes, user.note), (Some(70 * GIB), note));
+}
+
 #[tokio::test]
 async fn a_form_that_is_sent_as_it_came_changes_nothing() {
     let rig = Rig::new().await;
@@ -211,7 +241,12 @@ async fn packages_are_added_once_and_reset_starts_anew() {
     }
     assert_eq!(rig.demo.packages("dave", Default::default()).await.unwrap().packages.len(), 1);
     assert_eq!(state(&rig.demo, "dave").await, UserState::Active);
-    for (size, key) in [("0", "panel.invalid.size"), ("", "panel.invalid.size"), ("x", "panel.unit.number")] {
+    for (size, key) in [
+        ("0", "panel.invalid.size"),
+        ("", "panel.invalid.size"),
+        ("x", "panel.unit.number_size"),
+        ("5", "panel.unit.missing_size"),
+    ] {
         let wrong = rig.post("/users/dave/package", &[("size", size)]).await;
         assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(wrong.has(Lang::En.text(key)), "{size}: {}", wrong.words());
