@@ -46,8 +46,9 @@ impl Ledger {
         })
     }
 
-    /// The entry could not be written: the user that was being added is gone again.
-    pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<()> {
+    /// The entry could not be written, or not to the end: the user that was being added is gone again, and
+    /// what there may be of it is to be removed, as of one who is deleted.
+    pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<UserRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
                 settings::give_up_adding(transaction, user, &why, &asked, rev)
@@ -98,7 +99,12 @@ impl Ledger {
         })
     }
 
-    /// The entry of a deleted user is out of the file.
+    /// Where entries of those may be who are being removed.
+    pub fn removing(&self) -> Reply<people::Removing> {
+        self.send(|writer| Ok(people::places_of_removing(&writer.connection)?))
+    }
+
+    /// The entry of a deleted user is nowhere any more.
     pub fn removed(&self, user: UserId) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| settings::removed(transaction, user, rev))

@@ -53,6 +53,7 @@ pub use model::{
     ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use open::Check;
+pub use people::Removing;
 pub use reader::Reader;
 pub use records::{
     AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,

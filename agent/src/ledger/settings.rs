@@ -75,30 +75,45 @@ pub(super) fn create(
     Ok(made)
 }
 
-/// The entry could not be written: the user is gone again, without a trace in the file.
+/// The entry could not be written. How far that came is not known: until the file is seen without it, the
+/// name in it is not adopted.
 pub(super) fn give_up_adding(
     transaction: &Transaction<'_>,
     id: UserId,
     why: &str,
     asked: &Asked,
     rev: i64,
-) -> Result<(), CommitError> {
+) -> Result<UserRecord, CommitError> {
     let user = known(transaction, id)?;
     if user.file_state != FileState::Adding || user.tombstoned_ms.is_some() {
         return Err(Refusal::Invalid("the user is not being added".to_owned()).into());
     }
+    was_on_parked(transaction, id, asked.at_ms, rev)?;
     parking::remove_all(transaction, id)?;
     transaction.execute(
-        "UPDATE users SET tombstoned_ms = ?2, file_state = 'settled', rev = ?3 WHERE id = ?1",
+        "UPDATE users SET tombstoned_ms = ?2, file_state = 'removing', rev = ?3 WHERE id = ?1",
         params![id_bytes(id), asked.at_ms, rev],
     )?;
-    Ok(asked.event(
+    asked.event(
         transaction,
         "user_not_added",
         Some(id),
         json!({ "name": &*user.name, "why": why, "severity": "warning" }),
         rev,
-    )?)
+    )?;
+    known(transaction, id)
+}
+
+/// Notes the inbounds of a user's parked entries as those on which it was: where else it may still be is
+/// asked of them.
+fn was_on_parked(transaction: &Transaction<'_>, id: UserId, at_ms: i64, rev: i64) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO user_inbounds
+         SELECT DISTINCT p.user_id, i.no, ?2, ?3 FROM parked p JOIN inbounds i ON i.tag = p.inbound_tag
+         WHERE p.user_id = ?1 ON CONFLICT DO NOTHING",
+        params![id_bytes(id), at_ms, rev],
+    )?;
+    Ok(())
 }
 
 /// Changes what is given; nothing if somebody else was faster.
@@ -251,6 +266,7 @@ pub(super) fn delete(
     idempotency::claim(transaction, asked)?;
     let before = living(transaction, id)?;
     check_rev(&before, if_rev)?;
+    was_on_parked(transaction, id, asked.at_ms, rev)?;
     parking::remove_all(transaction, id)?;
     sharing::forget(transaction, id)?;
     transaction.execute(

@@ -101,13 +101,28 @@ impl Answerer {
                 Ok((record, made.credentials))
             }
             Err(error) => {
-                let why = error.message.clone();
-                let undone =
-                    self.ledger.give_up_adding(record.id, why, asked(&Envelope::of(envelope.actor.clone())));
-                undone.await.map_err(refused)?;
+                self.give_up(envelope, &record, &error).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Takes back what there is of a user who could not be made: at once, or as soon as that can be. Until
+    /// then the kernel cuts whoever uses the entry.
+    async fn give_up(
+        &self,
+        envelope: &Envelope,
+        record: &UserRecord,
+        why: &ApiError,
+    ) -> Result<(), ApiError> {
+        let asked = asked(&Envelope::of(envelope.actor.clone()));
+        let gone =
+            self.ledger.give_up_adding(record.id, why.message.clone(), asked).await.map_err(refused)?;
+        self.take_over(gone).await?;
+        if let Err(error) = self.hands.change(&record.name, Want::Deleted).await {
+            tracing::warn!("taking back a user who could not be made: {}", error.message);
+        }
+        Ok(())
     }
 
     /// The user as it is now, from the newest picture.
@@ -231,9 +246,8 @@ impl Answerer {
         self.made(gone, &record).await?;
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
-        match self.hands.change(name, Want::Deleted).await {
-            Ok(_) => self.ledger.removed(record.id).await.map_err(refused)?,
-            Err(error) => tracing::warn!("taking out a deleted user: {}", error.message),
+        if let Err(error) = self.hands.change(name, Want::Deleted).await {
+            tracing::warn!("taking out a deleted user: {}", error.message);
         }
         if purge {
             let envelope = Envelope::of(envelope.actor.clone());

@@ -22,7 +22,8 @@ impl Rig {
         let inbound = FoundInbound { tag: "in".into(), kind: "trojan".into(), port: 1 };
         ledger.sync_inbounds(vec![inbound], 1_000).wait().expect("an inbound");
         let alice = FoundUser { name: "alice".into(), inbounds: vec!["in".into()] };
-        let users = ledger.sync_users(vec![alice], "unlimited".to_owned(), 2_000).wait().expect("users");
+        let users =
+            ledger.sync_users(vec![alice], vec![], "unlimited".to_owned(), 2_000).wait().expect("users");
         let gate = Gate::new(ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
         Rig { ledger, gate, user: users[0].id, _folder: folder }
     }

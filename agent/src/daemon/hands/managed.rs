@@ -2,7 +2,7 @@
 //! and without a reload. The order with the ledger is that of files.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,9 +14,9 @@ use crate::{
     clock,
     core::event::UserId,
     enforcer::{
-        managed::{self, ManagedPlan, ManagedUser, Manager},
+        managed::{self, ManagedError, ManagedPlan, ManagedUser, Manager},
         reconcile::{Want, Wanted},
-        users_edit::{Brought, Credentials, Parked},
+        users_edit::{Brought, Change, Credentials, Parked},
     },
     ledger::Ledger,
     singbox::{
@@ -31,6 +31,17 @@ pub struct Service {
     pub tag: Arc<str>,
     method: String,
     manager: Result<Manager, Failure>,
+}
+
+/// How far a service followed.
+#[derive(Default)]
+pub struct Reached {
+    /// What was done.
+    pub changes: Vec<Change>,
+    /// Users of whom it refused something, and why.
+    pub refused: Vec<(String, Failure)>,
+    /// Why it could not be asked, or not to the end.
+    pub failed: Option<Failure>,
 }
 
 /// By tag and name, nanoseconds of the monotonic clock.
@@ -53,9 +64,13 @@ impl Removed {
         removed.get(&(Arc::clone(tag), Arc::clone(name))).is_some_and(|&at| at >= listed_ns)
     }
 
-    /// Lists that were asked for from this time on say it themselves.
-    pub fn forget(&self, listed_ns: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, &mut at| at >= listed_ns);
+    /// Lists of this inbound that were asked for from this time on say it themselves. Was there anything
+    /// to forget?
+    pub fn forget(&self, tag: &Arc<str>, listed_ns: u64) -> bool {
+        let mut removed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = removed.len();
+        removed.retain(|(of, _), &mut at| of != tag || at >= listed_ns);
+        removed.len() != before
     }
 }
 
@@ -82,29 +97,77 @@ impl Service {
         self.manager()?.list().await.map_err(|error| error.to_string())
     }
 
-    /// Who is out of the service's users and who is in again.
+    /// Takes users out of the service and lets them in again. What it refuses of one user is not done, and
+    /// keeps nothing from the others.
     pub async fn reach(
         &self,
         ledger: &Ledger,
         (parked, wanted): (&[Parked], &Wanted),
         ids: &HashMap<Arc<str>, UserId>,
         removed: &Removed,
-    ) -> Result<ManagedPlan, Failure> {
-        let plan = managed::plan(&self.tag, &self.method, &self.list().await?, parked, wanted);
+    ) -> Reached {
+        let mut reached = Reached::default();
+        reached.failed = self.follow(ledger, (parked, wanted), ids, removed, &mut reached).await.err();
+        reached
+    }
+
+    async fn follow(
+        &self,
+        ledger: &Ledger,
+        (parked, wanted): (&[Parked], &Wanted),
+        ids: &HashMap<Arc<str>, UserId>,
+        removed: &Removed,
+        reached: &mut Reached,
+    ) -> Result<(), Failure> {
+        let mut plan = managed::plan(&self.tag, &self.method, &self.list().await?, parked, wanted);
         if plan.is_empty() {
-            return Ok(plan);
+            return Ok(());
         }
-        let (manager, steps) = (self.manager()?, Steps::of(&plan.park, &plan.unpark, ids)?);
-        steps.before(ledger).await?;
+        Steps::of(&plan.park, &plan.unpark, ids)?.before(ledger).await?;
+        let mut open: BTreeSet<String> = plan.remove.iter().cloned().collect();
+        open.extend(plan.add.iter().map(|user| user.name.clone()));
+        let told = self.tell(&plan, removed, &mut open, &mut reached.refused).await;
+        // Of whom the service did not follow, the ledger keeps what it had.
+        plan.park.retain(|record| !open.contains(&record.key.user));
+        plan.unpark.retain(|key| !open.contains(&key.user));
+        plan.changes.retain(|change| !open.contains(&change.user));
+        reached.changes = plan.changes;
+        Steps::of(&plan.park, &plan.unpark, ids)?.after(ledger).await?;
+        told
+    }
+
+    /// Says a plan to the service; `open` is left with those for whom that was not possible.
+    async fn tell(
+        &self,
+        plan: &ManagedPlan,
+        removed: &Removed,
+        open: &mut BTreeSet<String>,
+        refused: &mut Vec<(String, Failure)>,
+    ) -> Result<(), Failure> {
+        let manager = self.manager()?;
+        let mut done = |name: &str, answer: Result<(), ManagedError>| match answer {
+            Ok(()) => {
+                open.remove(name);
+                Ok(())
+            }
+            Err(error @ ManagedError::Refused { .. }) => {
+                refused.push((name.to_owned(), error.to_string()));
+                Ok(())
+            }
+            // It would not take the next one either, and each may last until its time is over.
+            Err(error) => Err(error.to_string()),
+        };
         for name in &plan.remove {
-            manager.remove(name).await.map_err(|error| error.to_string())?;
-            removed.note(&self.tag, name);
+            let answer = manager.remove(name).await;
+            if answer.is_ok() {
+                removed.note(&self.tag, name);
+            }
+            done(name, answer)?;
         }
         for user in &plan.add {
-            manager.add(user).await.map_err(|error| error.to_string())?;
+            done(&user.name, manager.add(user).await)?;
         }
-        steps.after(ledger).await?;
-        Ok(plan)
+        Ok(())
     }
 
     /// Makes a new user's entry, and changes nothing.

@@ -1,6 +1,9 @@
 //! What the worker says, and small questions that it asks of what it is given.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use boxmeter_web::backend::ApiError;
 
@@ -23,6 +26,30 @@ pub(super) fn reason(why: Why) -> &'static str {
         Why::Quiet => "nobody was connected",
         Why::Waited => "it had waited for as long as [singbox] reload_within allows",
         Why::SourceDown => "owners of new connections are not known now",
+    }
+}
+
+/// What a managed inbound's service did not do.
+pub(super) struct Missed {
+    /// Of one user; else of everybody.
+    pub user: Option<String>,
+    /// Whose change it may be, where it is not one user's.
+    pub concerned: BTreeSet<String>,
+    pub failure: Failure,
+}
+
+impl Missed {
+    pub fn concerns(&self, name: &str) -> bool {
+        self.user.as_deref() == Some(name) || self.concerned.contains(name)
+    }
+}
+
+/// What was missed, as one failure.
+pub(super) fn missed(missed: &[Missed]) -> Result<(), Failure> {
+    let failures: BTreeSet<&str> = missed.iter().map(|missed| missed.failure.as_str()).collect();
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(failures.into_iter().collect::<Vec<_>>().join("; ")),
     }
 }
 

@@ -13,11 +13,13 @@ use boxmeter_web::backend::ApiError;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use services::Told;
+
 use super::{
-    Around, Brought, HandsNews, HandsStatus, Order,
+    Around, HandsNews, HandsStatus, Order,
     managed::Removed,
     steps::{self, Steps},
-    words::{Failure, blocking, concerns, living, lost, reason, user_error},
+    words::{self, Failure, Missed, blocking, concerns, living, lost, reason, user_error},
 };
 use crate::{
     clock,
@@ -29,7 +31,7 @@ use crate::{
         users_edit::{self, Credentials, Parked, What},
     },
     fault,
-    ledger::{FileState, Ledger, Reader, UserRecord},
+    ledger::{FileState, Ledger, Reader, Removing, UserRecord},
     singbox::{
         files::{self, FileText},
         servers,
@@ -70,6 +72,15 @@ struct Found {
     files: Vec<FileText>,
     parked: Vec<Parked>,
     users: Vec<UserRecord>,
+    /// Where entries of those may be who are being removed.
+    removing: Removing,
+}
+
+/// What was planned and carried out.
+struct Done {
+    plan: Plan,
+    /// What the services of managed inbounds did not do.
+    missed: Vec<Missed>,
 }
 
 impl Worker {
@@ -178,8 +189,11 @@ impl Worker {
     async fn due(&mut self) {
         if self.plan_at_ns.is_some_and(|at| at <= clock::mono_ns()) {
             self.plan_at_ns = None;
-            let done = self.reconcile(None).await;
-            self.outcome(done.map(|_| ())).await;
+            let done = match self.reconcile(None).await {
+                Ok(done) => words::missed(&done.missed),
+                Err(failure) => Err(failure),
+            };
+            self.outcome(done).await;
         }
         if let Decision::Now(why) = self.reloads.decide(clock::mono_ns(), self.around.scene) {
             self.reload(why).await;
@@ -221,19 +235,16 @@ impl Worker {
     async fn find(&self) -> Result<Found, Failure> {
         let config = self.singbox()?.config;
         let users = self.ledger.users().await.map_err(|error| error.to_string())?;
+        let removing = self.ledger.removing().await.map_err(|error| error.to_string())?;
         let path = self.ledger.path().to_owned();
         blocking(move || {
             let files = files::read(&config).map_err(|error| error.to_string())?;
             let reader = Reader::open(&path).map_err(|error| error.to_string())?;
             let records = reader.parked().map_err(|error| error.to_string())?;
             let parked = steps::parked(&records)?;
-            Ok(Found { files, parked, users })
+            Ok(Found { files, parked, users, removing })
         })
         .await
-    }
-
-    async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        self.prepare(name.to_owned(), inbounds.map(<[String]>::to_vec), Brought::default()).await.map(drop)
     }
 
     async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
@@ -247,14 +258,18 @@ impl Worker {
 
     async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
         let adds = matches!(want, Want::In | Want::New { .. });
-        let plan = self.reconcile(Some((name.clone(), want))).await;
-        let plan = match plan {
-            Ok(plan) => plan,
+        let done = self.reconcile(Some((name.clone(), want))).await;
+        let Done { plan, missed } = match done {
+            Ok(done) => done,
             Err(failure) => {
                 self.outcome(Err(failure.clone())).await;
                 return Err(ApiError::unavailable(failure));
             }
         };
+        // What a service did not do for others keeps nobody's change from being made; it is tried again.
+        if let Some(missed) = missed.into_iter().find(|missed| missed.concerns(&name)) {
+            return Err(ApiError::unavailable(missed.failure));
+        }
         let own = plan.refused.iter().find(|refused| concerns(refused, &name));
         let lost = lost(&plan).find(|key| key.user == name);
         match (own, lost) {
@@ -272,13 +287,17 @@ impl Worker {
         let mut wanted = Wanted::new();
         let kept_out = self.around.kept_out.as_ref();
         let parked: BTreeSet<&str> = found.parked.iter().map(|parked| parked.key.user.as_str()).collect();
+        let living = found.users.iter().filter(|user| user.tombstoned_ms.is_none());
+        let living: BTreeSet<&str> = living.map(|user| &*user.name).collect();
         for user in &found.users {
             let name = user.name.to_string();
             let removing = user.file_state == FileState::Removing;
             let out = kept_out.is_some_and(|out| out.contains(&user.id));
             if removing {
-                // A living user may have the name of a deleted one by now.
-                wanted.entry(name).or_insert(Want::Deleted);
+                // The entry of a living user of that name is theirs.
+                if !living.contains(name.as_str()) {
+                    wanted.insert(name, Want::Deleted);
+                }
             } else if user.tombstoned_ms.is_some() {
             } else if out {
                 wanted.insert(name, Want::Out);
@@ -291,7 +310,7 @@ impl Worker {
     }
 
     /// Plans and carries it out.
-    async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
+    async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Done, Failure> {
         let singbox = self.singbox()?;
         let found = self.find().await?;
         let adding = |name: &str| {
@@ -300,16 +319,11 @@ impl Worker {
         };
         let new = own.as_ref().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
         let new = new.map(|(name, _)| name.clone());
-        let own_name = own.as_ref().map(|(name, _)| name.clone());
-        let deletes = own.as_ref().is_some_and(|(_, want)| matches!(want, Want::Deleted));
         let wanted = Arc::new(self.wanted(&found, own));
         // Nobody is let in by a service that does not run. But it may know its users again when it does: who
         // is deleted stays to be removed until it was told.
-        let services = match &singbox.process {
-            None if !deletes => Vec::new(),
-            _ => self.services(&found)?,
-        };
-        let Found { files, parked, users } = found;
+        let (services, runs) = (self.services(&found)?, singbox.process.is_some());
+        let Found { files, parked, users, removing } = found;
         let parked = Arc::new(parked);
         let first = self.first;
         let (kept, wishes) = (Arc::clone(&parked), Arc::clone(&wanted));
@@ -339,13 +353,19 @@ impl Worker {
         {
             self.first = first;
             self.plan_at_ns.get_or_insert(clock::mono_ns());
-            return Ok(plan);
+            return Ok(Done { plan, missed: Vec::new() });
         }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
         self.tell_oddities(&plan, &ids).await;
-        self.reach_services(&services, (&parked, &wanted), &ids, own_name.as_deref()).await?;
-        Ok(plan)
+        let told = match runs {
+            true => self.reach_services(&services, (&parked, &wanted), &ids, &removing).await,
+            false => {
+                Told { missed: Vec::new(), unheard: services.iter().map(|one| one.tag.clone()).collect() }
+            }
+        };
+        self.settle_removed(&users, &wanted, &removing, &told).await?;
+        Ok(Done { plan, missed: told.missed })
     }
 
     async fn carry_out(
@@ -366,6 +386,9 @@ impl Worker {
                 blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
             fault::point("written");
             self.written(plan, &kept).await;
+            if fault::refuses("noting") {
+                return Err("the ledger could not be told, as a test wants".to_owned());
+            }
         }
         steps.after(&self.ledger).await?;
         fault::point("noted");

@@ -14,28 +14,71 @@ use super::{
         Brought, HandsNews, New,
         managed::{self, Service},
         steps,
-        words::{Failure, blocking, not_new},
+        words::{Failure, Missed, blocking, not_new},
     },
-    AGAIN, Found, Worker,
+    AGAIN, Done, Found, Worker,
 };
 use crate::{
     clock,
     core::event::UserId,
     enforcer::{
-        managed::ManagedPlan,
         reconcile::{self, Prepared, Want, Wanted},
-        users_edit::{self, Credentials, Parked},
+        users_edit::{self, Change, Credentials, Parked},
     },
+    ledger::{FileState, Removing, UserRecord},
 };
 
+/// How far the services of managed inbounds followed.
+#[derive(Default)]
+pub(super) struct Told {
+    pub missed: Vec<Missed>,
+    /// Inbounds whose service was not asked, or not to the end.
+    pub unheard: Vec<Arc<str>>,
+}
+
+/// Is somebody of this name still to be removed?
+fn is_removed(found: &Found, name: &str) -> bool {
+    found.users.iter().any(|user| *user.name == *name && user.file_state == FileState::Removing)
+}
+
 impl Worker {
+    /// Makes a new user's entries. What there is still of somebody who had the name is removed before.
     pub(super) async fn prepare(
-        &self,
+        &mut self,
         name: String,
         inbounds: Option<Vec<String>>,
         brought: Brought,
     ) -> Result<New, ApiError> {
+        let mut found = self.find().await.map_err(ApiError::unavailable)?;
+        if is_removed(&found, &name) {
+            let done = self.reconcile(Some((name.clone(), Want::Deleted))).await;
+            let Done { missed, .. } = done.map_err(ApiError::unavailable)?;
+            found = self.find().await.map_err(ApiError::unavailable)?;
+            if is_removed(&found, &name) {
+                let why = missed.into_iter().find(|missed| missed.concerns(&name));
+                let why = why.map_or_else(|| "sing-box does not run".to_owned(), |missed| missed.failure);
+                return Err(ApiError::unavailable(format!(
+                    "a user {name:?} was deleted, and the service of a managed inbound may still have it ({why}); try \
+                     again when it answers, or choose another name"
+                )));
+            }
+        }
+        self.made(found, name, inbounds, brought).await
+    }
+
+    pub(super) async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
         let found = self.find().await.map_err(ApiError::unavailable)?;
+        let inbounds = inbounds.map(<[String]>::to_vec);
+        self.made(found, name.to_owned(), inbounds, Brought::default()).await.map(drop)
+    }
+
+    async fn made(
+        &self,
+        found: Found,
+        name: String,
+        inbounds: Option<Vec<String>>,
+        brought: Brought,
+    ) -> Result<New, ApiError> {
         let services = self.services(&found).map_err(ApiError::unavailable)?;
         let named = |service: &Service| {
             inbounds.as_ref().is_some_and(|tags| tags.iter().any(|tag| **tag == *service.tag))
@@ -80,41 +123,74 @@ impl Worker {
         managed::services(&found.files, self.singbox()?.process.as_ref())
     }
 
-    /// Users of managed inbounds, after the files. `own` is whose change it is.
+    /// Users of managed inbounds, after the files: each service for itself, since one that is away must
+    /// let nobody through elsewhere.
     pub(super) async fn reach_services(
         &mut self,
         services: &[Service],
         (parked, wanted): (&[Parked], &Wanted),
         ids: &HashMap<Arc<str>, UserId>,
-        own: Option<&str>,
-    ) -> Result<(), Failure> {
+        removing: &Removing,
+    ) -> Told {
+        let mut told = Told::default();
         for service in services.iter().filter(|service| managed::concerns(parked, wanted, &service.tag)) {
-            let concerned = |name: &str| {
-                // Of who is deleted nothing is parked any more, and one who was not reached would be taken for
-                // somebody new at the next look.
-                matches!(wanted.get(name), Some(Want::Deleted | Want::Out | Want::New { .. }))
-                    || parked.iter().any(|it| it.key.user == name && *it.key.inbound == *service.tag)
-            };
-            match service.reach(&self.ledger, (parked, wanted), ids, &self.removed).await {
-                Ok(plan) => self.tell_managed(&service.tag, &plan, ids).await,
-                // It keeps nobody else's change from being made; it is tried again.
-                Err(failure) if own.is_some_and(|name| !concerned(name)) => {
-                    tracing::warn!(inbound = &*service.tag, "users of a managed inbound: {failure}");
-                    self.plan_at_ns.get_or_insert(clock::mono_ns() + AGAIN.as_nanos() as u64);
-                }
-                Err(failure) => return Err(failure),
+            let reached = service.reach(&self.ledger, (parked, wanted), ids, &self.removed).await;
+            self.tell_managed(&service.tag, &reached.changes, ids).await;
+            let missed = |user: Option<String>, failure| Missed { user, failure, concerned: BTreeSet::new() };
+            told.missed.extend(reached.refused.into_iter().map(|(name, why)| missed(Some(name), why)));
+            if let Some(failure) = reached.failed {
+                // Of who is deleted nothing is parked any more.
+                let parked =
+                    parked.iter().filter(|it| *it.key.inbound == *service.tag).map(|it| &it.key.user);
+                let acts = wanted.iter().filter(|(name, want)| match want {
+                    Want::In => false,
+                    Want::Out => true,
+                    Want::New { inbounds, .. } => {
+                        inbounds.as_ref().is_some_and(|tags| tags.iter().any(|tag| **tag == *service.tag))
+                    }
+                    Want::Deleted => {
+                        ids.get(name.as_str()).is_some_and(|id| removing.may_be_on(*id, &service.tag))
+                    }
+                });
+                let concerned = parked.chain(acts.map(|(name, _)| name)).cloned().collect();
+                told.missed.push(Missed { concerned, ..missed(None, failure) });
+                told.unheard.push(Arc::clone(&service.tag));
+            }
+        }
+        for missed in &told.missed {
+            tracing::warn!("users of a managed inbound: {}", missed.failure);
+            self.plan_at_ns.get_or_insert(clock::mono_ns() + AGAIN.as_nanos() as u64);
+        }
+        told
+    }
+
+    /// Deleted users whose entries are nowhere any more, neither in the files nor with a service that may
+    /// have them: from here on somebody of that name is somebody new.
+    pub(super) async fn settle_removed(
+        &self,
+        users: &[UserRecord],
+        wanted: &Wanted,
+        removing: &Removing,
+        told: &Told,
+    ) -> Result<(), Failure> {
+        for user in users.iter().filter(|user| user.file_state == FileState::Removing) {
+            let planned = matches!(wanted.get(&*user.name), Some(Want::Deleted));
+            let refused = told.missed.iter().any(|missed| missed.user.as_deref() == Some(&*user.name));
+            let unheard = told.unheard.iter().any(|tag| removing.may_be_on(user.id, tag));
+            if planned && !refused && !unheard {
+                self.ledger.removed(user.id).await.map_err(|error| error.to_string())?;
             }
         }
         Ok(())
     }
 
     /// A service took users out or let them in, at once.
-    async fn tell_managed(&mut self, tag: &str, plan: &ManagedPlan, ids: &HashMap<Arc<str>, UserId>) {
-        if plan.changes.is_empty() {
+    async fn tell_managed(&mut self, tag: &str, changes: &[Change], ids: &HashMap<Arc<str>, UserId>) {
+        if changes.is_empty() {
             return;
         }
         let names = |admits: bool| {
-            let of = plan.changes.iter().filter(|change| change.what.admits() == admits);
+            let of = changes.iter().filter(|change| change.what.admits() == admits);
             of.map(|change| change.user.as_str()).collect::<BTreeSet<&str>>()
         };
         let (out, back) = (names(false), names(true));
