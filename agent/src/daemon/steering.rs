@@ -257,6 +257,13 @@ impl Agent {
                 }
                 self.gate.written(left);
             }
+            gate::News::Settled(users, booked, error) => {
+                match error {
+                    Some(error) => self.gate_trouble(&error.to_string()),
+                    None => self.meter.publisher.restore("gate"),
+                }
+                self.gate.settled(users, &booked);
+            }
             gate::News::NotTurned(users, error) => {
                 self.gate_trouble(&error.to_string());
                 self.gate.not_turned(users);

@@ -213,11 +213,12 @@ impl Ledger {
         })
     }
 
-    /// Books what running accounts took of packages: one of theirs expires.
-    pub fn settle(&self, users: Vec<UserId>, mut settle: Settle, at_ms: i64) -> Reply<()> {
+    /// Books what the running account of a user took of packages before one of them expired, once: asked
+    /// again after that, nothing happens.
+    pub fn book_expiry(&self, user: UserId, mut settle: Settle, at_ms: i64) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                wallet::settle_all(transaction, &users, &mut settle, at_ms, rev)
+                wallet::book_expiry(transaction, user, &mut settle, (at_ms, rev))
             })
         })
     }

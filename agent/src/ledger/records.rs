@@ -207,6 +207,8 @@ pub struct Closing {
     pub used: Used,
     /// All entries of the user, oldest first.
     pub wallet: Vec<WalletEntry>,
+    /// The last expiry of a package that was booked, also where there was nothing to book.
+    pub expired_ms: Option<i64>,
 }
 
 /// Says what is to be booked: pure.

@@ -1,6 +1,9 @@
 //! What the gate asks of the ledger, beside the agent's loop.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+};
 
 use tokio::sync::oneshot;
 
@@ -26,6 +29,9 @@ pub enum News {
     Some(Vec<(UserId, Option<Standing>)>),
     /// What could not be written comes back.
     Written(Writes, Option<CommitError>),
+    /// Users of whom packages have expired, as the ledger has them now; the expiries that are booked; and why
+    /// others are not.
+    Settled(Vec<(UserId, Option<Standing>)>, Vec<(UserId, i64)>, Option<CommitError>),
     /// These accounts could not be turned: to be tried again.
     NotTurned(Vec<UserId>, CommitError),
 }
@@ -131,17 +137,41 @@ impl Gate {
         let (ledger, epoch) = (self.ledger.clone(), self.epoch);
         let (zone, of_meter) = (self.zone.clone(), self.of_meter);
         self.jobs.push(Box::pin(async move {
-            // Booked later is booked as well: with what is committed now, or at the account's end.
-            let _ = committed.await;
-            let users: Vec<UserId> = expired.iter().map(|(user, _)| *user).collect();
+            let mut trouble = match committed.await {
+                Ok(Ok(())) => None,
+                Ok(Err(reason)) => Some(CommitError::Refused(reason)),
+                Err(_) => Some(CommitError::Refused("the agent is ending".to_owned())),
+            };
+            let users: BTreeSet<UserId> = expired.iter().map(|(user, _)| *user).collect();
+            let mut booked = Vec::with_capacity(expired.len());
             for (user, at_ms) in expired {
+                if trouble.is_some() {
+                    break;
+                }
                 let settle = reasons::settle(zone.clone(), of_meter, at_ms.saturating_sub(1));
-                if let Err(error) = ledger.settle(vec![user], settle, at_ms).await {
-                    tracing::error!("booking what packages paid: {error}");
+                match ledger.book_expiry(user, settle, at_ms).await {
+                    Ok(()) => booked.push((user, at_ms)),
+                    Err(error) => trouble = Some(error),
                 }
             }
-            News::Some(standings(&ledger, &users, epoch).await)
+            if trouble.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            let users = users.into_iter().collect::<Vec<_>>();
+            News::Settled(standings(&ledger, &users, epoch).await, booked, trouble)
         }));
+    }
+
+    /// Expiries were booked; what is left of them is tried again.
+    pub fn settled(&mut self, users: Vec<(UserId, Option<Standing>)>, booked: &[(UserId, i64)]) {
+        for (user, standing) in users {
+            self.settling.remove(&user);
+            if let Some(member) = self.members.get_mut(&user) {
+                let of = booked.iter().filter(|(of, _)| *of == user);
+                member.booked(&of.map(|(_, at_ms)| *at_ms).collect::<Vec<_>>());
+            }
+            self.reload(user, standing);
+        }
     }
 
     /// Suspends a user for sharing its account.
