@@ -13,5 +13,6 @@ mod crash;
 mod leave;
 mod limits;
 mod managed;
+mod many;
 mod quota;
 mod rig;

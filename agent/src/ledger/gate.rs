@@ -46,6 +46,20 @@ impl Ledger {
         })
     }
 
+    /// As `create_user`, of many in one transaction; of each by itself, whether it could be. A key is
+    /// claimed only if anybody was made.
+    pub fn create_users(
+        &self,
+        new: Vec<NewUser>,
+        asked: Asked,
+    ) -> Reply<Vec<Result<UserRecord, CommitError>>> {
+        self.send(move |writer| {
+            writer.change(Stale::People, |transaction, rev| {
+                settings::create_all(transaction, &new, &asked, rev)
+            })
+        })
+    }
+
     /// The entry could not be written, or not to the end: the user that was being added is gone again, and
     /// what there may be of it is to be removed, as of one who is deleted.
     pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<UserRecord> {
@@ -167,6 +181,11 @@ impl Ledger {
     /// counters `taken_over` is about.
     pub fn standings(&self, epoch: [u8; 16]) -> Reply<Vec<Standing>> {
         self.send(move |writer| Ok(standing::all(&writer.connection, epoch)?))
+    }
+
+    /// As `standings`, of these users, in their order.
+    pub fn standings_of(&self, users: Vec<UserId>, epoch: [u8; 16]) -> Reply<Vec<Option<Standing>>> {
+        self.send(move |writer| Ok(standing::of_users(&writer.connection, &users, epoch)?))
     }
 
     /// As `standings`, of one user.

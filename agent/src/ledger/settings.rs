@@ -32,6 +32,44 @@ pub(super) fn create(
     rev: i64,
 ) -> Result<UserRecord, CommitError> {
     idempotency::claim(transaction, asked)?;
+    create_one(transaction, new, asked, rev)
+}
+
+/// As [`create`], of many: what is wrong with one is its answer, and nothing of it is there.
+pub(super) fn create_all(
+    transaction: &Transaction<'_>,
+    new: &[NewUser],
+    asked: &Asked,
+    rev: i64,
+) -> Result<Vec<Result<UserRecord, CommitError>>, CommitError> {
+    idempotency::claim(transaction, asked)?;
+    let mut made = Vec::with_capacity(new.len());
+    for one in new {
+        transaction.execute_batch("SAVEPOINT one")?;
+        let record = create_one(transaction, one, asked, rev);
+        match &record {
+            Ok(_) => {}
+            Err(CommitError::Refusal(_) | CommitError::Refused(_)) => {
+                transaction.execute_batch("ROLLBACK TO one")?;
+            }
+            // The ledger cannot write: nothing of all is there.
+            Err(_) => return record.map(|_| Vec::new()),
+        }
+        transaction.execute_batch("RELEASE one")?;
+        made.push(record);
+    }
+    match asked.key.is_some() && made.iter().all(Result::is_err) {
+        true => made.pop().map_or_else(|| Ok(Vec::new()), |refused| refused.map(|_| Vec::new())),
+        false => Ok(made),
+    }
+}
+
+fn create_one(
+    transaction: &Transaction<'_>,
+    new: &NewUser,
+    asked: &Asked,
+    rev: i64,
+) -> Result<UserRecord, CommitError> {
     check_name(&new.name)?;
     check_settings(transaction, &new.settings)?;
     let taken: bool = transaction.query_row(

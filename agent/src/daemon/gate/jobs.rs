@@ -203,18 +203,14 @@ impl Gate {
 }
 
 async fn standings(ledger: &Ledger, users: &[UserId], epoch: [u8; 16]) -> Vec<(UserId, Option<Standing>)> {
-    let mut found = Vec::with_capacity(users.len());
-    for &user in users {
-        // Whatever has changed must be known in the end: an account that turned would turn no more.
-        loop {
-            match ledger.standing(user, epoch).await {
-                Ok(standing) => break found.push((user, standing)),
-                Err(error) => tracing::warn!("reading a user from the ledger: {error}"),
-            }
-            tokio::time::sleep(AGAIN).await;
+    // Whatever has changed must be known in the end: an account that turned would turn no more.
+    loop {
+        match ledger.standings_of(users.to_vec(), epoch).await {
+            Ok(standings) => return users.iter().copied().zip(standings).collect(),
+            Err(error) => tracing::warn!("reading users from the ledger: {error}"),
         }
+        tokio::time::sleep(AGAIN).await;
     }
-    found
 }
 
 async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitError>) {

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use boxmeter_web::backend::ApiError;
+
 use super::{
     steps::Steps,
     words::{self, Failure},
@@ -15,8 +17,8 @@ use crate::{
     core::event::UserId,
     enforcer::{
         managed::{self, ManagedError, ManagedPlan, ManagedUser, Manager},
-        reconcile::{Want, Wanted},
-        users_edit::{Brought, Change, Credentials, Parked},
+        reconcile::{Prepared, Want, Wanted},
+        users_edit::{Change, Credentials, Newcomer, Parked},
     },
     ledger::Ledger,
     singbox::{
@@ -170,16 +172,42 @@ impl Service {
         Ok(())
     }
 
-    /// Makes a new user's entry, and changes nothing.
+    /// Makes the entries of those new users who are to be here, and changes nothing.
     pub async fn prepare(
         &self,
         parked: &[Parked],
-        name: &str,
-        brought: &Brought,
-    ) -> Result<(Parked, Credentials), boxmeter_web::backend::ApiError> {
-        let listed = self.list().await.map_err(boxmeter_web::backend::ApiError::unavailable)?;
-        let made = managed::prepare(&self.tag, &self.method, (&listed, parked), name, brought);
-        made.map_err(|refused| words::user_error(&refused))
+        users: &[Newcomer],
+        made: &mut [Result<Prepared, ApiError>],
+    ) {
+        let named = |user: &Newcomer| {
+            user.inbounds.as_ref().is_some_and(|tags| tags.iter().any(|tag| **tag == *self.tag))
+        };
+        if !users.iter().any(named) {
+            return;
+        }
+        let listed = self.list().await;
+        // Those of this list are as if they were there.
+        let mut parked: Vec<Parked> =
+            parked.iter().filter(|record| *record.key.inbound == *self.tag).cloned().collect();
+        for (user, made) in users.iter().zip(made).filter(|(user, _)| named(user)) {
+            let Ok(prepared) = made else { continue };
+            let entry = match &listed {
+                Ok(listed) => {
+                    let known = (&listed[..], &parked[..]);
+                    managed::prepare(&self.tag, &self.method, known, &user.name, &user.brought)
+                        .map_err(|refused| words::user_error(&refused))
+                }
+                Err(failure) => Err(ApiError::unavailable(failure)),
+            };
+            match entry {
+                Ok((entry, credentials)) => {
+                    parked.push(entry.clone());
+                    prepared.entries.push(entry);
+                    prepared.credentials.push(credentials);
+                }
+                Err(error) => *made = Err(error),
+            }
+        }
     }
 
     /// A user's login, in or out.

@@ -1,7 +1,7 @@
 //! What the worker says, and small questions that it asks of what it is given.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -10,11 +10,12 @@ use boxmeter_web::backend::ApiError;
 use crate::{
     core::event::UserId,
     enforcer::{
-        reconcile::Plan,
+        reconcile::{self, Plan, Want, Wanted},
         reloads::Why,
-        users_edit::{CheckNew, Excluded, Homeless, ParkedKey, UserRefused},
+        users_edit::{Excluded, Homeless, Parked, ParkedKey, UserRefused},
     },
     ledger::{FileState, UserRecord},
+    singbox::files::FileText,
 };
 
 /// Why an edit failed, for people.
@@ -65,6 +66,42 @@ pub fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
     ids
 }
 
+/// What a plan could not do for a user.
+pub(super) fn error_of(plan: &Plan, name: &str, want: &Want) -> Option<ApiError> {
+    if let Some(refused) = plan.refused.iter().find(|refused| concerns(refused, name)) {
+        return Some(user_error(refused));
+    }
+    let lost = lost(plan).find(|key| key.user == name)?;
+    matches!(want, Want::In | Want::New { .. }).then(|| {
+        ApiError::conflict(format!("the inbound {:?} has changed meanwhile; try again", lost.inbound))
+    })
+}
+
+/// A plan with what was wanted and why others were left out of it.
+pub(super) type Whole = (Plan, Wanted, BTreeMap<String, ApiError>);
+
+/// Plans so that each of the users `new` is made everywhere or nowhere: half of one would be adopted as
+/// somebody else.
+pub(super) fn plan_whole(
+    (files, parked, own): (&[FileText], &[Parked], &[[u8; 32]]),
+    mut wanted: Wanted,
+    new: &BTreeSet<String>,
+) -> Result<Whole, Failure> {
+    let mut errors = BTreeMap::new();
+    loop {
+        let plan = reconcile::plan(files, parked, &wanted, own).map_err(|error| error.to_string())?;
+        let known = errors.len();
+        for name in new {
+            let error = wanted.get(name).and_then(|want| error_of(&plan, name, want));
+            errors.extend(error.map(|error| (name.clone(), error)));
+        }
+        if errors.len() == known {
+            return Ok((plan, wanted, errors));
+        }
+        wanted.retain(|name, _| !errors.contains_key(name));
+    }
+}
+
 pub(super) fn concerns(refused: &UserRefused, name: &str) -> bool {
     match refused {
         UserRefused::Name { name: of, .. }
@@ -93,13 +130,6 @@ pub(super) fn user_error(refused: &UserRefused) -> ApiError {
 pub(super) fn lost(plan: &Plan) -> impl Iterator<Item = &ParkedKey> {
     let lost = plan.homeless.iter().filter(|(_, why)| *why != Homeless::Excluded(Excluded::Managed));
     lost.map(|(key, _)| key)
-}
-
-pub(super) fn not_new(error: CheckNew) -> ApiError {
-    match error {
-        CheckNew::User(refused) => user_error(&refused),
-        CheckNew::Files(error) => ApiError::unavailable(error),
-    }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

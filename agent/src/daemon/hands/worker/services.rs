@@ -2,7 +2,7 @@
 //! of managed inbounds.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::{
     super::{
-        Brought, HandsNews, New,
+        HandsNews, New, Newcomer,
         managed::{self, Service},
         steps,
-        words::{Failure, Missed, blocking, not_new},
+        words::{Failure, Missed, blocking, user_error},
     },
-    AGAIN, Done, Found, Worker,
+    AGAIN, Found, Worker,
 };
 use crate::{
     clock,
@@ -42,71 +42,85 @@ fn is_removed(found: &Found, name: &str) -> bool {
 }
 
 impl Worker {
-    /// Makes a new user's entries. What there is still of somebody who had the name is removed before.
+    /// Makes new users' entries. What there is still of somebody who had a name is removed before.
     pub(super) async fn prepare(
         &mut self,
-        name: String,
-        inbounds: Option<Vec<String>>,
-        brought: Brought,
-    ) -> Result<New, ApiError> {
+        users: Vec<Newcomer>,
+    ) -> Result<Vec<Result<New, ApiError>>, ApiError> {
         let mut found = self.find().await.map_err(ApiError::unavailable)?;
-        if is_removed(&found, &name) {
-            let done = self.reconcile(Some((name.clone(), Want::Deleted))).await;
-            let Done { missed, .. } = done.map_err(ApiError::unavailable)?;
+        let gone: Wanted = (users.iter().filter(|user| is_removed(&found, &user.name)))
+            .map(|user| (user.name.clone(), Want::Deleted))
+            .collect();
+        let mut missed = Vec::new();
+        if !gone.is_empty() {
+            missed = self.reconcile(gone.clone()).await.map_err(ApiError::unavailable)?.missed;
             found = self.find().await.map_err(ApiError::unavailable)?;
-            if is_removed(&found, &name) {
-                let why = missed.into_iter().find(|missed| missed.concerns(&name));
-                let why = why.map_or_else(|| "sing-box does not run".to_owned(), |missed| missed.failure);
-                return Err(ApiError::unavailable(format!(
-                    "a user {name:?} was deleted, and the service of a managed inbound may still have it ({why}); try \
-                     again when it answers, or choose another name"
-                )));
-            }
         }
-        self.made(found, name, inbounds, brought).await
+        let mut left = BTreeMap::new();
+        for name in gone.into_keys().filter(|name| is_removed(&found, name)) {
+            let why = missed.iter().find(|missed| missed.concerns(&name));
+            let why = why.map_or("sing-box does not run", |missed| missed.failure.as_str());
+            let error = ApiError::unavailable(format!(
+                "a user {name:?} was deleted, and the service of a managed inbound may still have it ({why}); try \
+                 again when it answers, or choose another name"
+            ));
+            left.insert(name, error);
+        }
+        let names: Vec<String> = users.iter().map(|user| user.name.clone()).collect();
+        let made = self.made(found, users).await?;
+        Ok(names.iter().zip(made).map(|(name, made)| left.remove(name).map_or(made, Err)).collect())
     }
 
-    pub(super) async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
-        let inbounds = inbounds.map(<[String]>::to_vec);
-        self.made(found, name.to_owned(), inbounds, Brought::default()).await.map(drop)
-    }
-
-    async fn made(
+    pub(super) async fn check_new(
         &self,
-        found: Found,
-        name: String,
-        inbounds: Option<Vec<String>>,
-        brought: Brought,
-    ) -> Result<New, ApiError> {
+        users: Vec<Newcomer>,
+    ) -> Result<Vec<Result<(), ApiError>>, ApiError> {
+        let found = self.find().await.map_err(ApiError::unavailable)?;
+        Ok(self.made(found, users).await?.into_iter().map(|made| made.map(drop)).collect())
+    }
+
+    async fn made(&self, found: Found, users: Vec<Newcomer>) -> Result<Vec<Result<New, ApiError>>, ApiError> {
         let services = self.services(&found).map_err(ApiError::unavailable)?;
-        let named = |service: &Service| {
-            inbounds.as_ref().is_some_and(|tags| tags.iter().any(|tag| **tag == *service.tag))
-        };
-        let (mut more, mut logins) = (Vec::new(), Vec::new());
-        for service in services.iter().filter(|service| named(service)) {
-            let (entry, credentials) = service.prepare(&found.parked, &name, &brought).await?;
-            more.push(entry);
-            logins.push(credentials);
+        let mut managed: Vec<Result<Prepared, ApiError>> =
+            users.iter().map(|_| Ok(Prepared::default())).collect();
+        for service in &services {
+            service.prepare(&found.parked, &users, &mut managed).await;
         }
-        let in_files = inbounds.map(|mut tags| {
-            tags.retain(|tag| !services.iter().any(|service| *service.tag == **tag));
-            tags
+        let is_managed = |tag: &String| services.iter().any(|service| *service.tag == **tag);
+        // Those who are only on inbounds whose users are not in the files are no concern of these.
+        let mut in_files: Vec<Newcomer> = Vec::with_capacity(users.len());
+        let places: Vec<Option<usize>> = (users.into_iter())
+            .map(|mut user| {
+                let named = user.inbounds.as_ref().map(Vec::len);
+                if let Some(tags) = &mut user.inbounds {
+                    tags.retain(|tag| !is_managed(tag));
+                }
+                let only_managed =
+                    user.inbounds.as_ref().is_some_and(Vec::is_empty) && named.is_some_and(|n| n > 0);
+                (!only_managed).then(|| {
+                    in_files.push(user);
+                    in_files.len() - 1
+                })
+            })
+            .collect();
+        let made = blocking(move || {
+            reconcile::prepare(&found.files, &found.parked, &in_files).map_err(|error| error.to_string())
         });
-        let made = match &in_files {
-            // Only on inbounds whose users are not in the files.
-            Some(tags) if tags.is_empty() && !more.is_empty() => Prepared::default(),
-            _ => {
-                let made = blocking(move || {
-                    Ok(reconcile::prepare(&found.files, &found.parked, &name, in_files, brought))
-                });
-                made.await.map_err(ApiError::unavailable)?.map_err(not_new)?
-            }
+        let made = made.await.map_err(ApiError::unavailable)?;
+        let mut made: Vec<_> = made.into_iter().map(Some).collect();
+        let whole = |(place, managed): (Option<usize>, Result<Prepared, ApiError>)| {
+            let in_files = match place.and_then(|at| made.get_mut(at)?.take()) {
+                Some(made) => made.map_err(|refused| user_error(&refused))?,
+                None => Prepared::default(),
+            };
+            let Prepared { mut entries, mut credentials } = in_files;
+            let more = managed?;
+            entries.extend(more.entries);
+            credentials.extend(more.credentials);
+            let entries: Result<Vec<_>, _> = entries.iter().map(steps::entry).collect();
+            Ok(New { entries: entries.map_err(ApiError::internal)?, credentials })
         };
-        let Prepared { entries, mut credentials } = made;
-        credentials.extend(logins);
-        let entries: Result<Vec<_>, _> = entries.iter().chain(&more).map(steps::entry).collect();
-        Ok(New { entries: entries.map_err(ApiError::internal)?, credentials })
+        Ok(places.into_iter().zip(managed).map(whole).collect())
     }
 
     pub(super) async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
