@@ -137,20 +137,45 @@ fn one_that_sing_box_does_not_take_keeps_nobody_out() {
     assert_eq!(in_file(&rig), 20);
 }
 
-/// An agent that starts with many who are out has little to do, and does it together.
+/// An agent that dies before it has written what it decided about many, and one that starts with many who are
+/// out, have little to do, and do it together.
 #[test]
 fn a_start_with_many_who_are_out_is_few_transactions() {
     needs_machine!();
     let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
-    let import = file(&rig, &many(false));
-    assert_eq!(count(&rig.done(&["users", "import", &import]), "added"), MANY);
-    until_in_file(&rig, 0);
+    let today = rig.done(&["status"])["agent"]["started_at"].as_str().unwrap()[..10].to_owned();
+    let mut text = "username,password,enabled,quota,used,created\n".to_owned();
+    for at in 0..MANY {
+        // One half is disabled, the other one is beyond its quota, with warnings on the way there.
+        let enabled = at % 2 == 0;
+        writeln!(text, "{},secret-{at},{enabled},1000,5000,{today}", name(at)).unwrap();
+    }
+    let import = file(&rig, &text);
     let rev = |rig: &Rig| rig.done(&["users", "list"])["rev"].as_u64().unwrap();
+    let before = rev(&rig);
+    assert_eq!(count(&rig.done(&["users", "import", &import]), "added"), MANY);
+    rig.agent.kill();
+    rig.agent.start();
+    until_in_file(&rig, 0);
+    let warned = name(MANY - 2);
+    wait("everybody is warned", || {
+        let events = rig.done(&["events", "--user", &warned])["events"].clone();
+        let events = events.as_array().unwrap();
+        let warnings = events.iter().filter(|event| event["kind"] == json!("quota_warning")).count();
+        if warnings > 0 { Ok(()) } else { Err(format!("{events:?}")) }
+    });
+    let first = rev(&rig);
+    // Ticks are among them.
+    assert!(first - before < MANY as u64, "{before} to {first}");
+    assert!(enforcement(&rig)["reloads"].as_u64().unwrap() <= 1, "{}", enforcement(&rig));
+    // And nothing of it is done again.
     rig.agent.stop();
     rig.agent.start();
-    let first = rev(&rig);
-    until_in_file(&rig, 0);
+    for (at, state) in [(5, "disabled"), (6, "limited")] {
+        assert_eq!(rig.show(&name(at))["state"], json!(state));
+    }
     rig.exchange(rig.bob(), 0, MIB).unwrap();
-    assert_eq!(rig.show(&name(5))["state"], json!("disabled"));
-    println!("rev {first} -> {}; {}", rev(&rig), enforcement(&rig));
+    let status = enforcement(&rig);
+    assert_eq!((&status["edits"], &status["reloads"]), (&json!(0), &json!(0)), "{status}");
+    assert!(rev(&rig) - first < MANY as u64 / 3, "{first} to {}", rev(&rig));
 }

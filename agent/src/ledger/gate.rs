@@ -3,8 +3,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::Value;
-
 use super::{
     commit::Stale,
     error::CommitError,
@@ -14,9 +12,9 @@ use super::{
     records::{
         AdminChange, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
         PolicyRecord, Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn,
-        WalletEntry,
+        WalletEntry, Warning,
     },
-    reported::{self, ImportedBytes},
+    reported::{self, UsedElsewhere},
     settings, standing, wallet,
     writer::{Ledger, Reply, Writer},
 };
@@ -152,19 +150,12 @@ impl Ledger {
         })
     }
 
-    /// Notes a warning, once per account and percentage; true if it is to be told now. `data` goes
-    /// into the event.
-    pub fn mark_warned(
-        &self,
-        user: UserId,
-        account: AccountPeriod,
-        percent: u16,
-        data: Value,
-        at_ms: i64,
-    ) -> Reply<bool> {
+    /// Notes warnings, each once per account and percentage; true for each that is to be told now. All or
+    /// none.
+    pub fn mark_warned(&self, warnings: Vec<Warning>) -> Reply<Vec<bool>> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                settings::mark_warned(transaction, (user, account, percent), &data, at_ms, rev)
+                warnings.iter().map(|warning| settings::mark_warned(transaction, warning, rev)).collect()
             })
         })
     }
@@ -260,35 +251,26 @@ impl Ledger {
         })
     }
 
-    /// Takes over what a user had used elsewhere, as reported bytes, and what was bought there. `reporter`
-    /// names the source (a hash of the figures): the second time changes nothing and answers false.
+    /// Takes over what users had used elsewhere, as reported bytes, and what was bought there; of each by
+    /// itself. The second time changes nothing and answers false.
     pub fn import_usage(
         &self,
-        user: UserId,
-        reporter: [u8; 16],
-        usage: Vec<ImportedBytes>,
-        (package, mut settle): (Option<NewEntry>, Settle),
+        all: Vec<UsedElsewhere>,
+        mut settle: Settle,
         asked: Asked,
-    ) -> Reply<bool> {
+    ) -> Reply<Vec<Result<bool, CommitError>>> {
         self.send(move |writer| {
-            let mut placed = Vec::with_capacity(usage.len());
-            for one in usage {
-                placed.push((one, writer.committer.starts(one.at_ms)?));
-            }
+            let placed: Vec<_> = (all.into_iter())
+                .map(|mut one| {
+                    let usage = std::mem::take(&mut one.usage).into_iter();
+                    let placed = usage.map(|bytes| Ok((bytes, writer.committer.starts(bytes.at_ms)?)));
+                    (one, placed.collect::<Result<Vec<_>, CommitError>>())
+                })
+                .collect();
             writer.change(Stale::People, |transaction, rev| {
-                settings::living(transaction, user)?;
-                let new = reported::import(transaction, reporter, user, &placed, (asked.at_ms, rev))?;
-                if new {
-                    if let Some(package) = &package {
-                        wallet::add(transaction, user, package, &mut settle, (&asked, rev))?;
-                    }
-                    let bytes = placed.iter().fold([0_u64; 2], |sum, (one, _)| {
-                        [sum[0].saturating_add(one.bytes[0]), sum[1].saturating_add(one.bytes[1])]
-                    });
-                    let data = serde_json::json!({ "reported": bytes });
-                    asked.event(transaction, "usage_imported", Some(user), data, rev)?;
-                }
-                Ok(new)
+                people::each(transaction, placed, |(one, placed)| {
+                    reported::take_over(transaction, (&one, &placed?), &mut settle, (&asked, rev))
+                })
             })
         })
     }

@@ -42,6 +42,30 @@ pub(super) fn change<T>(
     Ok(answer)
 }
 
+/// Makes many changes in one transaction, each by itself: what is refused of one is its answer, and nothing
+/// of it is there. If the ledger cannot write, nothing of all is there.
+pub(super) fn each<I, T>(
+    transaction: &Transaction<'_>,
+    items: impl IntoIterator<Item = I>,
+    mut change: impl FnMut(I) -> Result<T, CommitError>,
+) -> Result<Vec<Result<T, CommitError>>, CommitError> {
+    let mut answers = Vec::new();
+    for item in items {
+        transaction.execute_batch("SAVEPOINT one")?;
+        let answer = change(item);
+        match answer {
+            Ok(_) => {}
+            Err(CommitError::Refusal(_) | CommitError::Refused(_)) => {
+                transaction.execute_batch("ROLLBACK TO one")?;
+            }
+            Err(error) => return Err(error),
+        }
+        transaction.execute_batch("RELEASE one")?;
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
 pub(super) fn sync_users(
     connection: &mut Connection,
     found: &[FoundUser],

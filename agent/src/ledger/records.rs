@@ -211,6 +211,17 @@ pub struct Closing {
     pub expired_ms: Option<i64>,
 }
 
+/// A percentage of the quota that was reached: kept once per account.
+#[derive(Clone, Debug)]
+pub struct Warning {
+    pub user: UserId,
+    pub account: AccountPeriod,
+    pub percent: u16,
+    /// For the event.
+    pub data: serde_json::Value,
+    pub at_ms: i64,
+}
+
 /// Says what is to be booked: pure.
 pub type Settle = Box<dyn FnMut(&Closing) -> Vec<NewEntry> + Send>;
 

@@ -11,11 +11,11 @@ use super::{
     commit::id_bytes,
     error::CommitError,
     idempotency,
-    model::{AccountPeriod, UserRecord},
+    model::UserRecord,
     parking, people, policies,
     records::{
         AdminChange, AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange,
-        Settle, StateChange,
+        Settle, StateChange, Warning,
     },
     sharing, wallet,
 };
@@ -43,21 +43,7 @@ pub(super) fn create_all(
     rev: i64,
 ) -> Result<Vec<Result<UserRecord, CommitError>>, CommitError> {
     idempotency::claim(transaction, asked)?;
-    let mut made = Vec::with_capacity(new.len());
-    for one in new {
-        transaction.execute_batch("SAVEPOINT one")?;
-        let record = create_one(transaction, one, asked, rev);
-        match &record {
-            Ok(_) => {}
-            Err(CommitError::Refusal(_) | CommitError::Refused(_)) => {
-                transaction.execute_batch("ROLLBACK TO one")?;
-            }
-            // The ledger cannot write: nothing of all is there.
-            Err(_) => return record.map(|_| Vec::new()),
-        }
-        transaction.execute_batch("RELEASE one")?;
-        made.push(record);
-    }
+    let mut made = people::each(transaction, new, |one| create_one(transaction, one, asked, rev))?;
     match asked.key.is_some() && made.iter().all(Result::is_err) {
         true => made.pop().map_or_else(|| Ok(Vec::new()), |refused| refused.map(|_| Vec::new())),
         false => Ok(made),
@@ -388,11 +374,10 @@ pub(super) fn mark_first_use(
 /// still in force. The event is written then, so that it is once, whatever is killed.
 pub(super) fn mark_warned(
     transaction: &Transaction<'_>,
-    (id, account, percent): (UserId, AccountPeriod, u16),
-    data: &Value,
-    at_ms: i64,
+    warning: &Warning,
     rev: i64,
 ) -> Result<bool, CommitError> {
+    let &Warning { user: id, account, percent, ref data, at_ms } = warning;
     let warned: Option<String> = transaction
         .prepare_cached(
             "SELECT warned FROM users WHERE id = ?1 AND account_start_ms = ?2 AND account_generation = ?3",

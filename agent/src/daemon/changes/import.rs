@@ -21,7 +21,7 @@ use crate::{
     core::{period::AccountPeriod, wallet::What},
     daemon::{backend::Answerer, hands::Brought},
     fault,
-    ledger::{AdminState, ImportedBytes, NewEntry, UserRecord},
+    ledger::{AdminState, ImportedBytes, NewEntry, UsedElsewhere, UserRecord},
     singbox::config::Secret,
 };
 
@@ -115,20 +115,24 @@ impl Answerer {
             }
             return Ok(outcomes);
         }
-        let mut used = Vec::new();
         let made = match self.create(envelope, to_make).await {
             Ok(made) => made,
             // Nobody new: those whom the ledger has may be changed all the same.
             Err(error) => good.iter().map(|_| Err(error.clone())).collect(),
         };
+        let mut living = Vec::new();
         for ((at, user), made) in good.into_iter().zip(made) {
-            let done = match made {
-                Ok((record, _)) => self.book_usage(envelope, user, &record).await.map(|new| {
-                    used.extend(new.then_some(record));
-                }),
-                Err(error) => Err(error),
-            };
-            outcomes.insert(at, done.map(|()| ImportOutcome::Added));
+            match made {
+                Ok((record, _)) => living.push((at, user, record)),
+                Err(error) => drop(outcomes.insert(at, Err(error))),
+            }
+        }
+        let booked = self.book_usage(envelope, living.iter().map(|(_, user, record)| (*user, record))).await;
+        let (mut used, mut booked) = (Vec::new(), booked.into_iter());
+        for (at, _, record) in living {
+            let done = booked.next().unwrap_or(Ok(false));
+            used.extend(matches!(done, Ok(true)).then_some(record));
+            outcomes.insert(at, done.map(|_| ImportOutcome::Added));
         }
         self.take_over_all(used).await?;
         Ok(outcomes)
@@ -187,22 +191,57 @@ impl Answerer {
         user: &ImportUser,
         record: &UserRecord,
     ) -> Result<bool, ApiError> {
-        let new = self.book_usage(envelope, user, record).await?;
+        let new = self.book_usage(envelope, [(user, record)]).await.pop().unwrap_or(Ok(false))?;
         if new {
             self.take_over(self.living(&user.name).await?).await?;
         }
         Ok(new)
     }
 
-    /// What was used and bought elsewhere, once: the same figures again change nothing.
-    async fn book_usage(
+    /// What was used and bought elsewhere, once: the same figures again change nothing. In the order of the
+    /// users, what was new.
+    async fn book_usage<'u>(
         &self,
         envelope: &Envelope,
+        users: impl IntoIterator<Item = (&'u ImportUser, &'u UserRecord)>,
+    ) -> Vec<Result<bool, ApiError>> {
+        let (mut answers, mut places, mut used) = (Vec::new(), Vec::new(), Vec::new());
+        for (user, record) in users {
+            answers.push(match self.used_elsewhere(user, record) {
+                Ok(None) => Ok(false),
+                Ok(Some(one)) => {
+                    places.push(answers.len());
+                    used.push(one);
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            });
+        }
+        if used.is_empty() {
+            return answers;
+        }
+        let booked = self.ledger.import_usage(used, self.settle(), asked(envelope)).await;
+        fault::point("usage-imported");
+        let booked: Vec<_> = match booked {
+            Ok(booked) => booked.into_iter().map(|new| new.map_err(refused)).collect(),
+            Err(error) => {
+                let error = refused(error);
+                places.iter().map(|_| Err(error.clone())).collect()
+            }
+        };
+        for (at, new) in places.into_iter().zip(booked) {
+            answers[at] = new;
+        }
+        answers
+    }
+
+    fn used_elsewhere(
+        &self,
         user: &ImportUser,
         record: &UserRecord,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Option<UsedElsewhere>, ApiError> {
         if user.used.is_empty() && user.package_bytes == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let mut usage = Vec::with_capacity(user.used.len());
         for one in &user.used {
@@ -217,11 +256,7 @@ impl Answerer {
             let what = What::Package { bytes: user.package_bytes, expires_ms: None };
             NewEntry::of(what, Some("imported".to_owned()))
         });
-        let bought = (package, self.settle());
-        let new = self.ledger.import_usage(record.id, reporter(user)?, usage, bought, asked(envelope));
-        let new = new.await.map_err(refused)?;
-        fault::point("usage-imported");
-        Ok(new)
+        Ok(Some(UsedElsewhere { user: record.id, reporter: reporter(user)?, usage, package }))
     }
 }
 

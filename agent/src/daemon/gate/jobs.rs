@@ -10,14 +10,18 @@ use tokio::sync::oneshot;
 use super::{Gate, reasons};
 use crate::{
     clock,
-    core::{event::UserId, period::AccountPeriod},
+    core::event::UserId,
     ledger::{
         AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn,
+        Warning,
     },
 };
 
 /// How long a job waits after the ledger could not do its part, before it asks again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Warnings of one transaction: each waits for the disk, and a tick waits for each.
+const WARNINGS_AT_ONCE: usize = 1_000;
 
 pub(super) type Job = Pin<Box<dyn Future<Output = News> + Send>>;
 
@@ -34,15 +38,6 @@ pub enum News {
     Settled(Vec<(UserId, Option<Standing>)>, Vec<(UserId, i64)>, Option<CommitError>),
     /// These accounts could not be turned: to be tried again.
     NotTurned(Vec<UserId>, CommitError),
-}
-
-/// A warning to be kept once per account and percentage.
-pub struct Warning {
-    pub user: UserId,
-    pub account: AccountPeriod,
-    pub percent: u16,
-    pub data: serde_json::Value,
-    pub at_ms: i64,
 }
 
 /// What is to be written. The newest state of a user replaces an older one that was never written.
@@ -226,13 +221,12 @@ async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitErr
         }
         writes.states.clear();
     }
-    while let Some(warning) = writes.warnings.first() {
-        let Warning { user, account, percent, data, at_ms } = warning;
-        let done = ledger.mark_warned(*user, *account, *percent, data.clone(), *at_ms).await;
-        if let Err(error) = done {
+    while !writes.warnings.is_empty() {
+        let some = writes.warnings.len().min(WARNINGS_AT_ONCE);
+        if let Err(error) = ledger.mark_warned(writes.warnings[..some].to_vec()).await {
             return (writes, Some(error));
         }
-        writes.warnings.remove(0);
+        writes.warnings.drain(..some);
     }
     (writes, None)
 }

@@ -9,7 +9,6 @@ use serde_json::json;
 
 use super::{
     billing::{OfMeter, billed, wallet_of, zone_of},
-    jobs::Warning,
     member::{Member, word},
 };
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         policy::{self, Before, Cause, Reason, State},
         wallet::{Usage, Wallet, What},
     },
-    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry},
+    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry, Warning},
 };
 
 /// Why the user is in its state, as the API says it. `None`: nothing limits it.

@@ -122,9 +122,10 @@ impl Rig {
             account: self.standing().expect("a standing").account,
             bytes: [bytes, 0],
         };
-        let (name, nothing) = (rand::random(), (None, settle_at(4_000)));
+        let (reporter, usage) = (rand::random(), vec![usage]);
+        let used = crate::ledger::UsedElsewhere { user: self.user, reporter, usage, package: None };
         let asked = Asked::new("root", 4_000);
-        self.ledger.import_usage(self.user, name, vec![usage], nothing, asked).wait().expect("usage");
+        self.ledger.import_usage(vec![used], settle_at(4_000), asked).wait().expect("usage");
     }
 
     /// The expiries that an agent finds to be booked which starts now.

@@ -343,7 +343,8 @@ fn warnings_and_first_use_are_once() {
     let account = standing(&rig, alice).account;
     let warn = |account, percent| {
         let data = serde_json::json!({ "used": 8 });
-        rig.ledger.mark_warned(alice, account, percent, data, start_ms()).wait().unwrap()
+        let warning = Warning { user: alice, account, percent, data, at_ms: start_ms() };
+        rig.ledger.mark_warned(vec![warning.clone(), warning]).wait().unwrap() == [true, false]
     };
     assert!(warn(account, 95));
     assert!(!warn(account, 95));
