@@ -104,6 +104,29 @@ fn a_user_being_added_keeps_inbounds_and_credentials() {
     assert_eq!(rig.config().matches("carol").count(), 1);
 }
 
+/// The file has the new user, and then the rest fails: the user is taken out of it again, is never taken for
+/// somebody whom an admin has put there, and the name is free.
+#[test]
+fn a_user_who_could_not_be_made_is_taken_back() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let before = rig.config();
+    rig.agent.stop();
+    rig.agent.fails_at(Some("noting"));
+    rig.agent.start();
+    rig.refused(&["users", "add", "carol", "--quota", "1GiB"]);
+    until_config(&rig, "the file is as it was", |config| config == before);
+    // Whatever is read meanwhile.
+    rig.agent.stop();
+    rig.agent.fails_at(None);
+    rig.agent.start();
+    assert_eq!(rig.config(), before);
+    assert_eq!(rig.events("user_adopted").len(), 2);
+    rig.done(&["users", "add", "carol", "--quota", "1GiB"]);
+    assert_eq!(rig.config().matches("carol").count(), 1);
+    assert_eq!(rig.show("carol")["period"]["quota_bytes"], json!(1_u64 << 30));
+}
+
 /// A connection too many is blocked later where the kernel has refused it at first.
 #[test]
 fn a_block_that_the_kernel_refused_is_tried_again() {

@@ -14,5 +14,6 @@ mod guard;
 mod leave;
 mod limits;
 mod managed;
+mod many;
 mod quota;
 mod rig;

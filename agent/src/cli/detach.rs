@@ -38,10 +38,12 @@ pub fn run(context: &Context, args: &DetachArgs) -> Result<(), Failure> {
         true => context.print_json(&answer(&leaving, &left))?,
         false => context.print(&render(context, args.yes.then_some(&leaving), &left, &ledger))?,
     }
-    match left.trouble {
-        None => Ok(()),
-        Some(reason) => Err(anyhow::anyhow!(context.fill("detach.trouble", &[("reason", &reason)])).into()),
-    }
+    let (key, reason) = match (left.trouble, left.unfinished.join("; ")) {
+        (Some(reason), _) => ("detach.trouble", reason),
+        (None, rest) if rest.is_empty() => return Ok(()),
+        (None, rest) => ("detach.unfinished", rest),
+    };
+    Err(anyhow::anyhow!(context.fill(key, &[("reason", &reason)])).into())
 }
 
 fn names(names: &[String]) -> String {
@@ -74,6 +76,7 @@ fn answer(leaving: &Leaving, left: &Left) -> serde_json::Value {
         "changed_by_hand": left.kept,
         "reloaded": left.reloaded,
         "trouble": left.trouble,
+        "unfinished": left.unfinished,
     })
 }
 

@@ -263,8 +263,8 @@ impl Agent {
             Question::Kernel(answer) => {
                 let _ = answer.send(self.kernel_status());
             }
-            Question::UserChanged(now, done) => {
-                let held = self.user_changed(*now);
+            Question::UsersChanged(now, done) => {
+                let held = self.users_changed(now);
                 let _ = done.send(());
                 held?;
             }
@@ -275,7 +275,7 @@ impl Agent {
             }
             Question::Again(user, done) => {
                 match user {
-                    Some(user) => self.gate.ask(vec![user]),
+                    Some(users) => self.gate.ask(users),
                     None => self.gate.ask_everybody(),
                 }
                 let _ = done.send(());

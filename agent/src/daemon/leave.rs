@@ -18,6 +18,7 @@ use crate::{
         added,
         reconcile::{self, Want, Wanted},
         singbox::{Edit, Reload, Singbox},
+        users_edit::Parked,
     },
     kernel::Kernel,
     ledger::{AdminState, FileState, Ledger, Options, ParkedRecord, ParkedStage, Reader, UserRecord},
@@ -55,6 +56,9 @@ pub struct Left {
     pub reloaded: bool,
     /// Why sing-box's files are as they were; the kernel's part is done.
     pub trouble: Option<String>,
+    /// What is not as it should be though the files' part is done: the ledger could not be told, or a
+    /// service of a managed inbound.
+    pub unfinished: Vec<String>,
 }
 
 fn count(terms: &Terms, user: &UserRecord) -> u64 {
@@ -189,15 +193,17 @@ async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, 
         true if pending.is_empty() || singbox.reload == Reload::Never => false,
         true => singbox.reload(|| Ok(())).map_err(|error| error.to_string())?,
     };
-    steps.after(ledger).await?;
+    // From here on the files are not as they were, whatever else goes wrong.
+    let mut unfinished: Vec<String> = Vec::new();
+    unfinished.extend(singbox.set_added(&[]).err().map(|error| error.to_string()));
+    unfinished.extend(steps.after(ledger).await.err());
     if singbox.process.is_some() {
-        let (ids, removed) = (hands::living(&users), hands::Removed::default());
-        for service in hands::services(&files, singbox.process.as_ref())? {
-            service.reach(ledger, (&parked, &wanted), &ids, &removed).await?;
-        }
+        unfinished.extend(tell_services(&singbox, &files, ledger, (&parked, &wanted), &users).await);
     }
-    singbox.set_added(&[]).map_err(|error| error.to_string())?;
-    let records = reader.parked().map_err(|error| error.to_string())?;
+    let records = reader.parked().unwrap_or_else(|error| {
+        unfinished.push(error.to_string());
+        records
+    });
     let still_out = out(&users, &records);
     let locked =
         |files: &[FileText]| files.iter().map(|file| file.text.matches(LOCKED_USER).count() as u64).sum();
@@ -215,7 +221,29 @@ async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, 
         kept: taken.kept,
         reloaded,
         trouble: None,
+        unfinished,
     })
+}
+
+/// Has managed inbounds follow; what they did not do.
+async fn tell_services(
+    singbox: &Singbox,
+    files: &[FileText],
+    ledger: &Ledger,
+    (parked, wanted): (&[Parked], &Wanted),
+    users: &[UserRecord],
+) -> Vec<String> {
+    let services = match hands::services(files, singbox.process.as_ref()) {
+        Ok(services) => services,
+        Err(failure) => return vec![failure],
+    };
+    let (ids, removed) = (hands::living(users), hands::Removed::default());
+    let mut missed = BTreeSet::new();
+    for service in services {
+        let reached = service.reach(ledger, (parked, wanted), &ids, &removed).await;
+        missed.extend(reached.refused.into_iter().map(|(_, failure)| failure).chain(reached.failed));
+    }
+    missed.into_iter().collect()
 }
 
 /// Deleted users go for good; everybody else comes back, or stays as it is.

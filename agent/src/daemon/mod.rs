@@ -136,8 +136,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let mut meter = Meter::new(kernel, billed)?;
     meter.set_guarded(guard_bytes.is_some());
     let epoch = meter.kernel.epoch();
-    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch)
-        .going_on_from(info.as_ref().and_then(|info| info.committed_ms));
+    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);

@@ -240,7 +240,7 @@ mod tests {
         let sync = |present: &[&str]| {
             let user = |name: &&str| FoundUser { name: (*name).into(), inbounds: vec!["in".into()] };
             let found = present.iter().map(user).collect();
-            ledger.sync_users(found, "unlimited".to_owned(), 2_000).wait().expect("users")
+            ledger.sync_users(found, vec![], "unlimited".to_owned(), 2_000).wait().expect("users")
         };
         let first = names(&sync(&["alice", "bob"]))["alice"];
         let users = sync(&["bob"]);

@@ -42,8 +42,8 @@ pub struct Proxy {
     managed: people::Managed,
     /// Who was taken out of them since.
     removed: Removed,
-    /// When the list that is there was asked for (ns, monotonic).
-    managed_ns: u64,
+    /// When the list of each that is there was asked for (ns, monotonic).
+    managed_ns: BTreeMap<Arc<str>, u64>,
     /// Where sing-box was seen last: its ports are watched there while it is stopped.
     namespace: Option<Namespace>,
     version: Option<String>,
@@ -130,7 +130,7 @@ impl Proxy {
             asked_ns: 0,
             managed: people::Managed::new(),
             removed,
-            managed_ns: 0,
+            managed_ns: BTreeMap::new(),
             namespace: None,
             version: None,
             events,
@@ -357,10 +357,15 @@ impl Proxy {
         meter.set_inbounds(&people::infos(config, &by_tag), meter_inbounds(meter));
         let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms);
         // Whoever was deleted meanwhile is nobody new.
-        let told = (self.managed.iter())
-            .map(|(tag, names)| (tag.clone(), self.without_removed(tag, names.clone(), self.managed_ns)));
+        let told = self.managed.iter().map(|(tag, names)| {
+            let listed_ns = self.managed_ns.get(tag).copied().unwrap_or(0);
+            (tag.clone(), self.without_removed(tag, names.clone(), listed_ns))
+        });
         let managed = people::managed(config, &told.collect(), directory);
-        let users = ledger.sync_users(people::users(config, &managed), self.default_policy.clone(), now_ms);
+        let elsewhere = config.inbounds.iter().filter(|inbound| inbound.managed);
+        let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).collect();
+        let found = people::users(config, &managed);
+        let users = ledger.sync_users(found, elsewhere, self.default_policy.clone(), now_ms);
         self.applying = Some(Applying {
             synced: Box::pin(async move { Ok((inbounds.await?, users.await?)) }),
             watched: watched().map(|(port, &index)| (index, Arc::from(port.tag.as_str()))).collect(),

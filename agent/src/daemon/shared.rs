@@ -30,13 +30,13 @@ pub enum Question {
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
-    /// The ledger has a user changed: answered when the kernel holds what follows.
-    UserChanged(Box<UserNow>, oneshot::Sender<()>),
-    /// As `UserChanged`, of everybody: after a change of policies.
+    /// The ledger has users changed: answered when the kernel holds what follows.
+    UsersChanged(Vec<UserNow>, oneshot::Sender<()>),
+    /// As `UsersChanged`, of everybody: after a change of policies.
     Everybody(Vec<PolicyRecord>, Vec<Standing>, oneshot::Sender<()>),
     /// The ledger could not be asked for what was changed: the agent's task is to ask until it answers.
     /// `None`: for everybody.
-    Again(Option<UserId>, oneshot::Sender<()>),
+    Again(Option<Vec<UserId>>, oneshot::Sender<()>),
     /// A change is about to be made that may lower a limit: the kernel holds it from the answer on.
     Tighten(Tighter, oneshot::Sender<()>),
 }

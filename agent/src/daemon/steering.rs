@@ -258,6 +258,13 @@ impl Agent {
                 }
                 self.gate.written(left);
             }
+            gate::News::Settled(users, booked, error) => {
+                match error {
+                    Some(error) => self.gate_trouble(&error.to_string()),
+                    None => self.meter.publisher.restore("gate"),
+                }
+                self.gate.settled(users, &booked);
+            }
             gate::News::NotTurned(users, error) => {
                 self.gate_trouble(&error.to_string());
                 self.gate.not_turned(users);
@@ -271,16 +278,16 @@ impl Agent {
         self.meter.publisher.degrade("gate", reason.to_owned(), clock::now());
     }
 
-    /// Somebody changed a user in the ledger: from here on it is so.
-    pub(super) fn user_changed(&mut self, now: UserNow) -> Result<(), KernelError> {
-        let UserNow { record, standing } = now;
-        let user = record.id;
+    /// Somebody changed users in the ledger: from here on it is so.
+    pub(super) fn users_changed(&mut self, now: Vec<UserNow>) -> Result<(), KernelError> {
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
-        if users.get(&user).is_none_or(|known| known.rev <= record.rev) {
-            users.insert(user, std::sync::Arc::new(record));
+        for UserNow { record, standing } in now {
+            self.gate.reload(record.id, standing);
+            if users.get(&record.id).is_none_or(|known| known.rev <= record.rev) {
+                users.insert(record.id, std::sync::Arc::new(record));
+            }
         }
         let named = self.meter.set_users(people::names(users.values().map(|user| &**user)));
-        self.gate.reload(user, standing);
         let held = self.steer();
         self.tell_kept_out();
         self.publish();

@@ -20,6 +20,9 @@ pub struct Added {
     pub file: PathBuf,
     /// Keys from the top to a value that took the place of another; none for text that was put in.
     pub keys: Vec<String>,
+    /// Of text that was put in: the keys to the object or array that it was put into.
+    #[serde(default)]
+    pub inside: Vec<String>,
     pub before: String,
     pub after: String,
     /// Of the API; it names the entry.
@@ -54,6 +57,7 @@ pub fn note(file: &FileText, root: &Node, splices: &[Splice], secret: &str) -> V
         noted.push(Added {
             file: file.path.as_ref().clone(),
             keys: keys_of(root, splice).unwrap_or_default(),
+            inside: inside(root, splice).unwrap_or_default(),
             before: file.text[start..at].to_owned(),
             after: splice.with.clone(),
             secret: secret.to_owned(),
@@ -75,12 +79,35 @@ fn keys_of(node: &Node, splice: &Splice) -> Option<Vec<String>> {
     })
 }
 
+/// The way to the innermost object or array that a splice puts text into.
+fn inside(node: &Node, splice: &Splice) -> Option<Vec<String>> {
+    if !(node.range.start < splice.range.start && splice.range.end < node.range.end) {
+        return None;
+    }
+    let Value::Object(entries) = &node.value else { return Some(Vec::new()) };
+    let deeper = entries.iter().find_map(|(key, value)| {
+        let mut keys = inside(value, splice)?;
+        keys.insert(0, key.clone());
+        Some(keys)
+    });
+    Some(deeper.unwrap_or_default())
+}
+
 /// Takes out what was added, the last first.
 pub fn take_out(files: &[FileText], added: &[Added]) -> TakenOut {
     let mut taken = TakenOut::default();
+    // Who has taken the API out by hand has made the rest of it their own.
+    let in_force = |one: &Added| {
+        let same = || added.iter().filter(|other| other.secret == one.secret);
+        !same().any(|other| other.after.contains(&one.secret))
+            || files.iter().any(|file| file.text.contains(&one.secret))
+    };
     for file in files {
         let mut text = file.text.clone();
         for one in added.iter().rev().filter(|one| one.file == *file.path) {
+            if !in_force(one) {
+                continue;
+            }
             match without(file, &text, one) {
                 Some(new) => text = new,
                 None if text.contains(&one.secret) && one.after.contains(&one.secret) => {
@@ -107,7 +134,9 @@ fn without(file: &FileText, text: &str, one: &Added) -> Option<String> {
         return same.then(|| splice::apply(text, &[splice::replace(node, &one.before)]));
     }
     let mut places = text.match_indices(&one.after).map(|(at, _)| at);
-    if let (Some(at), None) = (places.next(), places.next()) {
+    if let (Some(at), None) = (places.next(), places.next())
+        && (one.after.contains(&one.secret) || stands_where_it_was_put(&read(text)?, one, at))
+    {
         let new = format!("{}{}{}", &text[..at], one.before, &text[at + one.after.len()..]);
         if read(&new).is_some() {
             return Some(new);
@@ -119,6 +148,24 @@ fn without(file: &FileText, text: &str, one: &Added) -> Option<String> {
     let secret = |node: &Node| node.get("secret").and_then(Node::str) == Some(&one.secret);
     let at = services.array()?.iter().position(secret)?;
     Some(splice::apply(text, &[users_edit::without_element(text, services, at)?]))
+}
+
+/// Only the secret says by itself whose text it is: what has none can be anybody's, but where it was put.
+fn stands_where_it_was_put(root: &Node, one: &Added, at: usize) -> bool {
+    // Of what an earlier version has noted the place is not known.
+    let container = (!one.inside.is_empty())
+        .then(|| one.inside.iter().try_fold(root, |node: &Node, key| node.get(key)))
+        .flatten();
+    let Some(container) = container else { return false };
+    let end = at + one.after.len();
+    let deeper = match &container.value {
+        // Not in something that stands inside.
+        Value::Object(entries) => {
+            entries.iter().any(|(_, value)| value.range.start <= at && end <= value.range.end)
+        }
+        _ => false,
+    };
+    container.range.start < at && end < container.range.end && !deeper
 }
 
 #[cfg(test)]
@@ -170,6 +217,35 @@ mod tests {
             let (text, kept) = out(&later, &added);
             assert_eq!((text.contains("\"debug\""), text.contains("services"), kept), (true, false, 0));
         }
+    }
+
+    /// Text without the secret can be anybody's.
+    #[test]
+    fn what_somebody_else_has_written_stays() {
+        let old = file(
+            "{\n  \"experimental\": {\n    \"clash_api\": {\n      \"secret\": \"own\"\n    }\n  }\n}\n",
+        );
+        let root = root(&old);
+        let clash = root.get("experimental").unwrap().get("clash_api").unwrap();
+        let splices = [splice::insert_first(&old.text, clash, "\"external_controller\": \"127.0.0.1:9090\"")];
+        let new = file(&splice::apply(&old.text, &splices));
+        let added = note(&old, &root, &splices, "abcd");
+        assert_eq!(out(&new, &added), (old.text.clone(), 0));
+        // Somebody has taken it out, and has the same text elsewhere.
+        let theirs = |key: &str| {
+            let text = new.text.replacen("\"clash_api\"", key, 1);
+            file(&text.replacen("\"experimental\": {", "\"experimental\": {\n    \"clash_api\": {},", 1))
+        };
+        for other in [theirs("\"mine\""), file(&new.text.replacen("\"experimental\"", "\"other\"", 1))] {
+            assert_ne!(other.text, new.text);
+            assert_eq!(out(&other, &added), (other.text.clone(), 0), "{}", other.text);
+        }
+        // And what belongs to an API that somebody has taken out is theirs too.
+        let old = file("{ \"log\": {\"level\": \"warn\"} }");
+        let (new, added) = fixed(&old);
+        let without = file(&new.text.replace("\"abcd\"", "\"mine\""));
+        assert_ne!(without.text, new.text);
+        assert_eq!(out(&without, &added), (without.text.clone(), 0));
     }
 
     #[test]

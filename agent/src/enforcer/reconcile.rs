@@ -17,7 +17,7 @@ use super::{
     singbox::Edit,
     swap,
     users_edit::{
-        self, Brought, Change, CheckNew, Credentials, EditRefused, Homeless, List, Parked, ParkedKey, Place,
+        self, Brought, Change, Credentials, EditRefused, Homeless, List, Newcomer, Parked, ParkedKey, Place,
         Places, UserRefused, What, hex,
     },
 };
@@ -34,8 +34,8 @@ pub enum Want {
     In,
     /// Out, and kept.
     Out,
-    /// On these inbounds (`None`: all that have users); made where it is not. `users_edit::check_new`
-    /// says beforehand whether that can be.
+    /// On these inbounds (`None`: all that have users); made where it is not. [`prepare`] says beforehand
+    /// whether that can be.
     New { inbounds: Option<Vec<String>>, brought: Brought },
     /// Gone for good, also what was kept.
     Deleted,
@@ -124,21 +124,30 @@ pub struct Prepared {
     pub credentials: Vec<Credentials>,
 }
 
-/// Makes the entries of a new user on these inbounds (`None`: all that have users). What the ledger keeps
-/// of them before the files are written is what a crash leaves to be done.
+/// Makes the entries of new users; of each, on all of its inbounds or on none. What the ledger keeps of
+/// them before the files are written is what a crash leaves to be done.
 pub fn prepare(
     files: &[FileText],
     parked: &[Parked],
-    name: &str,
-    inbounds: Option<Vec<String>>,
-    brought: Brought,
-) -> Result<Prepared, CheckNew> {
-    users_edit::check_new(files, parked, name, inbounds.as_deref())?;
-    let only = |want| Wanted::from([(name.to_owned(), want)]);
-    let made = plan(files, parked, &only(Want::New { inbounds, brought }), &[])?;
-    if let Some(refused) = made.refused.into_iter().next() {
-        return Err(refused.into());
-    }
+    newcomers: &[Newcomer],
+) -> Result<Vec<Result<Prepared, UserRefused>>, EditRefused> {
+    let mut refused = users_edit::check_new(files, parked, newcomers)?;
+    let made = loop {
+        let good = newcomers.iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+        let want =
+            |one: &Newcomer| Want::New { inbounds: one.inbounds.clone(), brought: one.brought.clone() };
+        let wanted = good.map(|(one, _)| (one.name.clone(), want(one))).collect();
+        let made = plan(files, parked, &wanted, &[])?;
+        let why: HashMap<&str, &UserRefused> =
+            made.refused.iter().filter_map(|why| Some((why.user()?, why))).collect();
+        if why.is_empty() {
+            break made;
+        }
+        // Who was refused on one inbound may stand on another one in this plan.
+        for (one, refused) in newcomers.iter().zip(&mut refused).filter(|(_, refused)| refused.is_none()) {
+            *refused = why.get(one.name.as_str()).map(|why| (*why).clone());
+        }
+    };
     let mut after = files.to_vec();
     for file in &mut after {
         if let Some(edit) = made.edits.iter().find(|edit| edit.path == *file.path) {
@@ -146,9 +155,23 @@ pub fn prepare(
             file.sha256 = swap::sha256(file.text.as_bytes());
         }
     }
-    let mut entries = plan(&after, &made.parked_after, &only(Want::Out), &[])?.parked_after;
-    entries.retain(|record| record.key.user == name);
-    Ok(Prepared { entries, credentials: made.credentials })
+    let good = newcomers.iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+    let mut prepared: HashMap<&str, Prepared> =
+        good.map(|(one, _)| (one.name.as_str(), Prepared::default())).collect();
+    let out = prepared.keys().map(|name| ((*name).to_owned(), Want::Out)).collect();
+    for record in plan(&after, &made.parked_after, &out, &[])?.parked_after {
+        if let Some(prepared) = prepared.get_mut(record.key.user.as_str()) {
+            prepared.entries.push(record);
+        }
+    }
+    for credentials in made.credentials {
+        if let Some(prepared) = prepared.get_mut(credentials.user.as_str()) {
+            prepared.credentials.push(credentials);
+        }
+    }
+    let of = |one: &Newcomer| prepared.remove(one.name.as_str()).unwrap_or_default();
+    let (mut of, all) = (of, newcomers.iter().zip(refused));
+    Ok(all.map(|(one, refused)| refused.map_or_else(|| Ok(of(one)), Err)).collect())
 }
 
 /// What sing-box, which runs with the texts `loaded` (`Singbox::loaded_texts`), has not read of the files
@@ -281,13 +304,15 @@ fn put_back(
 
 /// Makes who is new.
 fn add<'w>(place: &mut Place<'_>, new: impl Iterator<Item = (&'w str, &'w Brought)>, plan: &mut Plan) {
+    let mut known = None;
     for (name, brought) in new {
         let Ok(list) = &place.list else { return };
+        let known = known.get_or_insert_with(|| list.known());
         // It was made already, or it is out.
-        if list.knows(name) {
+        if known.has(name) {
             continue;
         }
-        match place.new_entry(list, name, brought) {
+        match place.new_entry(list, known, (name, brought)) {
             Err(refused) => plan.refused.push(refused),
             Ok((fields, text)) => {
                 let (user, inbound) = (name.to_owned(), place.tag.clone());

@@ -3,8 +3,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde_json::Value;
-
 use super::{
     commit::Stale,
     error::CommitError,
@@ -14,9 +12,9 @@ use super::{
     records::{
         AdminChange, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
         PolicyRecord, Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn,
-        WalletEntry,
+        WalletEntry, Warning,
     },
-    reported::{self, ImportedBytes},
+    reported::{self, UsedElsewhere},
     settings, standing, wallet,
     writer::{Ledger, Reply, Writer},
 };
@@ -46,8 +44,23 @@ impl Ledger {
         })
     }
 
-    /// The entry could not be written: the user that was being added is gone again.
-    pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<()> {
+    /// As `create_user`, of many in one transaction; of each by itself, whether it could be. A key is
+    /// claimed only if anybody was made.
+    pub fn create_users(
+        &self,
+        new: Vec<NewUser>,
+        asked: Asked,
+    ) -> Reply<Vec<Result<UserRecord, CommitError>>> {
+        self.send(move |writer| {
+            writer.change(Stale::People, |transaction, rev| {
+                settings::create_all(transaction, &new, &asked, rev)
+            })
+        })
+    }
+
+    /// The entry could not be written, or not to the end: the user that was being added is gone again, and
+    /// what there may be of it is to be removed, as of one who is deleted.
+    pub fn give_up_adding(&self, user: UserId, why: String, asked: Asked) -> Reply<UserRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
                 settings::give_up_adding(transaction, user, &why, &asked, rev)
@@ -98,7 +111,12 @@ impl Ledger {
         })
     }
 
-    /// The entry of a deleted user is out of the file.
+    /// Where entries of those may be who are being removed.
+    pub fn removing(&self) -> Reply<people::Removing> {
+        self.send(|writer| Ok(people::places_of_removing(&writer.connection)?))
+    }
+
+    /// The entry of a deleted user is nowhere any more.
     pub fn removed(&self, user: UserId) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| settings::removed(transaction, user, rev))
@@ -132,19 +150,12 @@ impl Ledger {
         })
     }
 
-    /// Notes a warning, once per account and percentage; true if it is to be told now. `data` goes
-    /// into the event.
-    pub fn mark_warned(
-        &self,
-        user: UserId,
-        account: AccountPeriod,
-        percent: u16,
-        data: Value,
-        at_ms: i64,
-    ) -> Reply<bool> {
+    /// Notes warnings, each once per account and percentage; true for each that is to be told now. All or
+    /// none.
+    pub fn mark_warned(&self, warnings: Vec<Warning>) -> Reply<Vec<bool>> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                settings::mark_warned(transaction, (user, account, percent), &data, at_ms, rev)
+                warnings.iter().map(|warning| settings::mark_warned(transaction, warning, rev)).collect()
             })
         })
     }
@@ -161,6 +172,11 @@ impl Ledger {
     /// counters `taken_over` is about.
     pub fn standings(&self, epoch: [u8; 16]) -> Reply<Vec<Standing>> {
         self.send(move |writer| Ok(standing::all(&writer.connection, epoch)?))
+    }
+
+    /// As `standings`, of these users, in their order.
+    pub fn standings_of(&self, users: Vec<UserId>, epoch: [u8; 16]) -> Reply<Vec<Option<Standing>>> {
+        self.send(move |writer| Ok(standing::of_users(&writer.connection, &users, epoch)?))
     }
 
     /// As `standings`, of one user.
@@ -207,11 +223,12 @@ impl Ledger {
         })
     }
 
-    /// Books what running accounts took of packages: one of theirs expires.
-    pub fn settle(&self, users: Vec<UserId>, mut settle: Settle, at_ms: i64) -> Reply<()> {
+    /// Books what the running account of a user took of packages before one of them expired, once: asked
+    /// again after that, nothing happens.
+    pub fn book_expiry(&self, user: UserId, mut settle: Settle, at_ms: i64) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                wallet::settle_all(transaction, &users, &mut settle, at_ms, rev)
+                wallet::book_expiry(transaction, user, &mut settle, (at_ms, rev))
             })
         })
     }
@@ -234,35 +251,26 @@ impl Ledger {
         })
     }
 
-    /// Takes over what a user had used elsewhere, as reported bytes, and what was bought there. `reporter`
-    /// names the source (a hash of the figures): the second time changes nothing and answers false.
+    /// Takes over what users had used elsewhere, as reported bytes, and what was bought there; of each by
+    /// itself. The second time changes nothing and answers false.
     pub fn import_usage(
         &self,
-        user: UserId,
-        reporter: [u8; 16],
-        usage: Vec<ImportedBytes>,
-        (package, mut settle): (Option<NewEntry>, Settle),
+        all: Vec<UsedElsewhere>,
+        mut settle: Settle,
         asked: Asked,
-    ) -> Reply<bool> {
+    ) -> Reply<Vec<Result<bool, CommitError>>> {
         self.send(move |writer| {
-            let mut placed = Vec::with_capacity(usage.len());
-            for one in usage {
-                placed.push((one, writer.committer.starts(one.at_ms)?));
-            }
+            let placed: Vec<_> = (all.into_iter())
+                .map(|mut one| {
+                    let usage = std::mem::take(&mut one.usage).into_iter();
+                    let placed = usage.map(|bytes| Ok((bytes, writer.committer.starts(bytes.at_ms)?)));
+                    (one, placed.collect::<Result<Vec<_>, CommitError>>())
+                })
+                .collect();
             writer.change(Stale::People, |transaction, rev| {
-                settings::living(transaction, user)?;
-                let new = reported::import(transaction, reporter, user, &placed, (asked.at_ms, rev))?;
-                if new {
-                    if let Some(package) = &package {
-                        wallet::add(transaction, user, package, &mut settle, (&asked, rev))?;
-                    }
-                    let bytes = placed.iter().fold([0_u64; 2], |sum, (one, _)| {
-                        [sum[0].saturating_add(one.bytes[0]), sum[1].saturating_add(one.bytes[1])]
-                    });
-                    let data = serde_json::json!({ "reported": bytes });
-                    asked.event(transaction, "usage_imported", Some(user), data, rev)?;
-                }
-                Ok(new)
+                people::each(transaction, placed, |(one, placed)| {
+                    reported::take_over(transaction, (&one, &placed?), &mut settle, (&asked, rev))
+                })
             })
         })
     }

@@ -53,13 +53,15 @@ pub use model::{
     ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use open::Check;
+pub use people::Removing;
 pub use reader::Reader;
 pub use records::{
     AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,
     NewUser, ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings,
     SettingsChange, Settle, Standing, StateChange, StateRecord, StoredAnswer, Turn, Used, WalletEntry,
+    Warning,
 };
-pub use reported::ImportedBytes;
+pub use reported::{ImportedBytes, UsedElsewhere};
 pub use retention::Retention;
 pub use sharing::SharingRecord;
 pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

@@ -42,9 +42,34 @@ pub(super) fn change<T>(
     Ok(answer)
 }
 
+/// Makes many changes in one transaction, each by itself: what is refused of one is its answer, and nothing
+/// of it is there. If the ledger cannot write, nothing of all is there.
+pub(super) fn each<I, T>(
+    transaction: &Transaction<'_>,
+    items: impl IntoIterator<Item = I>,
+    mut change: impl FnMut(I) -> Result<T, CommitError>,
+) -> Result<Vec<Result<T, CommitError>>, CommitError> {
+    let mut answers = Vec::new();
+    for item in items {
+        transaction.execute_batch("SAVEPOINT one")?;
+        let answer = change(item);
+        match answer {
+            Ok(_) => {}
+            Err(CommitError::Refusal(_) | CommitError::Refused(_)) => {
+                transaction.execute_batch("ROLLBACK TO one")?;
+            }
+            Err(error) => return Err(error),
+        }
+        transaction.execute_batch("RELEASE one")?;
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
 pub(super) fn sync_users(
     connection: &mut Connection,
     found: &[FoundUser],
+    elsewhere: &[Arc<str>],
     policy: &str,
     now_ms: i64,
 ) -> Result<Vec<UserRecord>, CommitError> {
@@ -83,8 +108,12 @@ pub(super) fn sync_users(
                 sync.bury(*id, name)?;
             }
         }
+        let places = self::places_of_removing(transaction)?;
         for id in removing.into_values() {
-            sync.settle(id)?;
+            // A service that was not asked yet, or is away, may have the user still.
+            if !elsewhere.iter().any(|tag| places.may_be_on(id, tag)) {
+                sync.settle(id)?;
+            }
         }
         Ok(users(transaction)?)
     })
@@ -95,6 +124,30 @@ fn removing(connection: &Connection) -> rusqlite::Result<HashMap<String, UserId>
     let mut statement = connection.prepare("SELECT name, id FROM users WHERE file_state = 'removing'")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, user_id(row.get(1)?))))?;
     rows.collect()
+}
+
+/// Inbounds on which users who are being removed ever were.
+#[derive(Clone, Debug, Default)]
+pub struct Removing(HashMap<UserId, HashSet<Arc<str>>>);
+
+impl Removing {
+    /// May the user's entry be there? Of whom nothing is known, anywhere.
+    pub fn may_be_on(&self, user: UserId, inbound: &str) -> bool {
+        self.0.get(&user).is_none_or(|tags| tags.contains(inbound))
+    }
+}
+
+pub(super) fn places_of_removing(connection: &Connection) -> rusqlite::Result<Removing> {
+    let mut statement = connection.prepare_cached(
+        "SELECT u.id, i.tag FROM users u JOIN user_inbounds m ON m.user_id = u.id
+         JOIN inbounds i ON i.no = m.inbound_no WHERE u.file_state = 'removing'",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut places: HashMap<UserId, HashSet<Arc<str>>> = HashMap::new();
+    while let Some(row) = rows.next()? {
+        places.entry(user_id(row.get(0)?)).or_default().insert(Arc::from(row.get::<_, String>(1)?));
+    }
+    Ok(Removing(places))
 }
 
 fn live_names(connection: &Connection) -> rusqlite::Result<HashMap<String, (UserId, FileState)>> {

@@ -207,6 +207,19 @@ pub struct Closing {
     pub used: Used,
     /// All entries of the user, oldest first.
     pub wallet: Vec<WalletEntry>,
+    /// The last expiry of a package that was booked, also where there was nothing to book.
+    pub expired_ms: Option<i64>,
+}
+
+/// A percentage of the quota that was reached: kept once per account.
+#[derive(Clone, Debug)]
+pub struct Warning {
+    pub user: UserId,
+    pub account: AccountPeriod,
+    pub percent: u16,
+    /// For the event.
+    pub data: serde_json::Value,
+    pub at_ms: i64,
 }
 
 /// Says what is to be booked: pure.

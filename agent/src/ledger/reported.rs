@@ -15,7 +15,10 @@ use super::{
     commit::{COUNTER_MAX, Tick, id_bytes},
     error::CommitError,
     model::{Anomaly, AnomalyKind, InboundNo, Reported, ReportedConnection, ReportedRow},
+    records::{Asked, NewEntry, Settle},
+    settings, wallet,
 };
+use crate::core::event::UserId;
 
 /// Connections that are remembered after their end: sing-box tells ended ones again for a while.
 const ENDED_KEPT_MS: i64 = 3_600_000;
@@ -171,12 +174,43 @@ pub struct ImportedBytes {
     pub bytes: [u64; 2],
 }
 
+/// What a user had used and bought elsewhere.
+pub struct UsedElsewhere {
+    pub user: UserId,
+    /// Names the source: a hash of the figures.
+    pub reporter: [u8; 16],
+    pub usage: Vec<ImportedBytes>,
+    pub package: Option<NewEntry>,
+}
+
+/// Takes over usage, by the starts of its buckets, and package of a user.
+pub(super) fn take_over(
+    transaction: &Transaction<'_>,
+    (one, placed): (&UsedElsewhere, &[(ImportedBytes, [i64; 3])]),
+    settle: &mut Settle,
+    (asked, rev): (&Asked, i64),
+) -> Result<bool, CommitError> {
+    settings::living(transaction, one.user)?;
+    let new = import(transaction, one.reporter, one.user, placed, (asked.at_ms, rev))?;
+    if new {
+        if let Some(package) = &one.package {
+            wallet::add(transaction, one.user, package, settle, (asked, rev))?;
+        }
+        let bytes = placed.iter().fold([0_u64; 2], |sum, (one, _)| {
+            [sum[0].saturating_add(one.bytes[0]), sum[1].saturating_add(one.bytes[1])]
+        });
+        let data = serde_json::json!({ "reported": bytes });
+        asked.event(transaction, "usage_imported", Some(one.user), data, rev)?;
+    }
+    Ok(new)
+}
+
 /// Takes over what a user used elsewhere. The second time for the same reporter changes nothing, and
 /// says so by `false`.
-pub(super) fn import(
+fn import(
     transaction: &Transaction<'_>,
     reporter: [u8; 16],
-    user: crate::core::event::UserId,
+    user: UserId,
     usage: &[(ImportedBytes, [i64; 3])],
     (at_ms, rev): (i64, i64),
 ) -> Result<bool, CommitError> {
@@ -227,7 +261,7 @@ fn imported_inbound(transaction: &Transaction<'_>, rev: i64) -> rusqlite::Result
 
 fn imported_key(
     transaction: &Transaction<'_>,
-    user: crate::core::event::UserId,
+    user: UserId,
     inbound: InboundNo,
     account: super::AccountPeriod,
     rev: i64,

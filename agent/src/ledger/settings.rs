@@ -11,11 +11,11 @@ use super::{
     commit::id_bytes,
     error::CommitError,
     idempotency,
-    model::{AccountPeriod, UserRecord},
+    model::UserRecord,
     parking, people, policies,
     records::{
         AdminChange, AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange,
-        Settle, StateChange,
+        Settle, StateChange, Warning,
     },
     sharing, wallet,
 };
@@ -32,6 +32,30 @@ pub(super) fn create(
     rev: i64,
 ) -> Result<UserRecord, CommitError> {
     idempotency::claim(transaction, asked)?;
+    create_one(transaction, new, asked, rev)
+}
+
+/// As [`create`], of many: what is wrong with one is its answer, and nothing of it is there.
+pub(super) fn create_all(
+    transaction: &Transaction<'_>,
+    new: &[NewUser],
+    asked: &Asked,
+    rev: i64,
+) -> Result<Vec<Result<UserRecord, CommitError>>, CommitError> {
+    idempotency::claim(transaction, asked)?;
+    let mut made = people::each(transaction, new, |one| create_one(transaction, one, asked, rev))?;
+    match asked.key.is_some() && made.iter().all(Result::is_err) {
+        true => made.pop().map_or_else(|| Ok(Vec::new()), |refused| refused.map(|_| Vec::new())),
+        false => Ok(made),
+    }
+}
+
+fn create_one(
+    transaction: &Transaction<'_>,
+    new: &NewUser,
+    asked: &Asked,
+    rev: i64,
+) -> Result<UserRecord, CommitError> {
     check_name(&new.name)?;
     check_settings(transaction, &new.settings)?;
     let taken: bool = transaction.query_row(
@@ -75,30 +99,45 @@ pub(super) fn create(
     Ok(made)
 }
 
-/// The entry could not be written: the user is gone again, without a trace in the file.
+/// The entry could not be written. How far that came is not known: until the file is seen without it, the
+/// name in it is not adopted.
 pub(super) fn give_up_adding(
     transaction: &Transaction<'_>,
     id: UserId,
     why: &str,
     asked: &Asked,
     rev: i64,
-) -> Result<(), CommitError> {
+) -> Result<UserRecord, CommitError> {
     let user = known(transaction, id)?;
     if user.file_state != FileState::Adding || user.tombstoned_ms.is_some() {
         return Err(Refusal::Invalid("the user is not being added".to_owned()).into());
     }
+    was_on_parked(transaction, id, asked.at_ms, rev)?;
     parking::remove_all(transaction, id)?;
     transaction.execute(
-        "UPDATE users SET tombstoned_ms = ?2, file_state = 'settled', rev = ?3 WHERE id = ?1",
+        "UPDATE users SET tombstoned_ms = ?2, file_state = 'removing', rev = ?3 WHERE id = ?1",
         params![id_bytes(id), asked.at_ms, rev],
     )?;
-    Ok(asked.event(
+    asked.event(
         transaction,
         "user_not_added",
         Some(id),
         json!({ "name": &*user.name, "why": why, "severity": "warning" }),
         rev,
-    )?)
+    )?;
+    known(transaction, id)
+}
+
+/// Notes the inbounds of a user's parked entries as those on which it was: where else it may still be is
+/// asked of them.
+fn was_on_parked(transaction: &Transaction<'_>, id: UserId, at_ms: i64, rev: i64) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT INTO user_inbounds
+         SELECT DISTINCT p.user_id, i.no, ?2, ?3 FROM parked p JOIN inbounds i ON i.tag = p.inbound_tag
+         WHERE p.user_id = ?1 ON CONFLICT DO NOTHING",
+        params![id_bytes(id), at_ms, rev],
+    )?;
+    Ok(())
 }
 
 /// Changes what is given; nothing if somebody else was faster.
@@ -251,6 +290,7 @@ pub(super) fn delete(
     idempotency::claim(transaction, asked)?;
     let before = living(transaction, id)?;
     check_rev(&before, if_rev)?;
+    was_on_parked(transaction, id, asked.at_ms, rev)?;
     parking::remove_all(transaction, id)?;
     sharing::forget(transaction, id)?;
     transaction.execute(
@@ -334,11 +374,10 @@ pub(super) fn mark_first_use(
 /// still in force. The event is written then, so that it is once, whatever is killed.
 pub(super) fn mark_warned(
     transaction: &Transaction<'_>,
-    (id, account, percent): (UserId, AccountPeriod, u16),
-    data: &Value,
-    at_ms: i64,
+    warning: &Warning,
     rev: i64,
 ) -> Result<bool, CommitError> {
+    let &Warning { user: id, account, percent, ref data, at_ms } = warning;
     let warned: Option<String> = transaction
         .prepare_cached(
             "SELECT warned FROM users WHERE id = ?1 AND account_start_ms = ?2 AND account_generation = ?3",

@@ -107,21 +107,35 @@ pub(super) fn settle_if_used(
     Ok(())
 }
 
-/// Books for accounts that go on: a package expires. A user who is gone is left alone.
-pub(super) fn settle_all(
+/// The event of a package's expiry, which says that it is booked.
+const EXPIRED: &str = "package_expired";
+
+/// Books for an account that goes on: a package expires. The event in the same transaction says that it was
+/// done, also where there was nothing to book: done again, the package would pay for what came after. An
+/// account that began after the expiry has nothing of it, and a user who is gone is left alone.
+pub(super) fn book_expiry(
     transaction: &Transaction<'_>,
-    users: &[UserId],
+    user: UserId,
     settle: &mut Settle,
-    at_ms: i64,
-    rev: i64,
+    (at_ms, rev): (i64, i64),
 ) -> Result<(), CommitError> {
-    for user in users {
-        match settle_if_used(transaction, *user, settle, (&Asked::new("agent", at_ms), rev)) {
-            Ok(()) | Err(CommitError::Refusal(Refusal::NoSuchUser)) => {}
-            Err(error) => return Err(error),
-        }
+    let account = match settings::living(transaction, user) {
+        Ok(user) => user.account,
+        Err(CommitError::Refusal(Refusal::NoSuchUser)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let done: bool = transaction
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE user_id = ?1 AND kind = ?2 AND at_ms = ?3)",
+        )?
+        .query_row(params![id_bytes(user), EXPIRED, at_ms], |row| row.get(0))?;
+    if done || at_ms <= account.start_ms {
+        return Ok(());
     }
-    Ok(())
+    let asked = Asked::new("agent", at_ms);
+    settle_if_used(transaction, user, settle, (&asked, rev))?;
+    let data = json!({ "message": "a package has expired; what it had paid until then is booked" });
+    Ok(asked.event(transaction, EXPIRED, Some(user), data, rev)?)
 }
 
 fn insert(
@@ -255,6 +269,13 @@ fn book(
     (asked, rev): (&Asked, i64),
 ) -> Result<(Used, Vec<WalletEntry>), CommitError> {
     let record = settings::known(transaction, user)?;
+    let wallet = of_user(transaction, user)?;
+    let expired_ms = match wallet.is_empty() {
+        true => None,
+        false => transaction
+            .prepare_cached("SELECT max(at_ms) FROM events WHERE user_id = ?1 AND kind = ?2")?
+            .query_row(params![id_bytes(user), EXPIRED], |row| row.get(0))?,
+    };
     let used = standing::account_usage(transaction, user, account)?;
     let closing = Closing {
         user,
@@ -266,7 +287,8 @@ fn book(
         terms: policies::terms(transaction, record.settings.policy)?,
         overrides: record.settings.overrides,
         used,
-        wallet: of_user(transaction, user)?,
+        wallet,
+        expired_ms,
     };
     let mut booked = Vec::new();
     for entry in settle(&closing) {

@@ -172,10 +172,19 @@ impl Ledger {
     /// names with `policy` (a policy's name), gives those that vanished a tombstone, and compares what
     /// was parked, added and deleted with what is there. Returns all users, tombstones included. A
     /// configuration that could not be read must never come here.
-    pub fn sync_users(&self, found: Vec<FoundUser>, policy: String, now_ms: i64) -> Reply<Vec<UserRecord>> {
+    ///
+    /// `elsewhere` are inbounds whose users are in no file, but with a service: of a deleted user who was
+    /// on one of them, `found` cannot say that the entry is gone ([`Ledger::removed`] does).
+    pub fn sync_users(
+        &self,
+        found: Vec<FoundUser>,
+        elsewhere: Vec<Arc<str>>,
+        policy: String,
+        now_ms: i64,
+    ) -> Reply<Vec<UserRecord>> {
         self.send(move |writer| {
             writer.committer.changes(Stale::People);
-            people::sync_users(&mut writer.connection, &found, &policy, now_ms)
+            people::sync_users(&mut writer.connection, &found, &elsewhere, &policy, now_ms)
         })
     }
 

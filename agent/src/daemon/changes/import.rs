@@ -1,4 +1,7 @@
-//! Users of another program, taken in one by one: what is wrong with one holds up nobody else.
+//! Users of another program: those who are new together, the others one by one. What is wrong with one
+//! holds up nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use boxmeter_web::{
     api::{
@@ -12,13 +15,13 @@ use boxmeter_web::{
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use sha2::{Digest as _, Sha256};
 
-use super::{asked, refused, to_api};
+use super::{asked, create::ToMake, named, refused, to_api};
 use crate::{
     clock,
     core::{period::AccountPeriod, wallet::What},
     daemon::{backend::Answerer, hands::Brought},
     fault,
-    ledger::{AdminState, ImportedBytes, NewEntry, UserRecord},
+    ledger::{AdminState, ImportedBytes, NewEntry, UsedElsewhere, UserRecord},
     singbox::config::Secret,
 };
 
@@ -41,11 +44,15 @@ impl Answerer {
         if !request.dry_run {
             self.ledger.begin_import(asked(&envelope)).await.map_err(refused)?;
         }
-        let mut users = Vec::with_capacity(request.users.len());
         // Each is a change of its own; the key is kept with the whole report.
         let each = Envelope::of(envelope.actor.clone());
-        for user in &request.users {
-            let done = self.take_in_one(&each, user, request.dry_run).await;
+        let mut outcomes = self.add_new(&each, &request).await?;
+        let mut users = Vec::with_capacity(request.users.len());
+        for (at, user) in request.users.iter().enumerate() {
+            let done = match outcomes.remove(&at) {
+                Some(done) => done,
+                None => self.take_in_one(&each, user, request.dry_run).await,
+            };
             let (outcome, message) = match done {
                 Ok(outcome) => (outcome, None),
                 Err(error) => (ImportOutcome::Refused, Some(error.message)),
@@ -57,6 +64,7 @@ impl Answerer {
         Ok(report)
     }
 
+    /// One whom the ledger has.
     async fn take_in_one(
         &self,
         envelope: &Envelope,
@@ -64,49 +72,70 @@ impl Answerer {
         dry_run: bool,
     ) -> Result<ImportOutcome, ApiError> {
         let _turn = self.turn().await?;
-        let known = match self.living(&user.name).await {
-            Ok(record) => Some(record),
-            Err(error) if error.kind == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        user.check(known.is_some())?;
+        let record = self.living(&user.name).await;
+        if dry_run && matches!(&record, Err(error) if error.kind == ErrorKind::NotFound) {
+            // The second of a name: the first one is not made in a trial.
+            return Ok(ImportOutcome::Updated);
+        }
+        let record = record?;
+        user.check(true)?;
         if let Some(policy) = &user.policy {
             self.policy_for(policy).await?;
         }
-        match known {
-            Some(record) => self.change_known(envelope, user, record, dry_run).await,
-            None => self.add_new(envelope, user, dry_run).await,
-        }
+        self.change_known(envelope, user, record, dry_run).await
     }
 
+    /// Those who are new, by their place in the request: all by one edit of the files. The second one of a
+    /// name is not among them.
     async fn add_new(
         &self,
         envelope: &Envelope,
-        user: &ImportUser,
-        dry_run: bool,
-    ) -> Result<ImportOutcome, ApiError> {
-        if dry_run {
-            self.hands.check_new(&user.name, user.inbounds.as_deref()).await?;
-            return Ok(ImportOutcome::Added);
+        request: &ImportRequest,
+    ) -> Result<BTreeMap<usize, Result<ImportOutcome, ApiError>>, ApiError> {
+        let _turn = self.turn().await?;
+        let users = self.read(|reader| reader.users()).await?;
+        let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
+        let mut known: BTreeSet<&str> = living.map(|user| &*user.name).collect();
+        let new = request.users.iter().enumerate().filter(|(_, user)| known.insert(user.name.as_str()));
+        let (mut outcomes, mut good) = (BTreeMap::new(), Vec::new());
+        for (at, user) in new {
+            match user.check(false) {
+                Ok(()) => good.push((at, user)),
+                Err(error) => drop(outcomes.insert(at, Err(error))),
+            }
         }
-        let new = NewUser {
-            name: user.name.clone(),
-            policy: user.policy.clone(),
-            terms: user.terms.clone(),
-            email: user.email.clone(),
-            note: user.note.clone(),
-            expires_at: user.expires_at,
-            inbounds: user.inbounds.clone(),
+        let to_make: Vec<ToMake> = good.iter().map(|(_, user)| to_make(user)).collect();
+        if request.dry_run {
+            let policies = self.ledger.policies().await.map_err(refused)?;
+            let checked = self.hands.check_new(to_make.iter().map(ToMake::newcomer).collect()).await?;
+            let policy = |user: &ImportUser| user.policy.as_ref().map(|policy| named(&policies, policy));
+            for ((at, user), checked) in good.into_iter().zip(checked) {
+                let checked = policy(user).transpose().and(checked);
+                outcomes.insert(at, checked.map(|()| ImportOutcome::Added));
+            }
+            return Ok(outcomes);
+        }
+        let made = match self.create(envelope, to_make).await {
+            Ok(made) => made,
+            // Nobody new: those whom the ledger has may be changed all the same.
+            Err(error) => good.iter().map(|_| Err(error.clone())).collect(),
         };
-        let brought =
-            Brought { password: user.password.clone().map(Secret), uuid: user.uuid.clone().map(Secret) };
-        let admin = match user.enabled {
-            Some(false) => AdminState::Disabled,
-            _ => AdminState::Enabled,
-        };
-        let (record, _) = self.create(envelope, &new, brought, admin).await?;
-        self.take_usage(envelope, user, &record).await?;
-        Ok(ImportOutcome::Added)
+        let mut living = Vec::new();
+        for ((at, user), made) in good.into_iter().zip(made) {
+            match made {
+                Ok((record, _)) => living.push((at, user, record)),
+                Err(error) => drop(outcomes.insert(at, Err(error))),
+            }
+        }
+        let booked = self.book_usage(envelope, living.iter().map(|(_, user, record)| (*user, record))).await;
+        let (mut used, mut booked) = (Vec::new(), booked.into_iter());
+        for (at, _, record) in living {
+            let done = booked.next().unwrap_or(Ok(false));
+            used.extend(matches!(done, Ok(true)).then_some(record));
+            outcomes.insert(at, done.map(|_| ImportOutcome::Added));
+        }
+        self.take_over_all(used).await?;
+        Ok(outcomes)
     }
 
     async fn change_known(
@@ -156,15 +185,63 @@ impl Answerer {
         })
     }
 
-    /// What was used and bought elsewhere, once: the same figures again change nothing.
     async fn take_usage(
         &self,
         envelope: &Envelope,
         user: &ImportUser,
         record: &UserRecord,
     ) -> Result<bool, ApiError> {
+        let new = self.book_usage(envelope, [(user, record)]).await.pop().unwrap_or(Ok(false))?;
+        if new {
+            self.take_over(self.living(&user.name).await?).await?;
+        }
+        Ok(new)
+    }
+
+    /// What was used and bought elsewhere, once: the same figures again change nothing. In the order of the
+    /// users, what was new.
+    async fn book_usage<'u>(
+        &self,
+        envelope: &Envelope,
+        users: impl IntoIterator<Item = (&'u ImportUser, &'u UserRecord)>,
+    ) -> Vec<Result<bool, ApiError>> {
+        let (mut answers, mut places, mut used) = (Vec::new(), Vec::new(), Vec::new());
+        for (user, record) in users {
+            answers.push(match self.used_elsewhere(user, record) {
+                Ok(None) => Ok(false),
+                Ok(Some(one)) => {
+                    places.push(answers.len());
+                    used.push(one);
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            });
+        }
+        if used.is_empty() {
+            return answers;
+        }
+        let booked = self.ledger.import_usage(used, self.settle(), asked(envelope)).await;
+        fault::point("usage-imported");
+        let booked: Vec<_> = match booked {
+            Ok(booked) => booked.into_iter().map(|new| new.map_err(refused)).collect(),
+            Err(error) => {
+                let error = refused(error);
+                places.iter().map(|_| Err(error.clone())).collect()
+            }
+        };
+        for (at, new) in places.into_iter().zip(booked) {
+            answers[at] = new;
+        }
+        answers
+    }
+
+    fn used_elsewhere(
+        &self,
+        user: &ImportUser,
+        record: &UserRecord,
+    ) -> Result<Option<UsedElsewhere>, ApiError> {
         if user.used.is_empty() && user.package_bytes == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let mut usage = Vec::with_capacity(user.used.len());
         for one in &user.used {
@@ -179,13 +256,27 @@ impl Answerer {
             let what = What::Package { bytes: user.package_bytes, expires_ms: None };
             NewEntry::of(what, Some("imported".to_owned()))
         });
-        let bought = (package, self.settle());
-        let new = self.ledger.import_usage(record.id, reporter(user)?, usage, bought, asked(envelope));
-        let new = new.await.map_err(refused)?;
-        fault::point("usage-imported");
-        self.take_over(self.living(&user.name).await?).await?;
-        Ok(new)
+        Ok(Some(UsedElsewhere { user: record.id, reporter: reporter(user)?, usage, package }))
     }
+}
+
+fn to_make(user: &ImportUser) -> ToMake {
+    let new = NewUser {
+        name: user.name.clone(),
+        policy: user.policy.clone(),
+        terms: user.terms.clone(),
+        email: user.email.clone(),
+        note: user.note.clone(),
+        expires_at: user.expires_at,
+        inbounds: user.inbounds.clone(),
+    };
+    let brought =
+        Brought { password: user.password.clone().map(Secret), uuid: user.uuid.clone().map(Secret) };
+    let admin = match user.enabled {
+        Some(false) => AdminState::Disabled,
+        _ => AdminState::Enabled,
+    };
+    ToMake { new, brought, admin }
 }
 
 impl Answerer {

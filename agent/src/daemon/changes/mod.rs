@@ -4,6 +4,7 @@
 //! Raising a limit: ledger, then kernel. Lowering one: kernel, then ledger, so that a limit that was
 //! promised holds even if the agent dies in between.
 
+mod create;
 mod import;
 mod policies;
 mod sharing;
@@ -22,7 +23,10 @@ use super::{
 };
 use crate::{
     clock,
-    core::terms::{Overrides, Terms},
+    core::{
+        event::UserId,
+        terms::{Overrides, Terms},
+    },
     fault,
     ledger::{Asked, CommitError, IdempotencyKey, PolicyRecord, Refusal, UserRecord},
 };
@@ -98,13 +102,23 @@ impl Answerer {
     /// Hands a user over to the agent's task as the ledger has it now; when this returns, the kernel
     /// holds what follows.
     async fn take_over(&self, record: UserRecord) -> Result<(), ApiError> {
-        match self.ledger.standing(record.id, self.epoch).await {
-            Ok(standing) => {
-                let now = UserNow { record, standing };
-                self.tell(|done| Question::UserChanged(Box::new(now), done)).await
+        self.take_over_all(vec![record]).await
+    }
+
+    /// As [`Answerer::take_over`], of several users.
+    async fn take_over_all(&self, records: Vec<UserRecord>) -> Result<(), ApiError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let users: Vec<UserId> = records.iter().map(|record| record.id).collect();
+        match self.ledger.standings_of(users.clone(), self.epoch).await {
+            Ok(standings) => {
+                let both = records.into_iter().zip(standings);
+                let now = both.map(|(record, standing)| UserNow { record, standing }).collect();
+                self.tell(|done| Question::UsersChanged(now, done)).await
             }
             Err(error) => {
-                self.tell(|done| Question::Again(Some(record.id), done)).await?;
+                self.tell(|done| Question::Again(Some(users), done)).await?;
                 Err(refused(error))
             }
         }

@@ -13,12 +13,11 @@ use boxmeter_web::{
     backend::ApiError,
 };
 
-use super::{asked, named, refused, signed, to_api, to_core};
+use super::{asked, create::ToMake, named, refused, signed, to_api, to_core};
 use crate::{
     clock,
     core::{
         event::UserId,
-        period::{self, Rule},
         policy,
         wallet::{Usage, What},
     },
@@ -30,10 +29,8 @@ use crate::{
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
-    fault,
     ledger::{
-        AdminChange, AdminState, CommitError, NewEntry, NewUser as NewRecord, Settings, SettingsChange,
-        Settle, UserRecord, WalletEntry,
+        AdminChange, AdminState, CommitError, NewEntry, SettingsChange, Settle, UserRecord, WalletEntry,
     },
 };
 
@@ -55,59 +52,13 @@ impl Answerer {
             let credentials = credentials.into_iter().map(credential).collect();
             return Ok(UserAdded { credentials, ..answer });
         }
-        let (record, credentials) =
-            self.create(&envelope, &new, Brought::default(), AdminState::Enabled).await?;
+        let user = ToMake { new, brought: Brought::default(), admin: AdminState::Enabled };
+        let made = self.create(&envelope, vec![user]).await?.pop();
+        let (record, credentials) = made.ok_or_else(|| ApiError::internal("nobody was made"))??;
         let user = self.shown(record.id).await?;
         let answer = UserAdded { schema: Schema, user, credentials: Vec::new(), rev: self.rev() };
         self.remember(&envelope, &answer).await;
         Ok(UserAdded { credentials: credentials.into_iter().map(credential).collect(), ..answer })
-    }
-
-    /// The ledger first, with the entries, then the file: a crash in between leaves a user that is being
-    /// added, whose entries the next start writes as they were made.
-    pub(super) async fn create(
-        &self,
-        envelope: &Envelope,
-        new: &NewUser,
-        brought: Brought,
-        admin: AdminState,
-    ) -> Result<(UserRecord, Vec<Credentials>), ApiError> {
-        let policy = self.policy_for(new.policy.as_deref().unwrap_or(&self.default_policy)).await?;
-        let overrides = to_core(&new.terms)?;
-        let terms = policy.terms.with(&overrides);
-        super::terms_to_api(&terms).check()?;
-        let made = self.hands.prepare(&new.name, new.inbounds.clone(), brought).await?;
-        let now_ms = clock::wall_ms();
-        let zone = zone_of(&terms, &self.zone);
-        let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
-        let record = NewRecord {
-            name: new.name.clone(),
-            settings: Settings {
-                policy: policy.id,
-                overrides,
-                expires_ms: new.expires_at.map(|time| time.instant.as_millisecond()),
-                email: new.email.clone(),
-                note: new.note.clone(),
-            },
-            admin,
-            account_start_ms: window.start_ms,
-            entries: made.entries,
-        };
-        let record = self.ledger.create_user(record, asked(envelope)).await.map_err(refused)?;
-        fault::point("user-created");
-        match self.hands.change(&new.name, Want::In).await {
-            Ok(_) => {
-                self.take_over(record.clone()).await?;
-                Ok((record, made.credentials))
-            }
-            Err(error) => {
-                let why = error.message.clone();
-                let undone =
-                    self.ledger.give_up_adding(record.id, why, asked(&Envelope::of(envelope.actor.clone())));
-                undone.await.map_err(refused)?;
-                Err(error)
-            }
-        }
     }
 
     /// The user as it is now, from the newest picture.
@@ -231,9 +182,8 @@ impl Answerer {
         self.made(gone, &record).await?;
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
-        match self.hands.change(name, Want::Deleted).await {
-            Ok(_) => self.ledger.removed(record.id).await.map_err(refused)?,
-            Err(error) => tracing::warn!("taking out a deleted user: {}", error.message),
+        if let Err(error) = self.hands.change(name, Want::Deleted).await {
+            tracing::warn!("taking out a deleted user: {}", error.message);
         }
         if purge {
             let envelope = Envelope::of(envelope.actor.clone());

@@ -1,20 +1,27 @@
 //! What the gate asks of the ledger, beside the agent's loop.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+};
 
 use tokio::sync::oneshot;
 
 use super::{Gate, reasons};
 use crate::{
     clock,
-    core::{event::UserId, period::AccountPeriod},
+    core::event::UserId,
     ledger::{
         AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn,
+        Warning,
     },
 };
 
 /// How long a job waits after the ledger could not do its part, before it asks again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Warnings of one transaction: each waits for the disk, and a tick waits for each.
+const WARNINGS_AT_ONCE: usize = 1_000;
 
 pub(super) type Job = Pin<Box<dyn Future<Output = News> + Send>>;
 
@@ -26,17 +33,11 @@ pub enum News {
     Some(Vec<(UserId, Option<Standing>)>),
     /// What could not be written comes back.
     Written(Writes, Option<CommitError>),
+    /// Users of whom packages have expired, as the ledger has them now; the expiries that are booked; and why
+    /// others are not.
+    Settled(Vec<(UserId, Option<Standing>)>, Vec<(UserId, i64)>, Option<CommitError>),
     /// These accounts could not be turned: to be tried again.
     NotTurned(Vec<UserId>, CommitError),
-}
-
-/// A warning to be kept once per account and percentage.
-pub struct Warning {
-    pub user: UserId,
-    pub account: AccountPeriod,
-    pub percent: u16,
-    pub data: serde_json::Value,
-    pub at_ms: i64,
 }
 
 /// What is to be written. The newest state of a user replaces an older one that was never written.
@@ -131,17 +132,41 @@ impl Gate {
         let (ledger, epoch) = (self.ledger.clone(), self.epoch);
         let (zone, of_meter) = (self.zone.clone(), self.of_meter);
         self.jobs.push(Box::pin(async move {
-            // Booked later is booked as well: with what is committed now, or at the account's end.
-            let _ = committed.await;
-            let users: Vec<UserId> = expired.iter().map(|(user, _)| *user).collect();
+            let mut trouble = match committed.await {
+                Ok(Ok(())) => None,
+                Ok(Err(reason)) => Some(CommitError::Refused(reason)),
+                Err(_) => Some(CommitError::Refused("the agent is ending".to_owned())),
+            };
+            let users: BTreeSet<UserId> = expired.iter().map(|(user, _)| *user).collect();
+            let mut booked = Vec::with_capacity(expired.len());
             for (user, at_ms) in expired {
+                if trouble.is_some() {
+                    break;
+                }
                 let settle = reasons::settle(zone.clone(), of_meter, at_ms.saturating_sub(1));
-                if let Err(error) = ledger.settle(vec![user], settle, at_ms).await {
-                    tracing::error!("booking what packages paid: {error}");
+                match ledger.book_expiry(user, settle, at_ms).await {
+                    Ok(()) => booked.push((user, at_ms)),
+                    Err(error) => trouble = Some(error),
                 }
             }
-            News::Some(standings(&ledger, &users, epoch).await)
+            if trouble.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
+            let users = users.into_iter().collect::<Vec<_>>();
+            News::Settled(standings(&ledger, &users, epoch).await, booked, trouble)
         }));
+    }
+
+    /// Expiries were booked; what is left of them is tried again.
+    pub fn settled(&mut self, users: Vec<(UserId, Option<Standing>)>, booked: &[(UserId, i64)]) {
+        for (user, standing) in users {
+            self.settling.remove(&user);
+            if let Some(member) = self.members.get_mut(&user) {
+                let of = booked.iter().filter(|(of, _)| *of == user);
+                member.booked(&of.map(|(_, at_ms)| *at_ms).collect::<Vec<_>>());
+            }
+            self.reload(user, standing);
+        }
     }
 
     /// Suspends a user for sharing its account.
@@ -173,18 +198,14 @@ impl Gate {
 }
 
 async fn standings(ledger: &Ledger, users: &[UserId], epoch: [u8; 16]) -> Vec<(UserId, Option<Standing>)> {
-    let mut found = Vec::with_capacity(users.len());
-    for &user in users {
-        // Whatever has changed must be known in the end: an account that turned would turn no more.
-        loop {
-            match ledger.standing(user, epoch).await {
-                Ok(standing) => break found.push((user, standing)),
-                Err(error) => tracing::warn!("reading a user from the ledger: {error}"),
-            }
-            tokio::time::sleep(AGAIN).await;
+    // Whatever has changed must be known in the end: an account that turned would turn no more.
+    loop {
+        match ledger.standings_of(users.to_vec(), epoch).await {
+            Ok(standings) => return users.iter().copied().zip(standings).collect(),
+            Err(error) => tracing::warn!("reading users from the ledger: {error}"),
         }
+        tokio::time::sleep(AGAIN).await;
     }
-    found
 }
 
 async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitError>) {
@@ -200,13 +221,12 @@ async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitErr
         }
         writes.states.clear();
     }
-    while let Some(warning) = writes.warnings.first() {
-        let Warning { user, account, percent, data, at_ms } = warning;
-        let done = ledger.mark_warned(*user, *account, *percent, data.clone(), *at_ms).await;
-        if let Err(error) = done {
+    while !writes.warnings.is_empty() {
+        let some = writes.warnings.len().min(WARNINGS_AT_ONCE);
+        if let Err(error) = ledger.mark_warned(writes.warnings[..some].to_vec()).await {
             return (writes, Some(error));
         }
-        writes.warnings.remove(0);
+        writes.warnings.drain(..some);
     }
     (writes, None)
 }

@@ -1,10 +1,15 @@
 //! One user as the gate sees it: what was used, what follows from it, what the kernel is to hold.
 
+use std::collections::BTreeSet;
+
 use boxmeter_common::user::UNLIMITED;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::billing::{Bases, OfMeter, wallet_of, zone_of};
+use super::{
+    billing::{Bases, OfMeter, wallet_of, zone_of},
+    reasons,
+};
 use crate::{
     core::{
         period::{self, Rule},
@@ -43,6 +48,8 @@ pub struct Member {
     pub tightened: bool,
     /// When it was looked at last, in Unix milliseconds.
     looked_ms: Option<i64>,
+    /// Expiries of packages that are still to be booked.
+    expiries: BTreeSet<i64>,
     policy_known: bool,
     admin: Admin,
     before: Option<Before>,
@@ -69,6 +76,7 @@ impl Member {
             billed_offset: old.as_ref().and_then(|old| old.billed_offset),
             tightened: false,
             looked_ms: old.as_ref().and_then(|old| old.looked_ms),
+            expiries: old.as_ref().map(|old| old.expiries.clone()).unwrap_or_default(),
             before: old.and_then(|old| old.before).or_else(|| remembered(&standing.state)),
             admin: match standing.tombstoned_ms {
                 // A running sing-box may not have read yet that the user is gone.
@@ -102,28 +110,21 @@ impl Member {
         period::turn(self.standing.account, self.rule(), now_ms, &self.zone)
     }
 
-    /// The instants at which packages have expired since the last look, of which something was left;
-    /// `before_ms` is the last look of the agent before this one. What was booked at an expiry already is
-    /// not booked again.
-    pub fn expired(&mut self, before_ms: i64, now_ms: i64) -> Vec<i64> {
-        let (booked_ms, looked_ms) = match self.looked_ms.replace(now_ms) {
-            Some(looked_ms) => (i64::MIN, looked_ms),
-            None => (self.settled_ms(), before_ms),
+    /// The instants at which packages have expired of which something was left, until each is booked
+    /// ([`Member::booked`]): those since the last look, and at the first one all whose expiry the ledger
+    /// does not have, whenever that was and whatever the clock did since.
+    pub fn expired(&mut self, now_ms: i64) -> Vec<i64> {
+        let from_ms = match self.looked_ms.replace(now_ms) {
+            Some(looked_ms) => looked_ms,
+            None => reasons::booked_ms(&self.standing.wallet, self.standing.account),
         };
-        let lots = self.wallet.lots().iter().filter(|lot| lot.left() > 0);
-        let expiries = lots.filter_map(|lot| lot.expires_ms);
-        let mut due: Vec<i64> =
-            expiries.filter(|&at| looked_ms < at && booked_ms < at && at <= now_ms).collect();
-        due.sort_unstable();
-        due.dedup();
-        due
+        self.expiries.extend(reasons::unbooked(&self.wallet, from_ms, now_ms));
+        self.expiries.iter().copied().collect()
     }
 
-    /// Until when what packages paid of the running account is booked.
-    fn settled_ms(&self) -> i64 {
-        let of_account =
-            self.standing.wallet.iter().filter(|entry| entry.account == Some(self.standing.account));
-        of_account.map(|entry| entry.at_ms).max().unwrap_or(i64::MIN)
+    /// These expiries are in the ledger.
+    pub fn booked(&mut self, expiries: &[i64]) {
+        self.expiries.retain(|at| !expiries.contains(at));
     }
 
     /// Decides anew. True if the state is another one than the ledger has.

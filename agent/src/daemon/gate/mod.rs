@@ -50,9 +50,6 @@ use member::Member;
 /// Readings of a user's counters until two of the billed one agree; traffic is between them.
 const OFFSET_READINGS: usize = 64;
 
-/// An agent that lived has booked a package's expiry after this time.
-const BOOKED_WITHIN_MS: i64 = 10_000;
-
 /// See the module.
 pub struct Gate {
     ledger: Ledger,
@@ -70,8 +67,6 @@ pub struct Gate {
     loaded: bool,
     /// The wall clock of the last look, in Unix milliseconds.
     looked_ms: i64,
-    /// Of the last one of the agent before this one, as far as is known.
-    before_ms: i64,
     /// When time may change something for whom, in Unix milliseconds.
     due: BTreeSet<(i64, UserId)>,
     /// Whom to look at in the next turn.
@@ -81,6 +76,8 @@ pub struct Gate {
     writing: bool,
     /// Accounts whose end is under way.
     turning: BTreeSet<UserId>,
+    /// Users of whom expiries of packages are being booked.
+    settling: BTreeSet<UserId>,
     rows: Rows,
     /// Too many flows or addresses, and sharing.
     pub limits: Limits,
@@ -118,27 +115,18 @@ impl Gate {
             members: BTreeMap::new(),
             loaded: false,
             looked_ms: i64::MIN,
-            before_ms: i64::MAX,
             due: BTreeSet::new(),
             dirty: BTreeSet::new(),
             jobs: FuturesUnordered::new(),
             writes: Writes::default(),
             writing: false,
             turning: BTreeSet::new(),
+            settling: BTreeSet::new(),
             rows: Arc::default(),
             limits: Limits::new(),
             reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
-    }
-
-    /// An agent before this one has committed up to here, and may have died before it had booked what it
-    /// saw last. Packages that have expired since are still to be booked.
-    pub fn going_on_from(mut self, committed_ms: Option<i64>) -> Self {
-        if let Some(committed_ms) = committed_ms {
-            self.before_ms = committed_ms.saturating_sub(BOOKED_WITHIN_MS);
-        }
-        self
     }
 
     /// The next thing that a job has found; never, while there is none.
@@ -233,6 +221,7 @@ impl Gate {
             self.limits.forget(*user);
             self.dirty.remove(user);
             self.turning.remove(user);
+            self.settling.remove(user);
             Arc::make_mut(&mut self.rows).remove(user);
         }
     }
@@ -288,8 +277,10 @@ impl Gate {
             let from = member.standing.account;
             looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
         }
-        let expired = member.expired(self.before_ms, now.wall_ms);
-        looked.expired.extend(expired.into_iter().map(|at_ms| (user, at_ms)));
+        let expired = member.expired(now.wall_ms);
+        if !expired.is_empty() && self.settling.insert(user) {
+            looked.expired.extend(expired.into_iter().map(|at_ms| (user, at_ms)));
+        }
         let connected = member.connects();
         if member.decide(counted, now.wall_ms) {
             let change = reasons::state_change(member, now.wall_ms);

@@ -9,16 +9,15 @@ use serde_json::json;
 
 use super::{
     billing::{OfMeter, billed, wallet_of, zone_of},
-    jobs::Warning,
     member::{Member, word},
 };
 use crate::{
     core::{
-        period::{self, Rule},
+        period::{self, AccountPeriod, Rule},
         policy::{self, Before, Cause, Reason, State},
-        wallet::{Usage, What},
+        wallet::{Usage, Wallet, What},
     },
-    ledger::{Closing, NewEntry, Settle, StateChange},
+    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry, Warning},
 };
 
 /// Why the user is in its state, as the API says it. `None`: nothing limits it.
@@ -113,7 +112,9 @@ pub fn warning(member: &Member, percent: u16, counted: u64, now_ms: i64) -> Warn
 
 /// What an account books when it ends: what packages paid of it, and what is left for the next one
 /// where the policy says so. One that goes on books what packages paid so far.
-/// `until_ms`: the last instant at which the usage may have happened.
+/// `until_ms`: the last instant at which the usage may have happened. Packages that have expired before that
+/// and whose expiry was not booked yet pay too: nobody knows what was used before it and what after, and the
+/// account goes on without them.
 pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settle {
     Box::new(move |closing: &Closing| {
         let terms = policy::in_force(Some(&closing.terms), &closing.overrides);
@@ -124,16 +125,38 @@ pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settl
             used: billed(&closing.used, of_meter),
             quota: terms.quota_bytes,
         };
-        let Some(next) = closing.next else {
-            return written(wallet.settle(usage, until_ms));
+        let booked_ms =
+            booked_ms(&closing.wallet, closing.account).max(closing.expired_ms.unwrap_or(i64::MIN));
+        let alive_ms = match unbooked(&wallet, booked_ms, until_ms).first() {
+            Some(expiry) => until_ms.min(expiry.saturating_sub(1)),
+            None => until_ms,
         };
-        let mut entries = wallet.spendings(usage, until_ms);
+        let Some(next) = closing.next else {
+            return written(wallet.settle(usage, alive_ms));
+        };
+        let mut entries = wallet.spendings(usage, alive_ms);
         let turn = period::turn(closing.account, Rule::of(&terms, closing.created_ms), until_ms, &zone);
         if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == next) {
-            entries.extend(wallet.rollover(usage, &turn, until_ms));
+            entries.extend(wallet.rollover(usage, &turn, alive_ms));
         }
         written(entries)
     })
+}
+
+/// Until when the ledger has what packages paid of an account: the last entry of it, else its beginning.
+pub fn booked_ms(wallet: &[WalletEntry], account: AccountPeriod) -> i64 {
+    let of_account = wallet.iter().filter(|entry| entry.account == Some(account));
+    of_account.map(|entry| entry.at_ms).max().unwrap_or(account.start_ms)
+}
+
+/// The instants after `from_ms` and up to `until_ms` at which packages expired of which something was left.
+pub fn unbooked(wallet: &Wallet, from_ms: i64, until_ms: i64) -> Vec<i64> {
+    let lots = wallet.lots().iter().filter(|lot| lot.left() > 0);
+    let mut expiries: Vec<i64> =
+        lots.filter_map(|lot| lot.expires_ms).filter(|&at| from_ms < at && at <= until_ms).collect();
+    expiries.sort_unstable();
+    expiries.dedup();
+    expiries
 }
 
 fn written(entries: Vec<What>) -> Vec<NewEntry> {

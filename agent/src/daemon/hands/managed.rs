@@ -2,9 +2,11 @@
 //! and without a reload. The order with the ledger is that of files.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use boxmeter_web::backend::ApiError;
 
 use super::{
     steps::Steps,
@@ -14,9 +16,9 @@ use crate::{
     clock,
     core::event::UserId,
     enforcer::{
-        managed::{self, ManagedPlan, ManagedUser, Manager},
-        reconcile::{Want, Wanted},
-        users_edit::{Brought, Credentials, Parked},
+        managed::{self, ManagedError, ManagedPlan, ManagedUser, Manager},
+        reconcile::{Prepared, Want, Wanted},
+        users_edit::{Change, Credentials, Newcomer, Parked},
     },
     ledger::Ledger,
     singbox::{
@@ -31,6 +33,17 @@ pub struct Service {
     pub tag: Arc<str>,
     method: String,
     manager: Result<Manager, Failure>,
+}
+
+/// How far a service followed.
+#[derive(Default)]
+pub struct Reached {
+    /// What was done.
+    pub changes: Vec<Change>,
+    /// Users of whom it refused something, and why.
+    pub refused: Vec<(String, Failure)>,
+    /// Why it could not be asked, or not to the end.
+    pub failed: Option<Failure>,
 }
 
 /// By tag and name, nanoseconds of the monotonic clock.
@@ -53,9 +66,13 @@ impl Removed {
         removed.get(&(Arc::clone(tag), Arc::clone(name))).is_some_and(|&at| at >= listed_ns)
     }
 
-    /// Lists that were asked for from this time on say it themselves.
-    pub fn forget(&self, listed_ns: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, &mut at| at >= listed_ns);
+    /// Lists of this inbound that were asked for from this time on say it themselves. Was there anything
+    /// to forget?
+    pub fn forget(&self, tag: &Arc<str>, listed_ns: u64) -> bool {
+        let mut removed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = removed.len();
+        removed.retain(|(of, _), &mut at| of != tag || at >= listed_ns);
+        removed.len() != before
     }
 }
 
@@ -82,41 +99,115 @@ impl Service {
         self.manager()?.list().await.map_err(|error| error.to_string())
     }
 
-    /// Who is out of the service's users and who is in again.
+    /// Takes users out of the service and lets them in again. What it refuses of one user is not done, and
+    /// keeps nothing from the others.
     pub async fn reach(
         &self,
         ledger: &Ledger,
         (parked, wanted): (&[Parked], &Wanted),
         ids: &HashMap<Arc<str>, UserId>,
         removed: &Removed,
-    ) -> Result<ManagedPlan, Failure> {
-        let plan = managed::plan(&self.tag, &self.method, &self.list().await?, parked, wanted);
-        if plan.is_empty() {
-            return Ok(plan);
-        }
-        let (manager, steps) = (self.manager()?, Steps::of(&plan.park, &plan.unpark, ids)?);
-        steps.before(ledger).await?;
-        for name in &plan.remove {
-            manager.remove(name).await.map_err(|error| error.to_string())?;
-            removed.note(&self.tag, name);
-        }
-        for user in &plan.add {
-            manager.add(user).await.map_err(|error| error.to_string())?;
-        }
-        steps.after(ledger).await?;
-        Ok(plan)
+    ) -> Reached {
+        let mut reached = Reached::default();
+        reached.failed = self.follow(ledger, (parked, wanted), ids, removed, &mut reached).await.err();
+        reached
     }
 
-    /// Makes a new user's entry, and changes nothing.
+    async fn follow(
+        &self,
+        ledger: &Ledger,
+        (parked, wanted): (&[Parked], &Wanted),
+        ids: &HashMap<Arc<str>, UserId>,
+        removed: &Removed,
+        reached: &mut Reached,
+    ) -> Result<(), Failure> {
+        let mut plan = managed::plan(&self.tag, &self.method, &self.list().await?, parked, wanted);
+        if plan.is_empty() {
+            return Ok(());
+        }
+        Steps::of(&plan.park, &plan.unpark, ids)?.before(ledger).await?;
+        let mut open: BTreeSet<String> = plan.remove.iter().cloned().collect();
+        open.extend(plan.add.iter().map(|user| user.name.clone()));
+        let told = self.tell(&plan, removed, &mut open, &mut reached.refused).await;
+        // Of whom the service did not follow, the ledger keeps what it had.
+        plan.park.retain(|record| !open.contains(&record.key.user));
+        plan.unpark.retain(|key| !open.contains(&key.user));
+        plan.changes.retain(|change| !open.contains(&change.user));
+        reached.changes = plan.changes;
+        Steps::of(&plan.park, &plan.unpark, ids)?.after(ledger).await?;
+        told
+    }
+
+    /// Says a plan to the service; `open` is left with those for whom that was not possible.
+    async fn tell(
+        &self,
+        plan: &ManagedPlan,
+        removed: &Removed,
+        open: &mut BTreeSet<String>,
+        refused: &mut Vec<(String, Failure)>,
+    ) -> Result<(), Failure> {
+        let manager = self.manager()?;
+        let mut done = |name: &str, answer: Result<(), ManagedError>| match answer {
+            Ok(()) => {
+                open.remove(name);
+                Ok(())
+            }
+            Err(error @ ManagedError::Refused { .. }) => {
+                refused.push((name.to_owned(), error.to_string()));
+                Ok(())
+            }
+            // It would not take the next one either, and each may last until its time is over.
+            Err(error) => Err(error.to_string()),
+        };
+        for name in &plan.remove {
+            let answer = manager.remove(name).await;
+            if answer.is_ok() {
+                removed.note(&self.tag, name);
+            }
+            done(name, answer)?;
+        }
+        for user in &plan.add {
+            done(&user.name, manager.add(user).await)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the entries of those new users who are to be here, and changes nothing.
     pub async fn prepare(
         &self,
         parked: &[Parked],
-        name: &str,
-        brought: &Brought,
-    ) -> Result<(Parked, Credentials), boxmeter_web::backend::ApiError> {
-        let listed = self.list().await.map_err(boxmeter_web::backend::ApiError::unavailable)?;
-        let made = managed::prepare(&self.tag, &self.method, (&listed, parked), name, brought);
-        made.map_err(|refused| words::user_error(&refused))
+        users: &[Newcomer],
+        made: &mut [Result<Prepared, ApiError>],
+    ) {
+        let named = |user: &Newcomer| {
+            user.inbounds.as_ref().is_some_and(|tags| tags.iter().any(|tag| **tag == *self.tag))
+        };
+        if !users.iter().any(named) {
+            return;
+        }
+        let listed = self.list().await;
+        // Those of this list are as if they were there.
+        let mut parked: Vec<Parked> =
+            parked.iter().filter(|record| *record.key.inbound == *self.tag).cloned().collect();
+        for (user, made) in users.iter().zip(made).filter(|(user, _)| named(user)) {
+            let Ok(prepared) = made else { continue };
+            let entry = match &listed {
+                Ok(listed) => {
+                    let known = (&listed[..], &parked[..]);
+                    managed::prepare(&self.tag, &self.method, known, &user.name, &user.brought)
+                        .map_err(|refused| words::user_error(&refused))
+                }
+                Err(failure) => Err(ApiError::unavailable(failure)),
+            };
+            match entry {
+                Ok((entry, credentials)) => {
+                    parked.push(entry.clone());
+                    prepared.entries.push(entry);
+                    prepared.credentials.push(credentials);
+                }
+                Err(error) => *made = Err(error),
+            }
+        }
     }
 
     /// A user's login, in or out.

@@ -11,7 +11,10 @@ mod steps;
 mod words;
 mod worker;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use boxmeter_web::backend::ApiError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,7 +26,10 @@ use crate::{
     singbox::servers::Found,
 };
 
-pub use crate::enforcer::{reconcile::Want, users_edit::Brought};
+pub use crate::enforcer::{
+    reconcile::Want,
+    users_edit::{Brought, Newcomer},
+};
 pub use managed::{Removed, services};
 pub use steps::{Steps, parked};
 pub use words::living;
@@ -39,8 +45,10 @@ const NEWS_MAX: usize = 256;
 enum Order {
     /// One user's entries; the answer has what a new one was given.
     Change(String, Want, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
-    CheckNew(String, Option<Vec<String>>, oneshot::Sender<Result<(), ApiError>>),
-    Prepare(String, Option<Vec<String>>, Brought, oneshot::Sender<Result<New, ApiError>>),
+    CheckNew(Vec<Newcomer>, oneshot::Sender<Result<Vec<Result<(), ApiError>>, ApiError>>),
+    Prepare(Vec<Newcomer>, oneshot::Sender<Result<Vec<Result<New, ApiError>>, ApiError>>),
+    Admit(Vec<String>, oneshot::Sender<Result<BTreeMap<String, ApiError>, ApiError>>),
+    Follow(oneshot::Sender<Result<(), ApiError>>),
     Credentials(String, oneshot::Sender<Result<Vec<Credentials>, ApiError>>),
     Servers(String, oneshot::Sender<Result<Vec<Found>, ApiError>>),
 }
@@ -166,20 +174,25 @@ impl Handle {
         self.ask(|answer| Order::Change(name.to_owned(), want, answer)).await
     }
 
-    /// Can a user of this name be made on these inbounds (`None`: all that have users)?
-    pub async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        let inbounds = inbounds.map(<[String]>::to_vec);
-        self.ask(|answer| Order::CheckNew(name.to_owned(), inbounds, answer)).await
+    /// Can these users be made? For each by itself.
+    pub async fn check_new(&self, users: Vec<Newcomer>) -> Result<Vec<Result<(), ApiError>>, ApiError> {
+        self.ask(|answer| Order::CheckNew(users, answer)).await
     }
 
-    /// Makes the entries of a new user, and changes nothing.
-    pub async fn prepare(
-        &self,
-        name: &str,
-        inbounds: Option<Vec<String>>,
-        brought: Brought,
-    ) -> Result<New, ApiError> {
-        self.ask(|answer| Order::Prepare(name.to_owned(), inbounds, brought, answer)).await
+    /// Makes the entries of new users, and changes nothing.
+    pub async fn prepare(&self, users: Vec<Newcomer>) -> Result<Vec<Result<New, ApiError>>, ApiError> {
+        self.ask(|answer| Order::Prepare(users, answer)).await
+    }
+
+    /// Has the users in whom the ledger has with what was prepared: all by one edit. Who could not be let in,
+    /// and why; those are nowhere, or are to be removed.
+    pub async fn admit(&self, names: Vec<String>) -> Result<BTreeMap<String, ApiError>, ApiError> {
+        self.ask(|answer| Order::Admit(names, answer)).await
+    }
+
+    /// Makes everything as the ledger and the gate want it, now.
+    pub async fn follow(&self) -> Result<(), ApiError> {
+        self.ask(Order::Follow).await
     }
 
     /// A user's logins, as they are in the files or parked.

@@ -1,17 +1,21 @@
 //! What the worker says, and small questions that it asks of what it is given.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use boxmeter_web::backend::ApiError;
 
 use crate::{
     core::event::UserId,
     enforcer::{
-        reconcile::Plan,
+        reconcile::{self, Plan, Want, Wanted},
         reloads::Why,
-        users_edit::{CheckNew, Excluded, Homeless, ParkedKey, UserRefused},
+        users_edit::{Excluded, Homeless, Parked, ParkedKey, UserRefused},
     },
     ledger::{FileState, UserRecord},
+    singbox::files::FileText,
 };
 
 /// Why an edit failed, for people.
@@ -26,6 +30,30 @@ pub(super) fn reason(why: Why) -> &'static str {
     }
 }
 
+/// What a managed inbound's service did not do.
+pub(super) struct Missed {
+    /// Of one user; else of everybody.
+    pub user: Option<String>,
+    /// Whose change it may be, where it is not one user's.
+    pub concerned: BTreeSet<String>,
+    pub failure: Failure,
+}
+
+impl Missed {
+    pub fn concerns(&self, name: &str) -> bool {
+        self.user.as_deref() == Some(name) || self.concerned.contains(name)
+    }
+}
+
+/// What was missed, as one failure.
+pub(super) fn missed(missed: &[Missed]) -> Result<(), Failure> {
+    let failures: BTreeSet<&str> = missed.iter().map(|missed| missed.failure.as_str()).collect();
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(failures.into_iter().collect::<Vec<_>>().join("; ")),
+    }
+}
+
 /// Everybody who may have entries, by name: the living, and the deleted whose entry is still there.
 pub fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
     let mut ids: HashMap<Arc<str>, UserId> = HashMap::new();
@@ -36,6 +64,42 @@ pub fn living(users: &[UserRecord]) -> HashMap<Arc<str>, UserId> {
         ids.insert(Arc::clone(&user.name), user.id);
     }
     ids
+}
+
+/// What a plan could not do for a user.
+pub(super) fn error_of(plan: &Plan, name: &str, want: &Want) -> Option<ApiError> {
+    if let Some(refused) = plan.refused.iter().find(|refused| concerns(refused, name)) {
+        return Some(user_error(refused));
+    }
+    let lost = lost(plan).find(|key| key.user == name)?;
+    matches!(want, Want::In | Want::New { .. }).then(|| {
+        ApiError::conflict(format!("the inbound {:?} has changed meanwhile; try again", lost.inbound))
+    })
+}
+
+/// A plan with what was wanted and why others were left out of it.
+pub(super) type Whole = (Plan, Wanted, BTreeMap<String, ApiError>);
+
+/// Plans so that each of the users `new` is made everywhere or nowhere: half of one would be adopted as
+/// somebody else.
+pub(super) fn plan_whole(
+    (files, parked, own): (&[FileText], &[Parked], &[[u8; 32]]),
+    mut wanted: Wanted,
+    new: &BTreeSet<String>,
+) -> Result<Whole, Failure> {
+    let mut errors = BTreeMap::new();
+    loop {
+        let plan = reconcile::plan(files, parked, &wanted, own).map_err(|error| error.to_string())?;
+        let known = errors.len();
+        for name in new {
+            let error = wanted.get(name).and_then(|want| error_of(&plan, name, want));
+            errors.extend(error.map(|error| (name.clone(), error)));
+        }
+        if errors.len() == known {
+            return Ok((plan, wanted, errors));
+        }
+        wanted.retain(|name, _| !errors.contains_key(name));
+    }
 }
 
 pub(super) fn concerns(refused: &UserRefused, name: &str) -> bool {
@@ -66,13 +130,6 @@ pub(super) fn user_error(refused: &UserRefused) -> ApiError {
 pub(super) fn lost(plan: &Plan) -> impl Iterator<Item = &ParkedKey> {
     let lost = plan.homeless.iter().filter(|(_, why)| *why != Homeless::Excluded(Excluded::Managed));
     lost.map(|(key, _)| key)
-}
-
-pub(super) fn not_new(error: CheckNew) -> ApiError {
-    match error {
-        CheckNew::User(refused) => user_error(&refused),
-        CheckNew::Files(error) => ApiError::unavailable(error),
-    }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

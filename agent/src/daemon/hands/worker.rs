@@ -3,7 +3,7 @@
 mod services;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -13,11 +13,13 @@ use boxmeter_web::backend::ApiError;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use services::Told;
+
 use super::{
-    Around, Brought, HandsNews, HandsStatus, Order,
+    Around, HandsNews, HandsStatus, Order,
     managed::Removed,
     steps::{self, Steps},
-    words::{Failure, blocking, concerns, living, lost, reason, user_error},
+    words::{self, Failure, Missed, blocking, living, reason},
 };
 use crate::{
     clock,
@@ -29,7 +31,7 @@ use crate::{
         users_edit::{self, Credentials, Parked, What},
     },
     fault,
-    ledger::{FileState, Ledger, Reader, UserRecord},
+    ledger::{FileState, Ledger, Reader, Removing, UserRecord},
     singbox::{
         files::{self, FileText},
         servers,
@@ -63,6 +65,8 @@ pub(super) struct Worker {
     returned: BTreeSet<(String, String)>,
     /// Users that could not be edited, as told.
     refused: BTreeSet<String>,
+    /// `sing-box check` has refused the last edit.
+    check_refused: bool,
 }
 
 /// What planning needs, read at one moment.
@@ -70,6 +74,28 @@ struct Found {
     files: Vec<FileText>,
     parked: Vec<Parked>,
     users: Vec<UserRecord>,
+    /// Where entries of those may be who are being removed.
+    removing: Removing,
+}
+
+/// What was planned and carried out.
+struct Done {
+    plan: Plan,
+    /// Of users who were asked for, what could not be done.
+    errors: BTreeMap<String, ApiError>,
+    /// What the services of managed inbounds did not do.
+    missed: Vec<Missed>,
+}
+
+impl Done {
+    /// What could not be done for a user. What a service did not do for others keeps nobody's change from
+    /// being made; it is tried again.
+    fn take_error(&mut self, name: &str) -> Option<ApiError> {
+        self.errors.remove(name).or_else(|| {
+            let missed = self.missed.iter().find(|missed| missed.concerns(name))?;
+            Some(ApiError::unavailable(&missed.failure))
+        })
+    }
 }
 
 impl Worker {
@@ -93,6 +119,7 @@ impl Worker {
             removed,
             returned: BTreeSet::new(),
             refused: BTreeSet::new(),
+            check_refused: false,
         }
     }
 
@@ -159,11 +186,17 @@ impl Worker {
             Order::Change(name, want, answer) => {
                 let _ = answer.send(self.change(name, want).await);
             }
-            Order::CheckNew(name, inbounds, answer) => {
-                let _ = answer.send(self.check_new(&name, inbounds.as_deref()).await);
+            Order::CheckNew(users, answer) => {
+                let _ = answer.send(self.check_new(users).await);
             }
-            Order::Prepare(name, inbounds, brought, answer) => {
-                let _ = answer.send(self.prepare(name, inbounds, brought).await);
+            Order::Prepare(users, answer) => {
+                let _ = answer.send(self.prepare(users).await);
+            }
+            Order::Admit(names, answer) => {
+                let _ = answer.send(Ok(self.admit(names).await));
+            }
+            Order::Follow(answer) => {
+                let _ = answer.send(self.follow().await);
             }
             Order::Credentials(name, answer) => {
                 let _ = answer.send(self.credentials(&name).await);
@@ -178,8 +211,8 @@ impl Worker {
     async fn due(&mut self) {
         if self.plan_at_ns.is_some_and(|at| at <= clock::mono_ns()) {
             self.plan_at_ns = None;
-            let done = self.reconcile(None).await;
-            self.outcome(done.map(|_| ())).await;
+            // What fails is told and tried again.
+            let _ = self.follow().await;
         }
         if let Decision::Now(why) = self.reloads.decide(clock::mono_ns(), self.around.scene) {
             self.reload(why).await;
@@ -221,19 +254,16 @@ impl Worker {
     async fn find(&self) -> Result<Found, Failure> {
         let config = self.singbox()?.config;
         let users = self.ledger.users().await.map_err(|error| error.to_string())?;
+        let removing = self.ledger.removing().await.map_err(|error| error.to_string())?;
         let path = self.ledger.path().to_owned();
         blocking(move || {
             let files = files::read(&config).map_err(|error| error.to_string())?;
             let reader = Reader::open(&path).map_err(|error| error.to_string())?;
             let records = reader.parked().map_err(|error| error.to_string())?;
             let parked = steps::parked(&records)?;
-            Ok(Found { files, parked, users })
+            Ok(Found { files, parked, users, removing })
         })
         .await
-    }
-
-    async fn check_new(&self, name: &str, inbounds: Option<&[String]>) -> Result<(), ApiError> {
-        self.prepare(name.to_owned(), inbounds.map(<[String]>::to_vec), Brought::default()).await.map(drop)
     }
 
     async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
@@ -246,77 +276,118 @@ impl Worker {
     }
 
     async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
-        let adds = matches!(want, Want::In | Want::New { .. });
-        let plan = self.reconcile(Some((name.clone(), want))).await;
-        let plan = match plan {
-            Ok(plan) => plan,
+        let mut done = match self.reconcile(Wanted::from([(name.clone(), want)])).await {
+            Ok(done) => done,
             Err(failure) => {
                 self.outcome(Err(failure.clone())).await;
                 return Err(ApiError::unavailable(failure));
             }
         };
-        let own = plan.refused.iter().find(|refused| concerns(refused, &name));
-        let lost = lost(&plan).find(|key| key.user == name);
-        match (own, lost) {
-            (Some(refused), _) => Err(user_error(refused)),
-            (None, Some(key)) if adds => Err(ApiError::conflict(format!(
-                "the inbound {:?} has changed meanwhile; try again",
-                key.inbound
-            ))),
-            (None, _) => Ok(plan.credentials.into_iter().filter(|one| one.user == name).collect()),
+        match done.take_error(&name) {
+            Some(error) => Err(error),
+            None => Ok(done.plan.credentials.into_iter().filter(|one| one.user == name).collect()),
         }
     }
 
-    /// What is wanted of everybody, and of one user in particular.
-    fn wanted(&self, found: &Found, own: Option<(String, Want)>) -> Wanted {
+    async fn follow(&mut self) -> Result<(), ApiError> {
+        let done = match self.reconcile(Wanted::new()).await {
+            Ok(done) => words::missed(&done.missed),
+            Err(failure) => Err(failure),
+        };
+        self.outcome(done.clone()).await;
+        done.map_err(ApiError::unavailable)
+    }
+
+    /// Lets users in who were made, by one edit; who could not be let in.
+    async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
+        let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
+        let mut without_them_good = None;
+        while let Some(mut batch) = batches.pop() {
+            self.check_refused = false;
+            let own = batch.iter().map(|name| (name.clone(), Want::In)).collect();
+            let failure = match self.reconcile(own).await {
+                Ok(mut done) => {
+                    failed.extend(batch.into_iter().filter_map(|name| {
+                        let error = done.take_error(&name)?;
+                        Some((name, error))
+                    }));
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if self.check_refused && batch.len() > 1 {
+                if without_them_good.is_none() {
+                    without_them_good = Some(self.files_are_good().await);
+                }
+                if without_them_good == Some(true) {
+                    // An entry that sing-box does not take keeps nobody else out.
+                    let rest = batch.split_off(batch.len() / 2);
+                    batches.extend([rest, batch]);
+                    continue;
+                }
+            }
+            self.outcome(Err(failure.clone())).await;
+            failed.extend(batch.into_iter().map(|name| (name, ApiError::unavailable(failure.clone()))));
+        }
+        failed
+    }
+
+    /// Does sing-box take its files as they are?
+    async fn files_are_good(&self) -> bool {
+        let Ok(singbox) = self.singbox() else { return false };
+        blocking(move || singbox.check(&[]).map_err(|error| error.to_string())).await.is_ok()
+    }
+
+    /// What is wanted of everybody, and of some users in particular.
+    fn wanted(&self, found: &Found, own: &Wanted) -> Wanted {
         let mut wanted = Wanted::new();
         let kept_out = self.around.kept_out.as_ref();
         let parked: BTreeSet<&str> = found.parked.iter().map(|parked| parked.key.user.as_str()).collect();
+        let living = found.users.iter().filter(|user| user.tombstoned_ms.is_none());
+        let living: BTreeSet<&str> = living.map(|user| &*user.name).collect();
         for user in &found.users {
             let name = user.name.to_string();
             let removing = user.file_state == FileState::Removing;
             let out = kept_out.is_some_and(|out| out.contains(&user.id));
             if removing {
-                // A living user may have the name of a deleted one by now.
-                wanted.entry(name).or_insert(Want::Deleted);
+                // The entry of a living user of that name is theirs.
+                if !living.contains(name.as_str()) {
+                    wanted.insert(name, Want::Deleted);
+                }
             } else if user.tombstoned_ms.is_some() {
+            } else if user.file_state == FileState::Adding && !own.is_empty() {
+                // Each comes in by an edit that says so: one that sing-box does not take would hold up others.
             } else if out {
                 wanted.insert(name, Want::Out);
             } else if kept_out.is_some() && parked.contains(name.as_str()) {
                 wanted.insert(name, Want::In);
             }
         }
-        wanted.extend(own);
+        wanted.extend(own.iter().map(|(name, want)| (name.clone(), want.clone())));
         wanted
     }
 
     /// Plans and carries it out.
-    async fn reconcile(&mut self, own: Option<(String, Want)>) -> Result<Plan, Failure> {
+    async fn reconcile(&mut self, own: Wanted) -> Result<Done, Failure> {
         let singbox = self.singbox()?;
         let found = self.find().await?;
         let adding = |name: &str| {
             let living = found.users.iter().filter(|user| user.tombstoned_ms.is_none());
             living.filter(|user| *user.name == *name).any(|user| user.file_state == FileState::Adding)
         };
-        let new = own.as_ref().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
-        let new = new.map(|(name, _)| name.clone());
-        let own_name = own.as_ref().map(|(name, _)| name.clone());
-        let deletes = own.as_ref().is_some_and(|(_, want)| matches!(want, Want::Deleted));
-        let wanted = Arc::new(self.wanted(&found, own));
+        let new = own.iter().filter(|(name, want)| matches!(want, Want::New { .. }) || adding(name));
+        let new: BTreeSet<String> = new.map(|(name, _)| name.clone()).collect();
+        let wanted = self.wanted(&found, &own);
         // Nobody is let in by a service that does not run. But it may know its users again when it does: who
         // is deleted stays to be removed until it was told.
-        let services = match &singbox.process {
-            None if !deletes => Vec::new(),
-            _ => self.services(&found)?,
-        };
-        let Found { files, parked, users } = found;
+        let (services, runs) = (self.services(&found)?, singbox.process.is_some());
+        let Found { files, parked, users, removing } = found;
         let parked = Arc::new(parked);
         let first = self.first;
-        let (kept, wishes) = (Arc::clone(&parked), Arc::clone(&wanted));
-        let (asked, plan, unread) = blocking(move || {
-            let (parked, wanted) = (kept, wishes);
-            let own = singbox.own_texts().map_err(|error| error.to_string())?;
-            let plan = reconcile::plan(&files, &parked, &wanted, &own).map_err(|error| error.to_string())?;
+        let kept = Arc::clone(&parked);
+        let (asked, (plan, wanted, mut errors), unread) = blocking(move || {
+            let texts = singbox.own_texts().map_err(|error| error.to_string())?;
+            let plan = words::plan_whole((&files, &kept, &texts), wanted, &new)?;
             let unread = match first {
                 true => {
                     let loaded = singbox.loaded_texts().map_err(|error| error.to_string())?;
@@ -332,20 +403,20 @@ impl Worker {
         for change in &unread {
             self.reloads.changed(change, clock::mono_ns());
         }
-        // A user is made everywhere or nowhere: half of one would be adopted as somebody else.
-        if let Some(name) = new
-            && (plan.refused.iter().any(|refused| concerns(refused, &name))
-                || lost(&plan).any(|key| key.user == name))
-        {
-            self.first = first;
-            self.plan_at_ns.get_or_insert(clock::mono_ns());
-            return Ok(plan);
+        for (name, want) in own.iter().filter(|(name, _)| wanted.contains_key(*name)) {
+            errors.extend(words::error_of(&plan, name, want).map(|error| (name.clone(), error)));
         }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
         self.tell_oddities(&plan, &ids).await;
-        self.reach_services(&services, (&parked, &wanted), &ids, own_name.as_deref()).await?;
-        Ok(plan)
+        let told = match runs {
+            true => self.reach_services(&services, (&parked[..], &wanted), &ids, &removing).await,
+            false => {
+                Told { missed: Vec::new(), unheard: services.iter().map(|one| one.tag.clone()).collect() }
+            }
+        };
+        self.settle_removed(&users, &wanted, &removing, &told).await?;
+        Ok(Done { plan, errors, missed: told.missed })
     }
 
     async fn carry_out(
@@ -362,10 +433,14 @@ impl Worker {
         fault::point("parked");
         if !plan.edits.is_empty() {
             let edits = plan.edits.clone();
-            let kept: Vec<PathBuf> =
-                blocking(move || singbox.write(&edits).map_err(|error| error.to_string())).await?;
+            let kept: Result<Vec<PathBuf>, EditError> = blocking(move || Ok(singbox.write(&edits))).await?;
+            self.check_refused = matches!(kept, Err(EditError::Refused(_)));
+            let kept = kept.map_err(|error| error.to_string())?;
             fault::point("written");
             self.written(plan, &kept).await;
+            if fault::refuses("noting") {
+                return Err("the ledger could not be told, as a test wants".to_owned());
+            }
         }
         steps.after(&self.ledger).await?;
         fault::point("noted");

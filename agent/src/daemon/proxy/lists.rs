@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use futures_util::future::join_all;
 use tokio::task::JoinError;
 
 use super::{Changes, Proxy};
-use crate::{clock, enforcer::managed::Manager};
+use crate::{
+    clock,
+    enforcer::managed::{ManagedError, Manager},
+};
 
 /// Users of managed inbounds come and go without a change of any file.
 const LIST_EVERY_NS: u64 = 5_000_000_000;
@@ -31,26 +35,23 @@ impl Proxy {
         if managers.is_empty() {
             return;
         }
-        self.listing = Some(tokio::spawn(async move {
-            let mut lists = Lists::new();
-            for (tag, manager) in managers {
-                let list = match manager {
-                    Ok(manager) => manager.list().await,
-                    Err(error) => Err(error),
-                };
-                let names = |user: crate::enforcer::managed::ManagedUser| user.name.into();
-                let list = list.map(|users| users.into_iter().map(names).collect());
-                lists.push((tag, list.map_err(|error| error.to_string())));
-            }
-            lists
-        }));
+        // At once: one that does not answer holds up no other.
+        let ask = |(tag, manager): (Arc<str>, Result<Manager, ManagedError>)| async move {
+            let list = match manager {
+                Ok(manager) => manager.list().await,
+                Err(error) => Err(error),
+            };
+            let list = list.map(|users| users.into_iter().map(|user| user.name.into()).collect());
+            (tag, list.map_err(|error| error.to_string()))
+        };
+        self.listing = Some(tokio::spawn(join_all(managers.into_iter().map(ask))));
     }
 
     /// A service that does not answer changes nothing: the names that it told last stay.
     pub(super) fn take_lists(&mut self, lists: Result<Lists, JoinError>) -> Changes {
         self.listing = None;
         let mut changes = Changes::default();
-        let mut trouble = lists.as_ref().err().map(ToString::to_string);
+        let mut trouble: Vec<String> = lists.as_ref().err().map(ToString::to_string).into_iter().collect();
         let listed_ns = std::mem::replace(&mut self.asked_ns, 0);
         for (tag, list) in lists.unwrap_or_default() {
             match list {
@@ -58,16 +59,15 @@ impl Proxy {
                     let names = names.into_iter().filter(|name: &Arc<str>| !name.is_empty()).collect();
                     let names = self.without_removed(&tag, names, listed_ns);
                     changes.config |= self.managed.get(&tag) != Some(&names);
+                    changes.config |= self.removed.forget(&tag, listed_ns);
+                    self.managed_ns.insert(Arc::clone(&tag), listed_ns);
                     self.managed.insert(tag, names);
                 }
-                Err(reason) => trouble = Some(reason),
+                Err(reason) => trouble.push(reason),
             }
         }
-        if trouble.is_none() {
-            self.managed_ns = listed_ns;
-            self.removed.forget(listed_ns);
-        }
-        changes.parts.push(("managed_users", trouble));
+        trouble.dedup();
+        changes.parts.push(("managed_users", (!trouble.is_empty()).then(|| trouble.join("; "))));
         changes
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     enforcer::{
         reconcile,
-        users_edit::{self, CheckNew, UserRefused},
+        users_edit::{self, Newcomer, UserRefused},
     },
     singbox::Secret,
 };
@@ -66,6 +66,16 @@ fn every_type_has_its_credentials() {
     assert!(!format!("{done:?}{:?}", world.parked).contains(&value(0, 1)), "never printed");
 }
 
+fn prepare(
+    world: &World,
+    name: &str,
+    inbounds: Option<Vec<String>>,
+    brought: Brought,
+) -> Result<reconcile::Prepared, UserRefused> {
+    let one = Newcomer { name: name.to_owned(), inbounds, brought };
+    reconcile::prepare(&world.files, &world.parked, &[one]).unwrap().remove(0)
+}
+
 /// Entries made beforehand come into the files as if they were made there, whatever dies in between.
 #[test]
 fn what_was_prepared_is_what_comes_in() {
@@ -83,7 +93,7 @@ fn what_was_prepared_is_what_comes_in() {
         let mut at_once = World::one(&text);
         at_once.reach(&wanted(&[("n", Want::New { inbounds: tags.clone(), brought: own() })]));
         let mut world = World::one(&text);
-        let made = reconcile::prepare(&world.files, &world.parked, "n", tags, own()).unwrap();
+        let made = prepare(&world, "n", tags, own()).unwrap();
         assert_eq!(made.credentials[0].fields[1].1, "p");
         assert_eq!(made.entries.len(), 1);
         world.parked.extend(made.entries.iter().cloned());
@@ -98,14 +108,73 @@ fn what_was_prepared_is_what_comes_in() {
         world.reach(&r#in);
         assert_eq!(world.text(), at_once.text());
         assert_eq!(killed.text(), at_once.text());
-        let again = reconcile::prepare(&world.files, &world.parked, "n", None, own());
-        assert!(matches!(again, Err(CheckNew::User(UserRefused::DuplicateName { .. }))));
+        let again = prepare(&world, "n", None, own());
+        assert!(matches!(again, Err(UserRefused::DuplicateName { .. })));
     }
     let world =
         World::one(r#"{"inbounds":[{"type":"trojan","tag":"x","users":[{"name":"a","password":"1"}]}]}"#);
     let twin = Brought { password: Some(Secret("1".into())), uuid: None };
-    let refused = reconcile::prepare(&world.files, &world.parked, "n", None, twin);
-    assert!(matches!(refused, Err(CheckNew::User(UserRefused::DuplicateCredential { .. }))));
+    let refused = prepare(&world, "n", None, twin);
+    assert!(matches!(refused, Err(UserRefused::DuplicateCredential { .. })));
+}
+
+/// Many are prepared and come in together as they would one after the other; who cannot, on any of its
+/// inbounds, is on none, and holds up nobody.
+#[test]
+fn many_are_made_at_once_each_wholly_or_not() {
+    let text = r#"{"inbounds":[
+  {"type":"trojan","tag":"t","users":[
+    {"name":"a","password":"1"},
+    {"name":"b","password":"2"}
+  ]},
+  {"type":"shadowsocks","tag":"s","method":"2022-blake3-aes-128-gcm","users":[]}]}"#;
+    let newcomer = |name: &str, inbounds: Option<&[&str]>, password: Option<&str>| Newcomer {
+        name: name.to_owned(),
+        inbounds: inbounds.map(|tags| tags.iter().map(|tag| (*tag).to_owned()).collect()),
+        brought: Brought { password: password.map(|text| Secret(text.into())), uuid: None },
+    };
+    let only = Some(&["t"][..]);
+    let mut newcomers: Vec<Newcomer> =
+        (0..50).map(|n| newcomer(&format!("u{n:02}"), only, Some(&format!("p{n}")))).collect();
+    newcomers.extend([
+        newcomer("whole", None, None),
+        newcomer("half", None, Some("no key")),
+        newcomer("u07", only, Some("another")),
+        newcomer("twin", only, Some("p7")),
+        newcomer("old", only, Some("2")),
+        newcomer("a", only, None),
+        newcomer("lost", Some(&["nowhere"]), None),
+        newcomer("br]", only, None),
+    ]);
+    let mut world = World::one(text);
+    let made = reconcile::prepare(&world.files, &world.parked, &newcomers).unwrap();
+    let refused: Vec<&str> =
+        newcomers.iter().zip(&made).filter(|(_, made)| made.is_err()).map(|(one, _)| &*one.name).collect();
+    // Of two with one credential the first one by name stays.
+    assert_eq!(refused, ["u07", "half", "u07", "old", "a", "lost", "br]"]);
+    let entries = |at: usize| made[at].as_ref().unwrap().entries.len();
+    assert_eq!((entries(0), entries(50)), (1, 2));
+    // One after the other, in the order in which they are made.
+    let mut single = World::one(text);
+    let good = newcomers.iter().zip(&made).filter(|(one, made)| made.is_ok() && one.name != "whole");
+    let mut good: Vec<&Newcomer> = good.map(|(one, _)| one).collect();
+    good.sort_by_key(|one| &one.name);
+    for one in good {
+        let want = Want::New { inbounds: one.inbounds.clone(), brought: one.brought.clone() };
+        single.reach(&wanted(&[(&one.name, want)]));
+    }
+    let good = made.into_iter().flatten();
+    world.parked.extend(good.flat_map(|made| made.entries));
+    let names: Vec<String> = (0..50).map(|n| format!("u{n:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let done = world.reach(&all(&[&names[..], &["twin"]].concat(), &Want::In));
+    assert!(done.refused.is_empty() && done.edits.len() == 1);
+    let trojan = |world: &World| world.text().split_once("shadowsocks").map(|(text, _)| text.to_owned());
+    assert_eq!(trojan(&world), trojan(&single));
+    world.reach(&all(&["whole"], &Want::In));
+    assert_eq!((world.names("t").len(), world.names("s")), (53, vec!["whole".to_owned()]));
+    world.reach(&all(&[&names[..], &["whole", "twin"]].concat(), &Want::Deleted));
+    assert_eq!(world.names("t"), ["a", "b"]);
 }
 
 #[test]
@@ -163,18 +232,18 @@ fn dangerous_and_taken_names_are_refused() {
         (long.as_str(), "128 bytes"),
         ("a:b", "colon"),
     ] {
-        let error = users_edit::check_new(&world.files, &world.parked, name, None).unwrap_err();
+        let error = prepare(&world, name, None, Brought::default()).unwrap_err();
         assert!(error.to_string().contains(wanted), "{name:?}: {error}");
         let plan = world.plan(&super::wanted(&[(name, new(Some(&["h"])))]));
         assert!(matches!(&plan.refused[..], [UserRefused::Name { .. }]), "{name:?}: {plan:?}");
         assert!(plan.is_empty());
     }
-    let only = |tag: &str| users_edit::check_new(&world.files, &world.parked, "a:b", Some(&[tag.to_owned()]));
-    assert_eq!(only("t").unwrap(), [("t".to_owned(), "trojan".to_owned())], "no login ends there");
+    let only = prepare(&world, "a:b", Some(vec!["t".to_owned()]), Brought::default());
+    assert_eq!(only.unwrap().credentials[0].kind, "trojan", "no login ends there");
     world.reach(&all(&["b"], &Want::Out));
     for name in ["a", "b"] {
-        let error = users_edit::check_new(&world.files, &world.parked, name, None).unwrap_err();
-        assert!(matches!(error, CheckNew::User(UserRefused::DuplicateName { .. })), "{name}: {error}");
+        let error = prepare(&world, name, None, Brought::default()).unwrap_err();
+        assert!(matches!(error, UserRefused::DuplicateName { .. }), "{name}: {error}");
     }
     world.reach(&all(&["b"], &Want::In));
     assert_eq!(world.text(), text);

@@ -65,6 +65,35 @@ pub struct List<'a> {
     pub loose: Vec<Parked>,
     /// Entries that somebody put back by hand.
     pub returned: Vec<Parked>,
+    /// How new entries are written, once it was asked for: looking takes as long as the list.
+    style: Option<Style>,
+}
+
+/// Names and credentials of everybody in a full list, for who puts many in.
+#[derive(Default)]
+pub struct Known {
+    names: HashSet<String>,
+    /// By credential.
+    holders: HashMap<String, String>,
+}
+
+impl Known {
+    /// Is there an entry with this name, in or out?
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// Who has this credential, in or out?
+    pub fn holder(&self, credential: &str) -> Option<&String> {
+        self.holders.get(credential)
+    }
+
+    pub fn add(&mut self, name: &str, credential: Option<String>) {
+        self.names.insert(name.to_owned());
+        if let Some(credential) = credential {
+            self.holders.entry(credential).or_insert_with(|| name.to_owned());
+        }
+    }
 }
 
 fn ends(at: usize, count: usize) -> Ends {
@@ -178,6 +207,7 @@ impl<'a> List<'a> {
             reshaped: false,
             loose: Vec::new(),
             returned: Vec::new(),
+            style: None,
         };
         let names: HashSet<&str> = match parked.is_empty() {
             true => HashSet::new(),
@@ -263,7 +293,7 @@ impl<'a> List<'a> {
     }
 
     /// How new entries are to be written.
-    pub fn style(&self) -> Style {
+    fn style(&self) -> Style {
         let line_end = if self.file.text.contains("\r\n") { "\r\n" } else { "\n" };
         let outer = splice::indent_of_line(&self.file.text, self.inside.start - 1);
         let leading = &self.gaps[..self.items.len()];
@@ -283,8 +313,10 @@ impl<'a> List<'a> {
     pub fn insert(&mut self, at: usize, name: &str, text: String) {
         self.reshaped = true;
         let ends = ends(at, self.items.len());
+        let style = self.style.take().unwrap_or_else(|| self.style());
         let parts: Vec<&str> = self.gaps[at].iter().map(Cow::as_ref).collect();
-        let (before, after) = gap::open(&gap::join(&parts, ends), ends, &self.style());
+        let (before, after) = gap::open(&gap::join(&parts, ends), ends, &style);
+        self.style = Some(style);
         self.gaps[at] = vec![Cow::Owned(before)];
         self.gaps.insert(at + 1, vec![Cow::Owned(after)]);
         let (text, name) = (Cow::Owned(text), Cow::Owned(name.to_owned()));
@@ -309,6 +341,7 @@ impl<'a> List<'a> {
 
     /// Takes entries out of the full list for good.
     pub fn delete(&mut self, mut goes: impl FnMut(&Item<'a>) -> bool) {
+        self.style = None;
         let (items, gaps) = (std::mem::take(&mut self.items), std::mem::take(&mut self.gaps));
         let mut gaps = gaps.into_iter();
         self.gaps.extend(gaps.next());
@@ -326,25 +359,23 @@ impl<'a> List<'a> {
         }
     }
 
-    /// Is there an entry with this name, in or out?
-    pub fn knows(&self, name: &str) -> bool {
-        self.items.iter().any(|item| item.name == name)
-            || self.loose.iter().chain(&self.returned).any(|record| record.key.user == name)
-    }
-
     pub fn credential_of(kind: &str, record: &Parked) -> Option<String> {
         entry::credential_of(kind, &record.entry)
     }
 
-    /// Who else has this credential, in or out?
-    pub fn holder(&self, wanted: &str) -> Option<String> {
-        let has = |item: &&Item<'_>| item.credential(&self.kind).as_deref() == Some(wanted);
-        let found = self.items.iter().find(has).map(|item| item.name.clone().into_owned());
-        found.or_else(|| {
-            let has =
-                |record: &&Parked| entry::credential_of(&self.kind, &record.entry).as_deref() == Some(wanted);
-            self.loose.iter().find(has).map(|record| record.key.user.clone())
-        })
+    /// Everybody, in or out.
+    pub fn known(&self) -> Known {
+        let mut known = Known::default();
+        for item in &self.items {
+            known.add(&item.name, item.credential(&self.kind).map(Cow::into_owned));
+        }
+        for record in &self.loose {
+            known.add(&record.key.user, entry::credential_of(&self.kind, &record.entry));
+        }
+        for record in &self.returned {
+            known.add(&record.key.user, None);
+        }
+        known
     }
 
     /// Is the array to be written without anybody who can come in?

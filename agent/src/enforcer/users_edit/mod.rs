@@ -15,7 +15,7 @@ pub use entry::{BadName, Brought, Credentials, Fields, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
-pub(super) use list::List;
+pub(super) use list::{Known, List};
 
 use crate::singbox::{
     config::{LOCKED_USER, carries_users, name_key},
@@ -94,6 +94,30 @@ pub enum UserRefused {
     Excluded { tag: String, why: Excluded },
     #[error("no inbound of the configuration has users that can be edited")]
     NoInbounds,
+}
+
+impl UserRefused {
+    /// Whom it is about.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            UserRefused::Name { name: user, .. }
+            | UserRefused::DuplicateName { user, .. }
+            | UserRefused::DuplicateCredential { user, .. }
+            | UserRefused::WrongKey { user, .. } => Some(user),
+            UserRefused::UnknownInbound { .. } | UserRefused::Excluded { .. } | UserRefused::NoInbounds => {
+                None
+            }
+        }
+    }
+}
+
+/// A user to be made.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    pub name: String,
+    /// `None`: all that have users.
+    pub inbounds: Option<Vec<String>>,
+    pub brought: Brought,
 }
 
 /// What became of a user on an inbound.
@@ -239,8 +263,8 @@ impl Place<'_> {
     pub fn new_entry(
         &self,
         list: &List<'_>,
-        name: &str,
-        brought: &Brought,
+        known: &mut Known,
+        (name, brought): (&str, &Brought),
     ) -> Result<(Fields, String), UserRefused> {
         let (user, inbound) = (name.to_owned(), self.tag.clone());
         check_name(name, &self.shape.kind).map_err(|why| UserRefused::Name { name: user.clone(), why })?;
@@ -252,9 +276,10 @@ impl Place<'_> {
             bytes: wrong.bytes,
         })?;
         let credential = entry::credential_in(&self.shape.kind, &fields);
-        if let Some(other) = credential.and_then(|wanted| list.holder(&wanted)) {
-            return Err(UserRefused::DuplicateCredential { user, other, inbound });
+        if let Some(other) = credential.as_ref().and_then(|wanted| known.holder(wanted)) {
+            return Err(UserRefused::DuplicateCredential { user, other: other.clone(), inbound });
         }
+        known.add(name, credential);
         let text = entry::compose(&fields, users().next_back());
         Ok((fields, text))
     }
@@ -304,36 +329,29 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// May a new user have this name on these inbounds (`None`: all that have users)? The tags and types
-/// that it would be on, for showing them before the edit.
-pub fn check_new(
+/// May new users have these names on their inbounds? What is wrong with each, if anything.
+pub(super) fn check_new(
     files: &[FileText],
     parked: &[Parked],
-    name: &str,
-    inbounds: Option<&[String]>,
-) -> Result<Vec<(String, String)>, CheckNew> {
+    newcomers: &[Newcomer],
+) -> Result<Vec<Option<UserRefused>>, EditRefused> {
     let places = Places::read(files, parked, &[])?;
-    let mut found = Vec::new();
-    for at in places.targets(inbounds)? {
-        let place = &places.places[at];
-        check_name(name, &place.shape.kind)
-            .map_err(|why| UserRefused::Name { name: name.to_owned(), why })?;
-        if place.list.as_ref().is_ok_and(|list| list.knows(name)) {
-            let (user, inbound) = (name.to_owned(), place.tag.clone());
-            return Err(UserRefused::DuplicateName { user, inbound }.into());
+    let mut known: Vec<Known> =
+        places.places.iter().map(|place| place.list.as_ref().map(List::known).unwrap_or_default()).collect();
+    let mut check = |newcomer: &Newcomer| {
+        let (name, targets) = (&newcomer.name, places.targets(newcomer.inbounds.as_deref())?);
+        for &at in &targets {
+            let place = &places.places[at];
+            check_name(name, &place.shape.kind)
+                .map_err(|why| UserRefused::Name { name: name.clone(), why })?;
+            if known[at].has(name) {
+                return Err(UserRefused::DuplicateName { user: name.clone(), inbound: place.tag.clone() });
+            }
         }
-        found.push((place.tag.clone(), place.shape.kind.clone()));
-    }
-    Ok(found)
-}
-
-/// Why a user cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckNew {
-    #[error(transparent)]
-    User(#[from] UserRefused),
-    #[error(transparent)]
-    Files(#[from] EditRefused),
+        targets.into_iter().for_each(|at| known[at].add(name, None));
+        Ok(())
+    };
+    Ok(newcomers.iter().map(|newcomer| check(newcomer).err()).collect())
 }
 
 /// A user's logins, also those that are out now: for showing them again to who may see them.

@@ -62,7 +62,7 @@ fn found(names: &[&str]) -> Vec<FoundUser> {
 fn sync(ledger: &Ledger, names: &[&str], now_ms: i64) -> (Vec<UserRecord>, InboundNo) {
     let inbound = FoundInbound { tag: Arc::from("in"), kind: "trojan".to_owned(), port: 443 };
     let inbounds = ledger.sync_inbounds(vec![inbound], now_ms).wait().unwrap();
-    let users = ledger.sync_users(found(names), "unlimited".to_owned(), now_ms).wait().unwrap();
+    let users = ledger.sync_users(found(names), vec![], "unlimited".to_owned(), now_ms).wait().unwrap();
     (users, inbounds[0].no)
 }
 

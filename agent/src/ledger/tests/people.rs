@@ -28,14 +28,59 @@ fn an_addition_that_failed_leaves_the_name_free() {
     let bob = rig.ledger.create_user(new_user(&rig, "bob"), asked()).wait().unwrap();
     let taken = refusal(rig.ledger.create_user(new_user(&rig, "bob"), asked()));
     assert_eq!(taken, Refusal::NameTaken("user", "bob".to_owned()));
-    rig.ledger.give_up_adding(bob.id, "sing-box refuses it".to_owned(), asked()).wait().unwrap();
+    let gone = rig.ledger.give_up_adding(bob.id, "sing-box refuses it".to_owned(), asked()).wait().unwrap();
+    assert!(gone.tombstoned_ms.is_some());
     assert!(matches!(
         refusal(rig.ledger.give_up_adding(bob.id, String::new(), asked())),
         Refusal::Invalid(_)
     ));
     assert_eq!(kinds(&rig, bob.id), ["user_created", "user_not_added"]);
+    // The file may have been written: the entry is nobody's, and to be taken out again.
+    assert_eq!(living_of(&rig, &["alice", "bob"], &[], "bob"), 0);
+    assert!(rig.reader().standings(EPOCH).unwrap().iter().any(|one| one.id == bob.id), "to be cut");
+    // Seen without it, or told that it is nowhere: the name is free.
+    rig.ledger.removed(bob.id).wait().unwrap();
     let again = rig.ledger.create_user(new_user(&rig, "bob"), asked()).wait().unwrap();
     assert_ne!(again.id, bob.id);
+    rig.ledger.give_up_adding(again.id, String::new(), asked()).wait().unwrap();
+    assert_eq!(living_of(&rig, &["alice"], &[], "bob"), 0);
+    rig.ledger.create_user(new_user(&rig, "bob"), asked()).wait().unwrap();
+}
+
+/// How many of a name live, when these are found in the files and these inbounds have theirs elsewhere.
+fn living_of(rig: &Rig, names: &[&str], elsewhere: &[&str], name: &str) -> usize {
+    let elsewhere = elsewhere.iter().map(|tag| Arc::from(*tag)).collect();
+    let users = rig.ledger.sync_users(found(names), elsewhere, "unlimited".to_owned(), start_ms() + 1000);
+    let users = users.wait().unwrap();
+    users.iter().filter(|user| &*user.name == name && user.tombstoned_ms.is_none()).count()
+}
+
+/// The service of a managed inbound may be away, and have a deleted user still when it is back.
+#[test]
+fn a_deleted_user_of_a_managed_inbound_is_nobody_new_until_its_service_was_told() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let second = FoundInbound { tag: Arc::from("files"), kind: "trojan".to_owned(), port: 444 };
+    let first = FoundInbound { tag: Arc::from("in"), kind: "shadowsocks".to_owned(), port: 443 };
+    rig.ledger.sync_inbounds(vec![first, second], start_ms()).wait().unwrap();
+    // Deleted, and made but given up: both may be with the service.
+    let entries = vec![ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: "{}".to_owned() }];
+    let zoe = NewUser { entries, ..new_user(&rig, "zoe") };
+    let zoe = rig.ledger.create_user(zoe, asked()).wait().unwrap().id;
+    rig.ledger.give_up_adding(zoe, "its service is away".to_owned(), asked()).wait().unwrap();
+    rig.ledger.delete_user(user(&rig, 0), None, asked()).wait().unwrap();
+    for (name, id) in [("alice", user(&rig, 0)), ("zoe", zoe)] {
+        for seen in [&["bob"][..], &["bob", name], &["bob"], &["bob", name]] {
+            assert_eq!(living_of(&rig, seen, &["in"], name), 0, "{seen:?}");
+        }
+        let removing = rig.ledger.removing().wait().unwrap();
+        assert!(removing.may_be_on(id, "in") && !removing.may_be_on(id, "files"));
+        rig.ledger.removed(id).wait().unwrap();
+        assert_eq!(living_of(&rig, &["bob", name], &["in"], name), 1, "now it is somebody new");
+    }
+    // Who never was there is not held up by it.
+    rig.ledger.delete_user(user(&rig, 1), None, asked()).wait().unwrap();
+    living_of(&rig, &[], &["files"], "bob");
+    rig.ledger.create_user(new_user(&rig, "bob"), asked()).wait().unwrap();
 }
 
 #[test]
@@ -244,7 +289,8 @@ fn built_in_policies_are_edited_and_keep_their_names() {
 #[test]
 fn a_default_policy_that_nobody_made_is_told_once_and_cuts_nobody() {
     let rig = Rig::new("UTC", &[]);
-    let users = rig.ledger.sync_users(found(&["a", "b"]), "gone".to_owned(), start_ms()).wait().unwrap();
+    let users =
+        rig.ledger.sync_users(found(&["a", "b"]), vec![], "gone".to_owned(), start_ms()).wait().unwrap();
     assert!(users.iter().all(|user| user.policy == "unlimited"));
     let events = rig.reader().events(None, None, None, 100).unwrap();
     assert_eq!(events.iter().filter(|event| event.kind == "policy_unknown").count(), 1);
@@ -297,7 +343,8 @@ fn warnings_and_first_use_are_once() {
     let account = standing(&rig, alice).account;
     let warn = |account, percent| {
         let data = serde_json::json!({ "used": 8 });
-        rig.ledger.mark_warned(alice, account, percent, data, start_ms()).wait().unwrap()
+        let warning = Warning { user: alice, account, percent, data, at_ms: start_ms() };
+        rig.ledger.mark_warned(vec![warning.clone(), warning]).wait().unwrap() == [true, false]
     };
     assert!(warn(account, 95));
     assert!(!warn(account, 95));

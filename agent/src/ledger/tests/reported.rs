@@ -74,7 +74,8 @@ fn imported_usage_counts_once_and_where_it_belongs() {
         let what = |bytes| crate::core::wallet::What::Package { bytes, expires_ms: None };
         let package = u64::try_from(bytes).ok().filter(|&b| b > 0).map(|b| NewEntry::of(what(b), None));
         let nothing: Settle = Box::new(|_| Vec::new());
-        rig.ledger.import_usage(alice, file, usage.to_vec(), (package, nothing), asked()).wait()
+        let one = UsedElsewhere { user: alice, reporter: file, usage: usage.to_vec(), package };
+        rig.ledger.import_usage(vec![one], nothing, asked()).wait().unwrap().remove(0)
     };
     assert!(import([7; 16], &usage, 50).unwrap());
     assert!(!import([7; 16], &usage, 50).unwrap(), "the same file again");

@@ -42,7 +42,7 @@ fn a_user_who_vanished_from_the_file_has_no_page_and_a_new_one_of_the_name_anoth
     let rig = Rig::new("UTC", &["alice"]);
     let alice = rig.ledger.users().wait().unwrap()[0].id;
     rig.ledger.subscription_token(alice, secret('a'), 1).wait().unwrap();
-    rig.ledger.sync_users(Vec::new(), "unlimited".to_owned(), 2).wait().unwrap();
+    rig.ledger.sync_users(Vec::new(), vec![], "unlimited".to_owned(), 2).wait().unwrap();
     assert_eq!(rig.reader().subscriber(&secret('a')).unwrap(), None);
 }
 

@@ -188,10 +188,12 @@ fn a_new_package_pays_for_what_is_still_to_come() {
     rig.commit(start_ms(), &[(Some(0), 100)]);
     rig.ledger.add_entry(alice, package(500), settle(), with_key("p")).wait().unwrap();
     rig.commit(start_ms() + 1000, &[(Some(0), 110)]);
-    rig.ledger.settle(vec![alice, UserId(uuid::Uuid::now_v7())], settle(), start_ms() + 2000).wait().unwrap();
+    for user in [alice, UserId(uuid::Uuid::now_v7())] {
+        rig.ledger.book_expiry(user, settle(), start_ms() + 2000).wait().unwrap();
+    }
     assert_eq!(sum_of(&rig, "spent"), -110);
     let before = rig.ledger.info().wait().unwrap().rev;
-    rig.ledger.settle(vec![alice], settle(), start_ms() + 2000).wait().unwrap();
+    rig.ledger.book_expiry(alice, settle(), start_ms() + 2000).wait().unwrap();
     assert_eq!(rig.ledger.info().wait().unwrap().rev, before, "what is booked is booked");
     // A change of the quota books first: what the old quota made packages pay stays paid.
     rig.commit(start_ms() + 3000, &[(Some(0), 120)]);
