@@ -28,11 +28,12 @@ use boxmeter_web::{
 };
 use futures_util::StreamExt;
 use jiff::{Zoned, tz::TimeZone};
-use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
     answers,
+    care::CareStatus,
     hands::Handle,
     shared::{Picture, PictureReceiver, Question},
 };
@@ -83,6 +84,8 @@ pub struct Answerer {
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
+    /// How scheduled backups stand.
+    pub backups: watch::Receiver<Arc<CareStatus>>,
     pub turns: Turns,
     pub hashing: super::door::Hashing,
 }
@@ -211,6 +214,7 @@ impl Backend for Answerer {
                 rev: answers::unsigned(picture.directory.rev),
                 ledger_id: self.ledger_id.clone(),
                 node_id: self.node_id.clone(),
+                backups: answers::backups(&self.backups.borrow(), &self.zone),
             },
             singbox: picture.directory.singbox.clone(),
             time_zone: self.zone.iana_name().map(str::to_owned),

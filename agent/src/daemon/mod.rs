@@ -8,6 +8,7 @@
 mod agent;
 mod answers;
 mod backend;
+mod care;
 mod changes;
 mod commits;
 mod delays;
@@ -21,6 +22,7 @@ mod meter;
 mod peers;
 mod people;
 mod proxy;
+mod questions;
 mod reported;
 mod shared;
 mod steering;
@@ -58,7 +60,7 @@ use crate::{
     config::{AutoPath, Config, Meter as BilledMeter},
     enforcer::singbox::{Reload, Singbox},
     kernel::{Kernel, KernelConfig},
-    ledger::{Ledger, Options},
+    ledger::{Backups, Ledger, Options, Reader},
 };
 
 /// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
@@ -118,6 +120,17 @@ fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
     })
 }
 
+/// Scheduled backups, if they are wanted.
+fn backups(config: &Config) -> Option<Backups> {
+    let ledger = &config.ledger;
+    Some(Backups {
+        directory: ledger.backups(),
+        every: ledger.backup_every?,
+        keep: usize::try_from(ledger.backup_keep).unwrap_or(usize::MAX),
+        keep_for: ledger.backup_keep_for,
+    })
+}
+
 fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
     config.zone().context("the time zone of [billing] time_zone")
 }
@@ -136,6 +149,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch)
         .going_on_from(info.as_ref().and_then(|info| info.committed_ms));
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
+    let (care, backups) = care::start(ledger.clone(), backups(config)).context("starting a thread")?;
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let answerer = Answerer {
@@ -154,6 +168,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
+        backups,
         turns: backend::Turns::default(),
         hashing: door::Hashing::default(),
     };
@@ -169,6 +184,11 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         meter,
         gate,
         hands,
+        care,
+        restored: Reader::open(&config.ledger.path)
+            .ok()
+            .and_then(|it| it.is_restored().ok())
+            .unwrap_or(false),
         way: edit_way(config)?,
         news,
         commits: Commits::new(ledger),

@@ -13,6 +13,7 @@ use crate::core::{
 
 mod access;
 mod accounts;
+mod backups;
 mod bench;
 mod crash;
 mod faults;
@@ -20,7 +21,9 @@ mod parked;
 mod people;
 mod ranges;
 mod reported;
+mod restore;
 mod sharing;
+mod space;
 mod ticks;
 mod versions;
 mod wallet;
