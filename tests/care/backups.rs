@@ -36,7 +36,7 @@ fn a_backup_by_hand_needs_no_agent_and_minds_none() {
 #[test]
 fn the_agent_makes_backups_by_itself() {
     needs_machine!();
-    let mut rig = Rig::configured("backup_keep = 2\n");
+    let mut rig = Rig::configured("backup_keep = 2\nbackup_keep_for = \"9999d\"\n");
     rig.agent.hurries();
     let folder = rig.path("ledger/backups");
     fs::create_dir(&folder).unwrap();

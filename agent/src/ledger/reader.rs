@@ -211,12 +211,7 @@ impl Reader {
     /// # Errors
     /// [`QueryError::NoSuchUser`], or see [`QueryError`].
     pub fn user_by_name(&self, name: &str) -> Result<UserRecord, QueryError> {
-        let mut users = self.users()?;
-        users.retain(|user| &*user.name == name);
-        let live = users.iter().rposition(|user| user.tombstoned_ms.is_none());
-        let chosen =
-            live.or(users.len().checked_sub(1)).ok_or_else(|| QueryError::NoSuchUser(name.to_owned()))?;
-        Ok(users.swap_remove(chosen))
+        people::bearer(&self.connection, name)?.ok_or_else(|| QueryError::NoSuchUser(name.to_owned()))
     }
 
     /// All inbounds, tombstones included, by number.

@@ -15,6 +15,7 @@ mod access;
 mod accounts;
 mod backups;
 mod bench;
+mod bench_year;
 mod crash;
 mod faults;
 mod parked;
