@@ -55,6 +55,7 @@ pub struct Config {
     pub api: Api,
     pub panel: Panel,
     pub billing: Billing,
+    pub metrics: Metrics,
     pub notify: Notify,
 }
 
@@ -231,6 +232,20 @@ pub enum Meter {
     #[default]
     Payload,
     Wire,
+}
+
+/// What `GET /metrics` has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Series of each user; without them only sums.
+    pub users: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { users: true }
+    }
 }
 
 /// Read, but not yet used by this version: the contents of its tables are checked by the part that

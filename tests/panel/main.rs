@@ -8,6 +8,7 @@
 
 mod attacks;
 mod life;
+mod metrics;
 mod rig;
 mod signing_in;
 mod tokens;

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: whatever a fresh machine lacks, in one go. Idempotent, and quick when nothing is missing.
 
 use crate::shell::{clean, is_root, output, succeed};
-use crate::{browser, packages, singbox, toolchain};
+use crate::{browser, packages, prometheus, singbox, toolchain};
 use anyhow::{Context, Result};
 use std::time::Instant;
 
@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn everything() -> Result<Ready> {
     let ready = without_browser()?;
     browser::install_missing()?;
+    prometheus::install_missing()?;
     Ok(ready)
 }
 

@@ -213,7 +213,7 @@ pub fn user(
     }
 }
 
-fn of_meter(meter: Meter, counters: Counters) -> u64 {
+pub fn of_meter(meter: Meter, counters: Counters) -> u64 {
     traffic(counters).total(meter)
 }
 

@@ -35,6 +35,7 @@ use super::{
     answers,
     care::CareStatus,
     hands::Handle,
+    metrics,
     shared::{Picture, PictureReceiver, Question},
 };
 use crate::{
@@ -86,6 +87,8 @@ pub struct Answerer {
     pub reader: Arc<Mutex<Option<Reader>>>,
     /// How scheduled backups stand.
     pub backups: watch::Receiver<Arc<CareStatus>>,
+    /// `[metrics] users`.
+    pub metrics_of_users: bool,
     pub turns: Turns,
     pub hashing: super::door::Hashing,
 }
@@ -334,6 +337,21 @@ impl Backend for Answerer {
     async fn stats(&self) -> Result<Stats, ApiError> {
         self.flush().await?;
         Ok(answers::stats(&self.picture(), self.meter, &self.zone))
+    }
+
+    async fn metrics(&self) -> Result<String, ApiError> {
+        let (kernel, watched) = self.ask(Question::Watched).await?;
+        let beside = metrics::Beside {
+            kernel,
+            watched,
+            started_ms: self.started_ms,
+            now_ms: clock::wall_ms(),
+            backups: (**self.backups.borrow()).clone(),
+            ledger_bytes: std::fs::metadata(&self.ledger_path).ok().map(|meta| meta.len()),
+            meter: self.meter,
+            each_user: self.metrics_of_users,
+        };
+        Ok(metrics::text(&self.picture(), &beside))
     }
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {

@@ -19,6 +19,7 @@ mod hands;
 mod leave;
 mod listen;
 mod meter;
+mod metrics;
 mod peers;
 mod people;
 mod proxy;
@@ -169,6 +170,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
         backups,
+        metrics_of_users: config.metrics.users,
         turns: backend::Turns::default(),
         hashing: door::Hashing::default(),
     };

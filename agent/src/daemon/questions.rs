@@ -21,6 +21,9 @@ impl Agent {
             Question::Kernel(answer) => {
                 let _ = answer.send(self.kernel_status());
             }
+            Question::Watched(answer) => {
+                let _ = answer.send((self.kernel_status(), self.meter.watched()));
+            }
             Question::UserChanged(now, done) => {
                 let held = self.user_changed(*now);
                 let _ = done.send(());

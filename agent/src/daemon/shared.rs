@@ -30,6 +30,8 @@ pub enum Question {
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
+    /// The same, and everything seen of each inbound.
+    Watched(oneshot::Sender<(KernelStatus, Vec<(InboundIndex, Counters)>)>),
     /// The ledger has a user changed: answered when the kernel holds what follows.
     UserChanged(Box<UserNow>, oneshot::Sender<()>),
     /// As `UserChanged`, of everybody: after a change of policies.
