@@ -1,7 +1,7 @@
 //! Debian's Prometheus, which reads what the agent tells in the tests. Owns where it is: unpacked and not installed,
 //! since the package starts a service.
 
-use crate::shell::{clean, find_program, succeed};
+use crate::shell::find_program;
 use crate::{packages, paths};
 use anyhow::{Result, bail};
 use std::fs;

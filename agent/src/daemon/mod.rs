@@ -121,6 +121,15 @@ fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
     })
 }
 
+fn proxy_of(config: &Config, hands: &hands::Hands) -> Proxy {
+    Proxy::new(
+        config.singbox.config.clone(),
+        config.singbox.source.into(),
+        config.billing.default_policy.clone(),
+        hands.removed.clone(),
+    )
+}
+
 /// Scheduled backups, if they are wanted.
 fn backups(config: &Config) -> Option<Backups> {
     let ledger = &config.ledger;
@@ -176,12 +185,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
-    let proxy = Proxy::new(
-        config.singbox.config.clone(),
-        config.singbox.source.into(),
-        config.billing.default_policy.clone(),
-        hands.removed.clone(),
-    );
+    let proxy = proxy_of(config, &hands);
     let mut agent = Agent {
         meter,
         gate,
@@ -255,4 +259,6 @@ async fn finish(mut agent: Agent) {
     if let Err(reason) = agent.commit_last().await {
         tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
     }
+    // Whoever else has a handle on it, as a backup under way: the file is whole by itself then.
+    agent.commits.ledger.close();
 }

@@ -46,13 +46,16 @@ fn space(connection: &Connection) -> rusqlite::Result<Space> {
     })
 }
 
-/// Has free pages recorded in a file that was made before they were.
-pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    let now = space(connection)?;
-    if !now.in_steps && now.pages <= ANEW_PAGES_MAX {
-        connection.execute_batch("VACUUM")?;
+/// Has free pages recorded in a file that was made before they were. Where that does not work, as on a full disk, the
+/// file is as good as it was.
+pub(super) fn prepare(connection: &Connection) {
+    let done = space(connection).and_then(|now| match !now.in_steps && now.pages <= ANEW_PAGES_MAX {
+        true => connection.execute_batch("VACUUM"),
+        false => Ok(()),
+    });
+    if let Err(error) = done {
+        tracing::warn!("free pages of the ledger cannot be given back: {error}");
     }
-    Ok(())
 }
 
 fn give_back(connection: &Connection) -> rusqlite::Result<()> {

@@ -119,7 +119,7 @@ impl Ledger {
         schema::migrate(&mut claimed.connection, path)?;
         schema::ensure_meta(&claimed.connection, &options.zone, options.now_ms)
             .map_err(|error| LedgerError::from_sqlite(path, &error))?;
-        space::prepare(&claimed.connection).map_err(|error| LedgerError::from_sqlite(path, &error))?;
+        space::prepare(&claimed.connection);
         let zone = schema::zone_of(schema::zone_name(&options.zone));
         let (sender, receiver) = sync_channel(COMMANDS_MAX);
         let check = claimed.check;
