@@ -105,6 +105,10 @@ fn a_backup_under_ticks_is_one_state_of_the_ledger() {
     for minute in 0..60_u64 {
         rig.commit(start_ms() + minute as i64 * 60_000, &rows(minute + 1));
     }
+    // Some dozen steps of a copy.
+    let many = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100000)
+        INSERT INTO panel_attempts SELECT hex(randomblob(64)), 0, 0 FROM n";
+    rusqlite::Connection::open(rig.path()).unwrap().execute(many, []).unwrap();
     let file = rig.directory.path().join("backup.db");
     let (ledger, mut tick) = (rig.path(), 61_u64);
     let copied = std::thread::scope(|scope| {
@@ -113,6 +117,7 @@ fn a_backup_under_ticks_is_one_state_of_the_ledger() {
         while !copying.is_finished() || tick < 70 {
             rig.commit(start_ms() + tick as i64 * 60_000, &rows(tick));
             tick += 1;
+            assert!(tick < 1000, "the copy begins anew with every commit");
         }
         copying.join().unwrap().unwrap()
     });
