@@ -13,18 +13,16 @@ use boxmeter_web::{panel::options::Network, units::parse_size};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+pub use ledger::Ledger;
 use values::duration;
 pub use values::{AutoPath, Reload};
 
+mod ledger;
 mod values;
 
 /// Read when no file is named and it exists.
 pub const DEFAULT_PATH: &str = "/etc/boxmeter/config.toml";
 
-/// A tick is one transaction with one flush to the disk: more than ten a second gain nothing.
-const TICK_MIN: Duration = Duration::from_millis(100);
-/// The kernel's table of ended flows must be drained before it is full.
-const TICK_MAX: Duration = Duration::from_secs(60);
 /// Smaller connections without a user may be a client that failed to sign in.
 const GUARD_MIN: u64 = 4 << 20;
 /// A user who was taken out keeps being cut by the kernel alone until then.
@@ -59,6 +57,7 @@ pub struct Config {
     pub api: Api,
     pub panel: Panel,
     pub billing: Billing,
+    pub metrics: Metrics,
     pub notify: Notify,
 }
 
@@ -125,20 +124,6 @@ impl Kernel {
     /// For what is no size.
     pub fn guard_bytes(&self) -> Result<Option<u64>, String> {
         parse_size(&self.guard).map_err(|error| error.to_string())
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Ledger {
-    pub path: PathBuf,
-    #[serde(with = "duration")]
-    pub tick: Duration,
-}
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Ledger { path: PathBuf::from("/var/lib/boxmeter/ledger.db"), tick: Duration::from_secs(1) }
     }
 }
 
@@ -267,6 +252,20 @@ pub enum Meter {
     Wire,
 }
 
+/// What `GET /metrics` has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Series of each user; without them only sums.
+    pub users: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { users: true }
+    }
+}
+
 /// Read, but not yet used by this version: the contents of its tables are checked by the part that
 /// will send.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -324,21 +323,14 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
-        let tick = self.ledger.tick;
-        if !(TICK_MIN..=TICK_MAX).contains(&tick) {
-            return Err(("ledger.tick", "must be between 100ms and 60s".to_owned()));
-        }
+        self.ledger.check()?;
         if self.singbox.reload_within > RELOAD_WITHIN_MAX {
             return Err(("singbox.reload_within", "must be at most 7d".to_owned()));
         }
         if self.singbox.config.is_empty() {
             return Err(("singbox.config", "names no file; leave it out for /etc/sing-box".to_owned()));
         }
-        for (key, path) in [
-            ("kernel.pins", &self.kernel.pins),
-            ("ledger.path", &self.ledger.path),
-            ("api.socket", &self.api.socket),
-        ] {
+        for (key, path) in [("kernel.pins", &self.kernel.pins), ("api.socket", &self.api.socket)] {
             if !path.is_absolute() {
                 return Err((key, "must be an absolute path".to_owned()));
             }

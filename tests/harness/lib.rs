@@ -56,6 +56,13 @@ pub fn tools() -> PathBuf {
     std::env::var_os("BOXMETER_TOOLS").map_or_else(default, PathBuf::from)
 }
 
+/// One of Prometheus' programs: the machine's own, or the one that `cargo xtask setup` has unpacked.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let unpacked = tools().join("prometheus/usr/bin");
+    std::env::split_paths(&places).chain([unpacked]).map(|place| place.join(name)).find(|path| path.is_file())
+}
+
 /// The program under test.
 pub fn boxmeter() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/boxmeter");

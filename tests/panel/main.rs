@@ -9,6 +9,7 @@
 mod attacks;
 mod bench;
 mod life;
+mod metrics;
 mod rig;
 mod schema;
 mod signing_in;

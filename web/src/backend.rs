@@ -49,6 +49,11 @@ pub trait Backend: Door {
 
     async fn stats(&self) -> Result<Stats, ApiError>;
 
+    /// Everything for Prometheus, in its text format.
+    async fn metrics(&self) -> Result<String, ApiError> {
+        Err(only_reads())
+    }
+
     /// The stream begins with the state of now.
     async fn subscribe(&self) -> Result<LiveStream, ApiError>;
 

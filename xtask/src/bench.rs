@@ -61,6 +61,11 @@ const AIMS: &[Aim] = &[
     Aim("speed: upload", "限速：上传", "0.90–1.10"),
     Aim("speed: datagrams", "限速：UDP", "0.97–1.03"),
     Aim("edit of a configuration with 10,000 users", "编辑含 10,000 用户的配置", "≤ 100 ms"),
+    Aim("ledger of a year with 10,000 users", "10,000 用户一年的账本大小", ""),
+    Aim("ledger of a year: one user's month by day", "一年的账本：查询一个用户一个月的每日用量", "≤ 10 ms"),
+    Aim("ledger of a year: overview", "一年的账本：总览", "≤ 50 ms"),
+    Aim("backup of a 1 GB ledger: longest tick meanwhile", "备份 1 GB 账本期间最慢的 tick", "≤ 2 s"),
+    Aim("backup of a 1 GB ledger: time", "备份 1 GB 账本所需时间（含校验）", ""),
     Aim("a quota lowered on the command line", "命令行降低额度到最后一个字节", "one tick (1 s)"),
     Aim(
         "today's work: passed beyond a quota of 50 MB",

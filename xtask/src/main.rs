@@ -14,6 +14,7 @@ mod elf;
 mod leftovers;
 mod packages;
 mod paths;
+mod prometheus;
 mod report;
 mod run;
 mod schemathesis;

@@ -51,6 +51,39 @@ pub fn missing(packages: &[Package]) -> Vec<&'static str> {
     packages.iter().filter(|p| !p.marks.iter().any(|m| present(m))).map(|p| p.name).collect()
 }
 
+/// Downloads packages and unpacks them into a folder, without installing them.
+///
+/// # Errors
+/// No network, or lists of packages that are too old and may not be brought up to date.
+pub fn unpack(names: &[&str], into: &Path) -> Result<()> {
+    let fetch = || {
+        let mut apt = clean("apt-get");
+        // apt's own user cannot write to our folder.
+        apt.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(names).current_dir(into);
+        succeed(&mut apt)
+    };
+    if fetch().is_err() {
+        update()?;
+        fetch()?;
+    }
+    for entry in std::fs::read_dir(into)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|it| it == "deb") {
+            succeed(clean("dpkg").arg("-x").arg(&package).arg(into))?;
+            std::fs::remove_file(package)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lists of packages that are too old name files which are gone.
+pub fn update() -> Result<()> {
+    if !is_root() {
+        bail!("the lists of packages are missing or too old. As root: apt-get update");
+    }
+    succeed(clean("apt-get").args(["-q", "update"]))
+}
+
 /// Does this machine have apt?
 pub fn is_debian() -> bool {
     Path::new("/etc/debian_version").exists() && find_program(&["apt-get"]).is_some()

@@ -59,6 +59,12 @@ pub enum Command {
     Events(super::events::EventsArgs),
     /// Does the sum of all users and unattributed bytes equal the watched bytes.
     Audit(super::audit::AuditArgs),
+    /// Write a checked copy of the ledger.
+    Backup(super::backup::BackupArgs),
+    /// Put a backup into the ledger's place, while no agent runs.
+    Restore(super::restore::RestoreArgs),
+    /// Usage, users or events as CSV or NDJSON.
+    Export(super::export::ExportArgs),
     /// Print shell completions.
     Completions(super::completions::CompletionsArgs),
     /// Print the manual page, or write all of them.

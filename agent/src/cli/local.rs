@@ -14,6 +14,7 @@ use boxmeter_web::{
         query::UsageQuery,
         types::{ImportUser, Meter, Usage},
     },
+    backend::{ApiError, ErrorKind},
     locale::Lang,
 };
 use jiff::Zoned;
@@ -25,7 +26,10 @@ use crate::{
     clock,
     config::{self, Config, ConfigError},
     daemon, doctor as checks, import,
-    ledger::{Reader, import as import_sqlite},
+    kernel::{self, KernelError},
+    ledger::{
+        self, BackedUp, BackupError, LedgerError, Reader, RestoreError, Restored, import as import_sqlite,
+    },
     panel,
 };
 
@@ -131,6 +135,70 @@ pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
     let query = daemon::ledger_query(query, &zone, now_ms)?;
     let answer = reader.usage(&query).map_err(daemon::query_error)?;
     Ok(daemon::usage_answer(answer, meter, &zone, now_ms))
+}
+
+/// Copies the ledger of the configuration, whether the agent runs or not. Also answers where it is.
+///
+/// # Errors
+/// See [`ledger::BackupError`].
+pub fn backup(config: Option<&Path>, to: &Path, overwrite: bool) -> Result<(BackedUp, PathBuf)> {
+    let path = Config::load(config)?.ledger.path;
+    let done = ledger::backup(&path, to, overwrite, &|| true);
+    Ok((done.map_err(|error| told(kind_of_backup(&error), error))?, path))
+}
+
+/// Puts a backup into the place of the configuration's ledger, while no agent runs.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn restore(config: Option<&Path>, file: &Path) -> Result<Restored> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(ApiError::not_permitted("only root may replace the ledger: use sudo").into());
+    }
+    let config = Config::load(config)?;
+    let path = config.ledger.path;
+    let epoch = match kernel::present_epoch(&config.kernel.pins) {
+        Err(KernelError::Busy { .. }) => {
+            return Err(told(ErrorKind::Conflict, RestoreError::Running { path }));
+        }
+        // What is not known of the kernel only makes the answer say less.
+        other => other.ok().flatten(),
+    };
+    let done = ledger::restore(file, &path, epoch, clock::wall_ms());
+    done.map_err(|error| {
+        let kind = match &error {
+            RestoreError::Running { .. } => ErrorKind::Conflict,
+            RestoreError::NoBackup { .. } => ErrorKind::NotFound,
+            RestoreError::Itself { .. } => ErrorKind::BadRequest,
+            RestoreError::Ledger(error) => kind_of_ledger(error),
+            RestoreError::Copy(error) => kind_of_backup(error),
+            RestoreError::Damaged { .. } | RestoreError::Other { .. } => ErrorKind::Failed,
+        };
+        told(kind, error)
+    })
+}
+
+fn told(kind: ErrorKind, error: impl std::fmt::Display) -> anyhow::Error {
+    ApiError::new(kind, error).into()
+}
+
+fn kind_of_ledger(error: &LedgerError) -> ErrorKind {
+    match error {
+        LedgerError::Permission { .. } => ErrorKind::NotPermitted,
+        LedgerError::NotFound { .. } | LedgerError::NoDirectory { .. } => ErrorKind::NotFound,
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn kind_of_backup(error: &BackupError) -> ErrorKind {
+    match error {
+        BackupError::Ledger(error) => kind_of_ledger(error),
+        BackupError::Exists { .. } => ErrorKind::Conflict,
+        BackupError::Itself { .. } => ErrorKind::BadRequest,
+        BackupError::NoDirectory { .. } => ErrorKind::NotFound,
+        BackupError::Permission { .. } => ErrorKind::NotPermitted,
+        _ => ErrorKind::Failed,
+    }
 }
 
 /// Users of another program's file, and what of it was not understood. Times without a zone are of

@@ -4,6 +4,7 @@
 mod args;
 mod ask;
 mod audit;
+mod backup;
 #[cfg(test)]
 mod change_tests;
 mod completions;
@@ -11,6 +12,7 @@ mod context;
 mod detach;
 mod doctor;
 mod events;
+mod export;
 mod failure;
 mod flows;
 mod format;
@@ -19,6 +21,7 @@ mod man;
 mod packages;
 mod panel;
 mod policies;
+mod restore;
 mod run;
 mod status;
 mod table;
@@ -72,6 +75,9 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Top(args) => on_runtime(top::run(context, args)),
         Command::Events(args) => on_runtime(events::run(context, args)),
         Command::Audit(args) => on_runtime(audit::run(context, args)),
+        Command::Backup(args) => backup::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+        Command::Export(args) => on_runtime(export::run(context, args)),
         Command::Completions(args) => completions::run(context, &args),
         Command::Man(args) => man::run(context, &args),
         Command::Reserved(_) => Err(args::reserved()),

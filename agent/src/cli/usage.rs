@@ -38,7 +38,7 @@ pub struct UsageArgs {
     offline: Option<PathBuf>,
 }
 
-fn parse_by(text: &str) -> Result<By, String> {
+pub fn parse_by(text: &str) -> Result<By, String> {
     let found = By::ALL.into_iter().find(|by| by.as_str() == text);
     found.ok_or_else(|| format!("give one of {}", By::ALL.map(By::as_str).join(", ")))
 }

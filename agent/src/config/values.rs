@@ -113,3 +113,35 @@ pub(super) mod duration {
         Some(Duration::from_millis(number.checked_mul(*factor)?))
     }
 }
+
+/// The same, or `never`.
+pub(super) mod duration_or_never {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::duration;
+
+    const NEVER: &str = "never";
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => duration::serialize(duration, serializer),
+            None => serializer.serialize_str(NEVER),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match duration::parse(&text) {
+            None if text == NEVER => Ok(None),
+            None => Err(de::Error::custom("expected a duration as \"12h\" or \"1d\", or \"never\"")),
+            some => Ok(some),
+        }
+    }
+}

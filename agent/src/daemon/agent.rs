@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use boxmeter_web::api::types::{KernelStatus, NsPerPacket};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
@@ -20,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    care::Care,
     commits::Commits,
     delays::Delays,
     gate::Gate,
@@ -38,7 +38,7 @@ use crate::{
     },
     enforcer::singbox::Singbox,
     kernel::{Events, KernelError, KernelEvent},
-    ledger::{CommitError, Committed, NewEvent, Reader, UserRecord},
+    ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
 };
 
 /// Sightings taken in one turn, so that the kernel's news and the tick get their turn under load.
@@ -54,6 +54,9 @@ pub struct Agent {
     pub meter: Meter,
     pub gate: Gate,
     pub hands: Hands,
+    pub care: Care,
+    /// A backup was restored, and nothing was committed since.
+    pub restored: bool,
     /// How sing-box's files are edited.
     pub way: Singbox,
     pub news: AsyncFd<Events>,
@@ -159,6 +162,10 @@ impl Agent {
                     self.hands_news(news);
                     Ok(())
                 }
+                news = self.care.next() => {
+                    self.care_news(news);
+                    Ok(())
+                }
                 done = self.commits.done() => {
                     self.committed(done);
                     Ok(())
@@ -248,62 +255,6 @@ impl Agent {
         self.meter.source_event(event);
     }
 
-    fn question(&mut self, question: Question) -> Result<(), KernelError> {
-        match question {
-            Question::Flush(answer) => {
-                self.flush_waiting.push(answer);
-                self.flush();
-            }
-            Question::Flows(answer) => {
-                let _ = answer.send(self.meter.flows().map_err(|error| error.to_string()));
-            }
-            Question::Audit(answer) => {
-                let _ = answer.send(Ok(self.meter.kernel.audit()));
-            }
-            Question::Kernel(answer) => {
-                let _ = answer.send(self.kernel_status());
-            }
-            Question::UsersChanged(now, done) => {
-                let held = self.users_changed(now);
-                let _ = done.send(());
-                held?;
-            }
-            Question::Everybody(policies, standings, done) => {
-                let held = self.everybody_changed(policies, standings);
-                let _ = done.send(());
-                held?;
-            }
-            Question::Again(user, done) => {
-                match user {
-                    Some(users) => self.gate.ask(users),
-                    None => self.gate.ask_everybody(),
-                }
-                let _ = done.send(());
-            }
-            Question::Tighten(tighter, done) => {
-                self.tighten(&tighter);
-                let _ = done.send(());
-            }
-        }
-        Ok(())
-    }
-
-    fn kernel_status(&self) -> KernelStatus {
-        let cost = self.meter.kernel.ns_per_packet().map(|ns| (ns > 0).then_some(ns));
-        KernelStatus {
-            attached: true,
-            epoch: uuid::Uuid::from_bytes(self.meter.kernel.epoch()).simple().to_string(),
-            ns_per_packet: NsPerPacket { ingress: cost[0], egress: cost[1] },
-            counters: self
-                .meter
-                .kernel
-                .stats()
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect(),
-        }
-    }
-
     fn on_tick(&mut self) -> Result<(), KernelError> {
         self.refusals += 1;
         // News beyond what one turn takes do not wake the agent again.
@@ -347,9 +298,11 @@ impl Agent {
                 self.directory.committed_ms = Some(committed.at_ms);
                 self.directory.rev = committed.rev;
                 self.meter.publisher.restore("ledger");
-                if !committed.anomalies.is_empty() {
-                    let reason =
-                        format!("{} readings were refused; see `boxmeter events`", committed.anomalies.len());
+                self.caught_up(&committed);
+                let refused = committed.anomalies.iter().filter(|it| it.kind != AnomalyKind::UnknownUser);
+                let refused = refused.count();
+                if refused > 0 {
+                    let reason = format!("{refused} readings were refused; see `boxmeter events`");
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
                 if self.commits.is_current() {

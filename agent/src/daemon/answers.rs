@@ -9,9 +9,10 @@ use boxmeter_web::{
         query::{self, Page},
         told,
         types::{
-            Audit, Degradation, Enforcement, EnforcementError, EnforcementStatus, Event, Flow as ApiFlow,
-            FlowList, Live, Meter, Network as ApiNetwork, OwnerBy as ApiOwnerBy, Packages, PendingReload,
-            Period, Schema, Severity, Speed, Stats, Time, Total, Traffic, Usage, UsageRow, User, UserState,
+            Audit, BackupStatus, Degradation, Enforcement, EnforcementError, EnforcementStatus, Event,
+            Flow as ApiFlow, FlowList, Live, Meter, Network as ApiNetwork, OwnerBy as ApiOwnerBy, Packages,
+            PendingReload, Period, Schema, Severity, Speed, Stats, Time, Total, Traffic, Usage, UsageRow,
+            User, UserState,
         },
     },
     backend::ApiError,
@@ -20,6 +21,7 @@ use boxmeter_web::{
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
 use super::{
+    care::CareStatus,
     changes::{terms_to_api, to_api},
     gate::GateRow,
     meter::ListedFlow,
@@ -211,7 +213,7 @@ pub fn user(
     }
 }
 
-fn of_meter(meter: Meter, counters: Counters) -> u64 {
+pub fn of_meter(meter: Meter, counters: Counters) -> u64 {
     traffic(counters).total(meter)
 }
 
@@ -275,6 +277,16 @@ pub fn enforcement(directory: &Directory, zone: &TimeZone) -> EnforcementStatus 
             .as_ref()
             .map(|(at, message)| EnforcementError { at: time(*at), message: message.clone() }),
     }
+}
+
+pub fn backups(care: &CareStatus, zone: &TimeZone) -> Option<BackupStatus> {
+    let time = |ms: i64| Time::from_ms(ms, zone);
+    Some(BackupStatus {
+        directory: care.directory.as_ref()?.display().to_string(),
+        last_at: care.last_ms.map(time),
+        last_bytes: care.last_bytes,
+        next_at: care.next_ms.map(time),
+    })
 }
 
 fn owner_by(by: OwnerBy) -> ApiOwnerBy {

@@ -28,12 +28,14 @@ use boxmeter_web::{
 };
 use futures_util::StreamExt;
 use jiff::{Zoned, tz::TimeZone};
-use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
     answers,
+    care::CareStatus,
     hands::Handle,
+    metrics,
     shared::{Picture, PictureReceiver, Question},
 };
 use crate::{
@@ -83,6 +85,10 @@ pub struct Answerer {
     pub node_id: Option<String>,
     /// One connection, opened when first needed; questions take turns.
     pub reader: Arc<Mutex<Option<Reader>>>,
+    /// How scheduled backups stand.
+    pub backups: watch::Receiver<Arc<CareStatus>>,
+    /// `[metrics] users`.
+    pub metrics_of_users: bool,
     pub turns: Turns,
     pub hashing: super::door::Hashing,
 }
@@ -211,6 +217,7 @@ impl Backend for Answerer {
                 rev: answers::unsigned(picture.directory.rev),
                 ledger_id: self.ledger_id.clone(),
                 node_id: self.node_id.clone(),
+                backups: answers::backups(&self.backups.borrow(), &self.zone),
             },
             singbox: picture.directory.singbox.clone(),
             time_zone: self.zone.iana_name().map(str::to_owned),
@@ -221,8 +228,12 @@ impl Backend for Answerer {
 
     async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
         self.flush().await?;
-        let totals = self.totals(None).await?;
         let picture = self.picture();
+        // With the flush the picture is as new as the ledger, and has no hundred thousand rows to be added up.
+        let totals = match picture.totals.is_empty() {
+            false => picture.totals.iter().map(|(id, sum)| (*id, answers::traffic(*sum))).collect(),
+            true => self.totals(None).await?,
+        };
         let users = picture
             .directory
             .users
@@ -326,6 +337,21 @@ impl Backend for Answerer {
     async fn stats(&self) -> Result<Stats, ApiError> {
         self.flush().await?;
         Ok(answers::stats(&self.picture(), self.meter, &self.zone))
+    }
+
+    async fn metrics(&self) -> Result<String, ApiError> {
+        let (kernel, watched) = self.ask(Question::Watched).await?;
+        let beside = metrics::Beside {
+            kernel,
+            watched,
+            started_ms: self.started_ms,
+            now_ms: clock::wall_ms(),
+            backups: (**self.backups.borrow()).clone(),
+            ledger_bytes: std::fs::metadata(&self.ledger_path).ok().map(|meta| meta.len()),
+            meter: self.meter,
+            each_user: self.metrics_of_users,
+        };
+        Ok(metrics::text(&self.picture(), &beside))
     }
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {

@@ -8,6 +8,7 @@
 mod agent;
 mod answers;
 mod backend;
+mod care;
 mod changes;
 mod commits;
 mod delays;
@@ -19,9 +20,11 @@ mod hands;
 mod leave;
 mod listen;
 mod meter;
+mod metrics;
 mod peers;
 mod people;
 mod proxy;
+mod questions;
 mod reported;
 mod shared;
 mod steering;
@@ -59,7 +62,7 @@ use crate::{
     config::{AutoPath, Config, Meter as BilledMeter},
     enforcer::singbox::{Reload, Singbox},
     kernel::{Kernel, KernelConfig},
-    ledger::{Ledger, Options},
+    ledger::{Backups, Ledger, Options, Reader},
 };
 
 /// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
@@ -119,6 +122,26 @@ fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
     })
 }
 
+fn proxy_of(config: &Config, hands: &hands::Hands) -> Proxy {
+    Proxy::new(
+        config.singbox.config.clone(),
+        config.singbox.source.into(),
+        config.billing.default_policy.clone(),
+        hands.removed.clone(),
+    )
+}
+
+/// Scheduled backups, if they are wanted.
+fn backups(config: &Config) -> Option<Backups> {
+    let ledger = &config.ledger;
+    Some(Backups {
+        directory: ledger.backups(),
+        every: ledger.backup_every?,
+        keep: usize::try_from(ledger.backup_keep).unwrap_or(usize::MAX),
+        keep_for: ledger.backup_keep_for,
+    })
+}
+
 fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
     config.zone().context("the time zone of [billing] time_zone")
 }
@@ -138,6 +161,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let epoch = meter.kernel.epoch();
     let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
+    let (care, backups) = care::start(ledger.clone(), backups(config)).context("starting a thread")?;
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let answerer = Answerer {
@@ -156,21 +180,23 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
+        backups,
+        metrics_of_users: config.metrics.users,
         turns: backend::Turns::default(),
         hashing: door::Hashing::default(),
     };
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
-    let proxy = Proxy::new(
-        config.singbox.config.clone(),
-        config.singbox.source.into(),
-        config.billing.default_policy.clone(),
-        hands.removed.clone(),
-    );
+    let proxy = proxy_of(config, &hands);
     let mut agent = Agent {
         meter,
         gate,
         hands,
+        care,
+        restored: Reader::open(&config.ledger.path)
+            .ok()
+            .and_then(|it| it.is_restored().ok())
+            .unwrap_or(false),
         way: edit_way(config)?,
         news,
         commits: Commits::new(ledger),
@@ -236,4 +262,6 @@ async fn finish(mut agent: Agent) {
     if let Err(reason) = agent.commit_last().await {
         tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");
     }
+    // Whoever else has a handle on it, as a backup under way: the file is whole by itself then.
+    agent.commits.ledger.close();
 }

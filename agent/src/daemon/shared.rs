@@ -30,6 +30,8 @@ pub enum Question {
     Audit(oneshot::Sender<Result<Audit, String>>),
     /// Counters and cost of the kernel programs.
     Kernel(oneshot::Sender<KernelStatus>),
+    /// The same, and everything seen of each inbound.
+    Watched(oneshot::Sender<(KernelStatus, Vec<(InboundIndex, Counters)>)>),
     /// The ledger has users changed: answered when the kernel holds what follows.
     UsersChanged(Vec<UserNow>, oneshot::Sender<()>),
     /// As `UsersChanged`, of everybody: after a change of policies.

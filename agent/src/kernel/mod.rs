@@ -28,4 +28,5 @@ pub use error::KernelError;
 pub use limits::RATE_MIN;
 pub use load::{Kernel, KernelConfig};
 pub use netns::Namespace;
+pub use pins::present_epoch;
 pub use watch::{InboundInfo, WatchPort, cut};

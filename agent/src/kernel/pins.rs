@@ -128,6 +128,20 @@ impl Pins {
     }
 }
 
+/// The epoch of the programs that are loaded, if there are any.
+///
+/// # Errors
+/// `Busy` while an agent works with them; see [`KernelError`].
+pub fn present_epoch(path: &Path) -> Result<Option<[u8; 16]>, KernelError> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    match Pins::lock(path)?.state()? {
+        State::Whole(meta) => Ok(Some(meta.epoch)),
+        State::Empty | State::HalfMade => Ok(None),
+    }
+}
+
 fn remove(path: &Path) -> Result<(), KernelError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

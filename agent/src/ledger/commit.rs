@@ -189,6 +189,9 @@ pub(super) struct Tick<'a> {
 impl Tick<'_> {
     fn row(&mut self, row: &Row) -> rusqlite::Result<()> {
         let refuse = |kind| Anomaly { kind, slot: row.slot, generation: row.generation };
+        let stranger = row.user.is_some_and(|user| !self.cache.accounts.contains_key(&user));
+        // Bytes are never dropped for that, nor given to somebody else: they are nobody's.
+        let row = &Row { user: row.user.filter(|_| !stranger), ..row.clone() };
         let slot = (row.slot, row.generation);
         let known = self.cache.epochs[self.epoch].cursors.get(&slot);
         // Should a slot come twice in a batch, the later reading counts on from the first.
@@ -207,6 +210,9 @@ impl Tick<'_> {
         };
         if delta == [0; 4] {
             return Ok(());
+        }
+        if stranger {
+            self.committed.anomalies.push(refuse(AnomalyKind::UnknownUser));
         }
         match self.key(row.user, row.inbound)? {
             Ok(key) => self.add(row, key, total, delta),
@@ -310,12 +316,21 @@ impl Tick<'_> {
             if told.contains(&key) || !fresh.insert(key) {
                 continue;
             }
-            let data = serde_json::json!({
+            let mut data = serde_json::json!({
                 "anomaly": anomaly.kind.name(), "slot": anomaly.slot, "generation": anomaly.generation,
             });
+            let mut kind = "reading_refused";
+            if anomaly.kind == AnomalyKind::UnknownUser {
+                kind = "stranger_counted";
+                data["severity"] = "warning".into();
+                data["message"] =
+                    "the kernel counts for a user that this ledger does not know, as after a backup was \
+                    restored: those bytes are unattributed"
+                        .into();
+            }
             let event = NewEvent {
                 at_ms: self.at_ms,
-                kind: "reading_refused".to_owned(),
+                kind: kind.to_owned(),
                 user: None,
                 actor: "agent".to_owned(),
                 data,

@@ -12,6 +12,7 @@ mod access;
 mod attempts;
 mod audit;
 mod backup;
+mod backups;
 mod bucket;
 mod cache;
 mod columns;
@@ -31,11 +32,13 @@ mod query;
 mod reader;
 mod records;
 mod reported;
+mod restore;
 mod retention;
 mod schema;
 mod schema_gate;
 mod settings;
 mod sharing;
+mod space;
 mod standing;
 mod statements;
 mod wallet;
@@ -46,6 +49,8 @@ mod tests;
 
 pub use access::{Ended, IDLE_MS, NewSession, NewToken, PanelAdmin, SessionRecord, TokenRecord};
 pub use attempts::Attempt;
+pub use backup::{BackedUp, BackupError, backup};
+pub use backups::{Backups, Made};
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
@@ -62,6 +67,8 @@ pub use records::{
     Warning,
 };
 pub use reported::{ImportedBytes, UsedElsewhere};
+pub use restore::{RestoreError, Restored, Since, restore};
 pub use retention::Retention;
 pub use sharing::SharingRecord;
+pub use space::Space;
 pub use writer::{COMMANDS_MAX, Ledger, Options, Reply};

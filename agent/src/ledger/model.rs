@@ -77,8 +77,8 @@ pub struct Committed {
     pub rows_grown: usize,
     /// The bytes that were added, over all rows.
     pub added: Counters,
-    /// Readings that were refused: their bytes are not in the ledger. Each kind is recorded as an
-    /// event once per slot and start of the agent.
+    /// Readings that were refused: their bytes are not in the ledger, but for those of unknown users, which
+    /// are unattributed. Each kind is recorded as an event once per slot and start of the agent.
     pub anomalies: Vec<Anomaly>,
 }
 
@@ -99,7 +99,7 @@ pub enum AnomalyKind {
     TooBig,
     /// The slot belonged to another user or inbound within the same generation.
     OwnerChanged,
-    /// The ledger does not know the user.
+    /// The ledger does not know the user: a backup was restored. The bytes are taken as nobody's.
     UnknownUser,
     /// The ledger does not know the inbound.
     UnknownInbound,

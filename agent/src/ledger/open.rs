@@ -43,7 +43,7 @@ pub(super) fn claim(path: &Path, busy: Duration, check_max: Duration) -> Result<
     Ok(Claimed { connection, lock, check })
 }
 
-fn prepare_directory(path: &Path) -> Result<(), LedgerError> {
+pub(super) fn prepare_directory(path: &Path) -> Result<(), LedgerError> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -63,7 +63,7 @@ fn prepare_directory(path: &Path) -> Result<(), LedgerError> {
 
 /// SQLite's own locks only last for a transaction; this one keeps a second agent from interleaving
 /// its batches with ours. The file stays: removing it would open a race.
-fn lock(path: &Path) -> Result<File, LedgerError> {
+pub(super) fn lock(path: &Path) -> Result<File, LedgerError> {
     let lock_path = beside(path, "-lock");
     let file = OpenOptions::new()
         .create(true)

@@ -406,6 +406,19 @@ pub(super) fn users(connection: &Connection) -> rusqlite::Result<Vec<UserRecord>
         .collect()
 }
 
+/// Who has the name, else who had it last.
+pub(super) fn bearer(connection: &Connection, name: &str) -> rusqlite::Result<Option<UserRecord>> {
+    let find = |sql: &str| {
+        connection.prepare_cached(sql)?.query_row([name], |row| Ok(user_id(row.get(0)?))).optional()
+    };
+    // Ids grow with time.
+    let found = match find("SELECT id FROM users WHERE name = ?1 AND tombstoned_ms IS NULL")? {
+        Some(id) => Some(id),
+        None => find("SELECT id FROM users WHERE name = ?1 ORDER BY id DESC LIMIT 1")?,
+    };
+    found.map_or(Ok(None), |id| user(connection, id))
+}
+
 /// One user; those with a tombstone included.
 pub(super) fn user(connection: &Connection, id: UserId) -> rusqlite::Result<Option<UserRecord>> {
     let user = connection

@@ -90,38 +90,90 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Usage
 }
 
 fn scope(connection: &Connection, query: &UsageQuery) -> Result<Scope, QueryError> {
-    let mut users = people::users(connection)?;
-    if let Some(name) = &query.user {
-        users.retain(|user| *user.name == **name);
-        // Ids grow with time: the last one is the present bearer, or the one who had the name last.
-        let live = users.iter().rposition(|user| user.tombstoned_ms.is_none());
-        let chosen =
-            live.or(users.len().checked_sub(1)).ok_or_else(|| QueryError::NoSuchUser(name.clone()))?;
-        users = vec![users.swap_remove(chosen)];
-    }
+    let mut users = match &query.user {
+        None => people::users(connection)?,
+        Some(name) => match people::bearer(connection, name)? {
+            Some(user) => vec![user],
+            None => return Err(QueryError::NoSuchUser(name.clone())),
+        },
+    };
     users.retain(|user| query.after.is_none_or(|after| user.id > after));
     let more = users.len() > query.users_max;
     users.truncate(query.users_max);
     let next = if more { users.last().map(|user| user.id) } else { None };
     let index: HashMap<UserId, usize> =
         users.iter().enumerate().map(|(index, user)| (user.id, index)).collect();
-    let mut scope = Scope { users, next, keys: HashMap::new(), keys_all: 0 };
+    let keys_all: i64 =
+        connection.query_row("SELECT coalesce(max(no), 0) FROM usage_keys", [], |row| row.get(0))?;
+    let keys_all = usize::try_from(keys_all).unwrap_or(0);
+    let keys = match (&query.user, users.first()) {
+        (Some(_), user) => keys_of(connection, user)?,
+        (None, _) => all_keys(connection, &index)?,
+    };
+    Ok(Scope { users, next, keys, keys_all })
+}
+
+/// Of one user, who is the first, and of nobody: a few of a hundred thousand.
+fn keys_of(
+    connection: &Connection,
+    user: Option<&UserRecord>,
+) -> rusqlite::Result<HashMap<i64, Option<usize>>> {
+    let mut keys = HashMap::new();
+    let mut statement =
+        connection.prepare_cached("SELECT no FROM usage_keys WHERE coalesce(user_id, x'') = ?1")?;
+    let whose = user.map(|user| (id_bytes(user.id).to_vec(), Some(0)));
+    for (id, index) in whose.into_iter().chain([(Vec::new(), None)]) {
+        for no in statement.query_map([id], |row| row.get(0))? {
+            keys.insert(no?, index);
+        }
+    }
+    Ok(keys)
+}
+
+fn all_keys(
+    connection: &Connection,
+    index: &HashMap<UserId, usize>,
+) -> rusqlite::Result<HashMap<i64, Option<usize>>> {
+    let mut keys = HashMap::new();
     let mut statement = connection.prepare_cached("SELECT no, user_id FROM usage_keys")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        scope.keys_all += 1;
         match row.get::<_, Option<[u8; 16]>>(1)?.map(user_id) {
             None => {
-                scope.keys.insert(row.get(0)?, None);
+                keys.insert(row.get(0)?, None);
             }
             Some(user) => {
                 if let Some(index) = index.get(&user) {
-                    scope.keys.insert(row.get(0)?, Some(*index));
+                    keys.insert(row.get(0)?, Some(*index));
                 }
             }
         }
     }
-    Ok(scope)
+    Ok(keys)
+}
+
+impl Scope {
+    /// Whether looking each key up is cheaper than reading everything.
+    fn is_few(&self) -> bool {
+        self.keys.len() * 8 < self.keys_all
+    }
+
+    /// The keys for `json_each`, if they are few.
+    fn few(&self) -> Result<Option<String>, QueryError> {
+        if !self.is_few() {
+            return Ok(None);
+        }
+        let keys = serde_json::to_string(&self.keys.keys().collect::<Vec<_>>());
+        keys.map(Some).map_err(|error| QueryError::Read(error.to_string()))
+    }
+
+    /// Which totals a question needs: `?1` is [`Scope::few`].
+    fn of_totals(&self) -> &'static str {
+        match self.is_few() {
+            true => "WHERE key_no IN (SELECT value FROM json_each(?1))",
+            false => "WHERE ?1 IS NULL",
+        }
+    }
 }
 
 fn add(sums: &mut Six, more: Six) -> Result<(), QueryError> {
@@ -149,8 +201,9 @@ fn row_of(user: &UserRecord, span: Span, usage: Six, exact: bool) -> UsageRow {
 fn by_totals(connection: &Connection, query: &UsageQuery, scope: &Scope) -> Result<UsageAnswer, QueryError> {
     let mut users = vec![[0; 6]; scope.users.len()];
     let mut unattributed = [0; 6];
-    let mut statement = connection.prepare_cached(&format!("SELECT key_no, {SIX} FROM usage_totals"))?;
-    let mut rows = statement.query([])?;
+    let sql = format!("SELECT key_no, {SIX} FROM usage_totals {}", scope.of_totals());
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([scope.few()?])?;
     while let Some(row) = rows.next()? {
         let sums = six(row, 1)?;
         match scope.keys.get(&row.get(0)?) {
@@ -282,10 +335,8 @@ fn read_run(
     let (from, to) = (first.span.start, last.span.end);
     let table = first.level.table();
     // Few keys: hop from one bucket to the next and look each key up. Many: read everything between.
-    let few = scope.keys.len() * 8 < scope.keys_all;
-    let keys =
-        if few { serde_json::to_string(&scope.keys.keys().collect::<Vec<_>>()) } else { Ok(String::new()) };
-    let keys = keys.map_err(|error| QueryError::Read(error.to_string()))?;
+    let few = scope.is_few();
+    let keys = scope.few()?.unwrap_or_default();
     let columns = format!("start_ms, key_no, {SIX}");
     let sql = if few {
         format!(
@@ -323,9 +374,10 @@ fn by_periods(
     let mut unattributed = [0; 6];
     let mut statement = connection.prepare_cached(&format!(
         "SELECT key_no, {SIX}, account_start_ms, account_generation
-         FROM usage_totals JOIN usage_keys ON no = key_no"
+         FROM usage_totals JOIN usage_keys ON no = key_no {}",
+        scope.of_totals()
     ))?;
-    let mut rows = statement.query([])?;
+    let mut rows = statement.query([scope.few()?])?;
     while let Some(row) = rows.next()? {
         let sums = six(row, 1)?;
         match scope.keys.get(&row.get(0)?) {

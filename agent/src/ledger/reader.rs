@@ -20,7 +20,7 @@ use super::{
     },
     open, parking, people, policies, query,
     records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
-    schema, standing, wallet,
+    restore, schema, standing, wallet,
 };
 use crate::core::event::UserId;
 
@@ -44,6 +44,19 @@ impl Reader {
     /// # Errors
     /// See [`LedgerError`].
     pub fn open(path: &Path) -> Result<Reader, LedgerError> {
+        let (reader, version) = Self::open_any(path)?;
+        if version < schema::SCHEMA {
+            return Err(LedgerError::Other {
+                path: path.to_owned(),
+                detail: "it is of an older version; start the agent once to bring it up to date".to_owned(),
+            });
+        }
+        Ok(reader)
+    }
+
+    /// As [`Reader::open`], of any version that this program knows, which is told. Only what every version
+    /// has may be asked of an older one.
+    pub(super) fn open_any(path: &Path) -> Result<(Reader, i64), LedgerError> {
         let metadata = fs::metadata(path).map_err(|error| LedgerError::from_io(path, &error))?;
         if !metadata.is_file() || metadata.len() == 0 {
             return Err(LedgerError::NotALedger { path: path.to_owned() });
@@ -67,7 +80,7 @@ impl Reader {
         }
     }
 
-    fn open_copy(path: &Path, wal: &Path) -> Result<Reader, LedgerError> {
+    fn open_copy(path: &Path, wal: &Path) -> Result<(Reader, i64), LedgerError> {
         let io = |error: std::io::Error| LedgerError::from_io(path, &error);
         // The directory is mode 0700.
         let directory = tempfile::Builder::new().prefix("boxmeter-").tempdir().map_err(io)?;
@@ -83,15 +96,16 @@ impl Reader {
         }
     }
 
-    fn checked(connection: Connection, path: &Path, copy: Option<TempDir>) -> Result<Reader, LedgerError> {
+    fn checked(
+        connection: Connection,
+        path: &Path,
+        copy: Option<TempDir>,
+    ) -> Result<(Reader, i64), LedgerError> {
         let version = schema::check_identity(&connection, path)?;
-        if version < schema::SCHEMA {
-            return Err(LedgerError::Other {
-                path: path.to_owned(),
-                detail: "it is of an older version; start the agent once to bring it up to date".to_owned(),
-            });
+        if version == 0 {
+            return Err(LedgerError::NotALedger { path: path.to_owned() });
         }
-        Ok(Reader { connection, _copy: copy })
+        Ok((Reader { connection, _copy: copy }, version))
     }
 
     /// # Errors
@@ -197,12 +211,7 @@ impl Reader {
     /// # Errors
     /// [`QueryError::NoSuchUser`], or see [`QueryError`].
     pub fn user_by_name(&self, name: &str) -> Result<UserRecord, QueryError> {
-        let mut users = self.users()?;
-        users.retain(|user| &*user.name == name);
-        let live = users.iter().rposition(|user| user.tombstoned_ms.is_none());
-        let chosen =
-            live.or(users.len().checked_sub(1)).ok_or_else(|| QueryError::NoSuchUser(name.to_owned()))?;
-        Ok(users.swap_remove(chosen))
+        people::bearer(&self.connection, name)?.ok_or_else(|| QueryError::NoSuchUser(name.to_owned()))
     }
 
     /// All inbounds, tombstones included, by number.
@@ -225,6 +234,14 @@ impl Reader {
     /// See [`QueryError`].
     pub fn info(&self) -> Result<LedgerInfo, QueryError> {
         Ok(query::info(&self.connection)?)
+    }
+
+    /// Whether a backup was restored, and nothing was committed since.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn is_restored(&self) -> Result<bool, QueryError> {
+        Ok(restore::untouched_since(&self.connection)?)
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -42,6 +42,8 @@ const CACHE_KIB: i64 = 6 * 1024;
 /// Settings of the writer's connection.
 pub(super) fn configure_writer(connection: &Connection, busy: Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(busy)?;
+    // Before anything is written: a file that has tables takes it over when it is made anew as a whole.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Anything less than FULL may lose the last ticks with the power, after they were said to be safe.
     connection.pragma_update(None, "synchronous", "FULL")?;

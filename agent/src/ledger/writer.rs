@@ -19,7 +19,6 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    backup,
     bucket::Buckets,
     commit::{Committer, Stale, insert_event},
     error::{CommitError, LedgerError},
@@ -27,7 +26,7 @@ use super::{
     open::{self, Check},
     people,
     retention::Retention,
-    schema,
+    schema, space,
 };
 
 /// Commands that wait for the writer. The daemon sends one batch at a time; the rest are people's
@@ -120,6 +119,7 @@ impl Ledger {
         schema::migrate(&mut claimed.connection, path)?;
         schema::ensure_meta(&claimed.connection, &options.zone, options.now_ms)
             .map_err(|error| LedgerError::from_sqlite(path, &error))?;
+        space::prepare(&claimed.connection);
         let zone = schema::zone_of(schema::zone_name(&options.zone));
         let (sender, receiver) = sync_channel(COMMANDS_MAX);
         let check = claimed.check;
@@ -218,12 +218,6 @@ impl Ledger {
 
     pub fn info(&self) -> Reply<LedgerInfo> {
         self.send(|writer| Ok(super::query::info(&writer.connection)?))
-    }
-
-    /// Writes a consistent copy with mode 0600 to a file that must not exist yet. Commits wait
-    /// meanwhile; the kernel counts on.
-    pub fn backup(&self, to: PathBuf) -> Reply<()> {
-        self.send(move |writer| backup::backup(&writer.connection, &to))
     }
 
     pub(super) fn send<T: Send + 'static>(

@@ -28,6 +28,7 @@ pub fn need(method: &Method, pattern: &str) -> Option<Need> {
             | "/events"
             | "/audit"
             | "/stats"
+            | "/metrics"
             | "/openapi.json"
             | "/stream"
             | "/users/{name}/packages"

@@ -251,6 +251,11 @@ impl Backend for Client {
         self.get("/stats", &Pairs::new()).await
     }
 
+    async fn metrics(&self) -> Result<String, ApiError> {
+        let response = self.send(Request::get(plain("/metrics")), Vec::new(), "text/plain").await?;
+        String::from_utf8(read_body(response.into_body()).await?.to_vec()).map_err(ApiError::internal)
+    }
+
     async fn add_user(&self, envelope: Envelope, new: NewUser) -> Result<UserAdded, ApiError> {
         self.change(Method::POST, plain("/users"), &envelope, Some(&new)).await
     }

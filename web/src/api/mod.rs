@@ -11,6 +11,7 @@ mod document_tests;
 pub mod error;
 pub mod fields;
 pub mod live;
+pub mod metrics;
 pub mod names;
 pub mod openapi;
 pub mod order;

@@ -24,7 +24,7 @@ use super::{
     PREFIX, access_routes, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
-    openapi,
+    metrics, openapi,
     params::{self, Pairs, Parameters},
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
     sharing_routes,
@@ -68,6 +68,7 @@ pub fn router(backend: Shared) -> Router {
         .route("/events", get(events))
         .route("/audit", get(audit))
         .route("/stats", get(stats))
+        .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(openapi_document))
         .merge(access_routes::routes())
         .merge(change_routes::routes())
@@ -189,6 +190,12 @@ async fn audit(State(backend): State<Shared>, query: RawQuery) -> Answer<impl Se
 async fn stats(State(backend): State<Shared>, query: RawQuery) -> Answer<impl Serialize + use<>> {
     read::<()>(&backend, query)?;
     json(backend.stats().await?)
+}
+
+async fn metrics_text(State(backend): State<Shared>, query: RawQuery) -> Result<Response, ApiError> {
+    read::<()>(&backend, query)?;
+    let text = backend.metrics().await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn openapi_document() -> Response {

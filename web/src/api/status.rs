@@ -100,6 +100,19 @@ pub struct LedgerStatus {
     pub ledger_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
+    /// `None`: this agent makes no backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupStatus>,
+}
+
+/// The backups that the agent makes by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    pub directory: String,
+    pub last_at: Option<Time>,
+    /// Of the last one that this agent made.
+    pub last_bytes: Option<u64>,
+    pub next_at: Option<Time>,
 }
 
 /// All `None` while no sing-box runs.

@@ -69,6 +69,10 @@ async fn every_answer_comes_over_the_socket_as_it_was() {
     let (demo, client) = (&served.demo, &served.client);
     assert_eq!(client.status().await, demo.status().await);
     assert_eq!(client.stats().await, demo.stats().await);
+    assert_eq!(client.metrics().await, demo.metrics().await);
+    assert!(
+        client.metrics().await.unwrap().contains("boxmeter_user_payload_bytes_total{user=\"demo-alice\"")
+    );
     let page = Page::default();
     let filter = UserFilter {
         state: Some(UserState::Limited),

@@ -149,6 +149,12 @@ pub(super) fn status(now: &Zoned, users: usize) -> Status {
             path: "/var/lib/boxmeter/ledger.db".to_owned(),
             committed_at: Some(Time::from(now)),
             rev: 1,
+            backups: Some(BackupStatus {
+                directory: "/var/lib/boxmeter/backups".to_owned(),
+                last_at: Some(Time::from(now)),
+                last_bytes: Some(9 << 20),
+                next_at: None,
+            }),
             ..Default::default()
         },
         singbox: SingboxStatus {

@@ -22,6 +22,7 @@ use tokio_stream::wrappers::WatchStream;
 use crate::{
     api::{
         live::LiveSnapshot,
+        metrics::{Exposition, Kind},
         order::Envelope,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
@@ -293,6 +294,20 @@ impl Backend for Demo {
             as_of: Some(Time::from(&self.now())),
             dropped_bytes: None,
         })
+    }
+
+    async fn metrics(&self) -> Result<String, ApiError> {
+        let mut out = Exposition::default();
+        out.family("boxmeter_user_payload_bytes_total", Kind::Counter, "Payload, over all time.");
+        for user in &self.state().users {
+            for (direction, bytes) in [
+                ("upload", user.traffic.upload_payload_bytes),
+                ("download", user.traffic.download_payload_bytes),
+            ] {
+                out.sample(&[("user", &user.name), ("direction", direction)], bytes);
+            }
+        }
+        Ok(out.finish())
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {

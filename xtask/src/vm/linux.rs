@@ -1,8 +1,8 @@
 //! The kernel and a shell for the machine, from Debian's packages. Downloads them once into `target/vm`.
 
 use super::folder;
-use crate::packages::is_debian;
-use crate::shell::{clean, is_root, output, succeed};
+use crate::packages::{self, is_debian};
+use crate::shell::{clean, output};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn download(into: &Path) -> Result<()> {
     let kernel = match kernel_package() {
         Some(name) => name,
         None => {
-            update()?;
+            packages::update()?;
             kernel_package().with_context(|| format!("apt knows no {META}"))?
         }
     };
@@ -55,30 +55,7 @@ fn download(into: &Path) -> Result<()> {
         eprintln!("warning: boxmeter supports kernels from 6.1 on; this Debian brings {kernel}");
     }
     eprintln!("xtask: downloading {kernel} and {SHELL}");
-    let fetch = || {
-        let mut apt = clean("apt-get");
-        // apt's own user cannot write to our folder.
-        apt.args(["-q", "-o", "APT::Sandbox::User=root", "download", &kernel, SHELL]).current_dir(into);
-        succeed(&mut apt)
-    };
-    if fetch().is_err() {
-        update()?;
-        fetch()?;
-    }
-    for start in [kernel.as_str(), SHELL] {
-        let package = find(into, |name| name.starts_with(start) && name.ends_with(".deb"))?;
-        succeed(clean("dpkg").arg("-x").arg(&package).arg(into))?;
-        fs::remove_file(package)?;
-    }
-    Ok(())
-}
-
-/// Lists of packages that are too old name files which are gone.
-fn update() -> Result<()> {
-    if !is_root() {
-        bail!("the lists of packages are missing or too old. As root: apt-get update");
-    }
-    succeed(clean("apt-get").args(["-q", "update"]))
+    packages::unpack(&[&kernel, SHELL], into)
 }
 
 fn kernel_package() -> Option<String> {

@@ -14,11 +14,11 @@ use rusqlite::Connection;
 use super::*;
 
 /// A small file system of its own, unmounted when dropped.
-struct Tmpfs(TempDir);
+pub(super) struct Tmpfs(TempDir);
 
 impl Tmpfs {
     /// `None` without the right to mount.
-    fn new(size: &str) -> Option<Tmpfs> {
+    pub(super) fn new(size: &str) -> Option<Tmpfs> {
         let directory = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
         match mount(
@@ -36,7 +36,7 @@ impl Tmpfs {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
@@ -82,7 +82,7 @@ fn a_full_disk_is_reported_and_caught_up_with() {
 }
 
 /// Fills the disk to the last byte; the file to remove for room.
-fn fill(disk: &Tmpfs) -> PathBuf {
+pub(super) fn fill(disk: &Tmpfs) -> PathBuf {
     let filler = disk.path().join("filler");
     let mut file = fs::File::create(&filler).unwrap();
     for block in [4096, 512, 1] {
@@ -253,7 +253,7 @@ fn files_are_readable_by_their_owner_only() {
     let rig = Rig::new("UTC", &["alice"]);
     rig.commit(start_ms(), &[(Some(0), 1)]);
     let backup = rig.directory.path().join("backup.db");
-    rig.ledger.backup(backup.clone()).wait().unwrap();
+    super::super::backup(&rig.path(), &backup, false, &|| true).unwrap();
     let mut count = 0;
     for entry in fs::read_dir(rig.directory.path()).unwrap() {
         let metadata = entry.unwrap().metadata().unwrap();
@@ -265,23 +265,6 @@ fn files_are_readable_by_their_owner_only() {
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o644)).unwrap();
     Ledger::open(&rig.path(), options("UTC")).unwrap();
     assert_eq!(fs::metadata(rig.path()).unwrap().mode() & 0o777, 0o600);
-}
-
-#[test]
-fn a_backup_is_a_ledger_and_never_overwrites() {
-    let rig = Rig::new("UTC", &["alice"]);
-    rig.commit(start_ms(), &[(Some(0), 5)]);
-    let backup = rig.directory.path().join("backup.db");
-    rig.ledger.backup(backup.clone()).wait().unwrap();
-    rig.commit(start_ms() + 1000, &[(Some(0), 9)]);
-    assert!(matches!(rig.ledger.backup(backup.clone()).wait(), Err(CommitError::Refused(_))));
-    let reader = Reader::open(&backup).unwrap();
-    assert_eq!(reader.audit().unwrap().users, counters(5));
-    drop(reader);
-    // Counting on from the backup catches up from the kernel's absolute counters.
-    let ledger = Ledger::open(&backup, options("UTC")).unwrap();
-    let committed = ledger.commit(rig.batch(start_ms() + 2000, &[(Some(0), 12)])).wait().unwrap();
-    assert_eq!(committed.added, counters(7));
 }
 
 #[test]

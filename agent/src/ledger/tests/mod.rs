@@ -13,14 +13,18 @@ use crate::core::{
 
 mod access;
 mod accounts;
+mod backups;
 mod bench;
+mod bench_year;
 mod crash;
 mod faults;
 mod parked;
 mod people;
 mod ranges;
 mod reported;
+mod restore;
 mod sharing;
+mod space;
 mod ticks;
 mod versions;
 mod wallet;

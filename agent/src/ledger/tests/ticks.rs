@@ -67,8 +67,16 @@ fn readings_that_cannot_be_right_are_refused_alone() {
     let kinds: Vec<_> = committed.anomalies.iter().map(|anomaly| anomaly.kind).collect();
     use AnomalyKind::*;
     assert_eq!(kinds, [TooBig, UnknownUser, UnknownInbound, OwnerChanged, UnknownInbound, Watched]);
-    assert_eq!(rig.checked_sum(), 5);
+    // The stranger's three bytes are nobody's, now and when more come.
+    assert_eq!(rig.checked_sum(), 8);
     assert_eq!(rig.reader().audit().unwrap().watched, counters(9));
+    let mut batch = rig.batch(start_ms() + 1000, &[]);
+    batch.rows.push(Row { slot: 300, user: Some(UserId(uuid::Uuid::now_v7())), ..rig.row(None, 10) });
+    let committed = rig.ledger.commit(batch).wait().unwrap();
+    assert_eq!(committed.added, counters(7));
+    assert_eq!(rig.reader().audit().unwrap().unattributed, counters(10));
+    let events = rig.reader().events(None, None, None, 100).unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "stranger_counted").count(), 1);
 }
 
 #[test]
