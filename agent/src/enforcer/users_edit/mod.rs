@@ -6,6 +6,7 @@
 
 mod entry;
 mod gap;
+mod known;
 mod list;
 mod parked;
 
@@ -15,7 +16,8 @@ pub use entry::{BadName, Brought, Credentials, Fields, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use entry::Shape;
-pub(super) use list::{Known, List};
+pub(super) use known::Known;
+pub(super) use list::List;
 
 use crate::singbox::{
     config::{LOCKED_USER, carries_users, name_key},
