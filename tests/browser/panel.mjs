@@ -53,6 +53,35 @@ async function visitAll(browser, report, { lang, theme, phone }) {
   await context.close();
 }
 
+/// Between a phone and a wide screen nothing lies off the screen or on something else, and what can be done
+/// with marked users is in sight wherever one is marked.
+async function measure(browser, report, lang) {
+  const context = await visitor(browser, { lang });
+  const page = await watched(context);
+  await signIn(page, base);
+  await page.goto(`${base}/users?sort=rate`);
+  await page.locator("input[name=user]").nth(30).check();
+  for (let width = 320; width <= 1440; width += 40) {
+    await page.setViewportSize({ width, height: 844 });
+    const wrong = await page.evaluate(() => {
+      const root = document.documentElement;
+      const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+      const [tab, tools, bar] = [box(".tabs a:last-child"), box(".tools"), box("[data-bulk]")];
+      const found = [];
+      if (root.scrollWidth > root.clientWidth) found.push(`${root.scrollWidth} wide`);
+      if (tab.right > tools.left && tab.top < tools.bottom) found.push("the navigation lies under the tools");
+      const seen = document.elementFromPoint(bar.left + bar.width / 2, bar.bottom - 4);
+      if (!seen?.closest("[data-bulk]")) found.push("the bar for marked users is out of sight");
+      return found;
+    });
+    report(`users ${lang} at ${width}`, wrong);
+  }
+  await page.setViewportSize({ width: 390, height: 844 });
+  const rows = await page.locator(".people tbody tr").evaluateAll((all) => all.map((it) => it.offsetHeight));
+  if (Math.max(...rows) > 120) report(`users ${lang}`, [`a row of ${Math.max(...rows)} px on a phone`]);
+  await context.close();
+}
+
 await main(async (browser, report) => {
   const visitors = [];
   for (const lang of ["en", "zh-CN"]) {
@@ -65,4 +94,5 @@ await main(async (browser, report) => {
     for (let next = visitors.shift(); next; next = visitors.shift()) await visitAll(browser, report, next);
   };
   await Promise.all([work(), work()]);
+  for (const lang of ["en", "zh-CN"]) await measure(browser, report, lang);
 });

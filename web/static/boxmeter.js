@@ -21,6 +21,17 @@
   // The steps of an axis of bytes: powers of two and their halves, so that labels are round.
   const STEPS = Array.from({ length: 56 }, (_, at) => 2 ** at);
 
+  // The steps of an axis of time, in seconds or periods: what is labelled is a whole one.
+  const HOUR = 3600;
+  const DAY = 24 * HOUR;
+  const MARKS = {
+    second: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600],
+    hour: [HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY],
+    day: [1, 2, 3, 4, 7, 14, 28].map((days) => days * DAY),
+    period: [1, 2, 3, 4, 6, 12, 24, 50, 100, 1000],
+  };
+
+  // What a point of time is called. Periods have their names from the server.
   function stamp(spec) {
     const base = { timeZone: spec.zone, hourCycle: "h23" };
     const forms = {
@@ -42,13 +53,17 @@
     }
     const suffix = spec.rate ? "/s" : "";
     const value = (row) => (data[row][at] == null ? "–" : size(data[row][at]) + suffix);
-    out.textContent = `${stamp(spec)(data[0][at])}  ↓ ${value(1)}  ↑ ${value(2)}`;
+    out.textContent = `${spec.names?.[at] ?? stamp(spec)(data[0][at])}  ↓ ${value(1)}  ↑ ${value(2)}`;
   }
+
+  // The width of a bar's place, in seconds or periods; half of it stands beside the first and the last bar,
+  // so that none is cut.
+  const WIDTHS = { hour: HOUR, day: DAY, period: 1 };
 
   function draw(box) {
     const spec = JSON.parse(box.querySelector("script[type='application/json']").textContent);
     const plot = box.querySelector("[data-plot]");
-    const bars = !spec.rate && uPlot.paths.bars({ size: [0.8, 40], gap: 1 });
+    const bars = !spec.rate && uPlot.paths.bars({ size: [0.8, 64], gap: 1 });
     const series = (label, colour) => ({
       label,
       stroke: css(colour),
@@ -57,11 +72,22 @@
       paths: bars || undefined,
       points: { show: false },
     });
-    // Bars of both directions stand on each other: the taller one is the sum, behind the upload.
-    const rows = (data) =>
-      spec.rate ? data : [data[0], data[1].map((down, at) => down + data[2][at]), data[2]];
-    const label = stamp(spec);
     const axis = { stroke: css("--bm-muted"), grid: { stroke: css("--bm-line"), width: 1 }, ticks: { show: false } };
+    // Bars of both directions stand on each other: the taller one is the sum, behind the upload. Periods
+    // have one place each, however long they are.
+    const periods = spec.by === "period";
+    const places = (times) => (periods ? times.map((_, at) => at) : times);
+    const rows = ([times, down, up]) =>
+      spec.rate ? [times, down, up] : [places(times), down.map((it, at) => it + up[at]), up];
+    const label = periods ? (at) => spec.names[at] ?? "" : stamp(spec);
+    const x = { time: !periods };
+    const space = periods ? 170 : 90;
+    const values = (_, marks) => marks.map(label);
+    const time = { ...axis, values, incrs: MARKS[spec.by], space, size: 28, grid: { show: false } };
+    if (bars) {
+      const [half, at] = [WIDTHS[spec.by] / 2, places(spec.data[0])];
+      x.range = () => [(at[0] ?? 0) - half, (at.at(-1) ?? 0) + half];
+    }
     let data = spec.data;
     const options = {
       width: plot.clientWidth,
@@ -69,9 +95,11 @@
       legend: { show: false },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), spec.zone),
       cursor: { y: false, points: { show: spec.rate === true } },
-      scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max, 1024) * 1.05] } },
+      // Half a label has room after the last point.
+      padding: [null, 36, null, null],
+      scales: { x, y: { range: (_, __, max) => [0, Math.max(max, 1024) * 1.05] } },
       axes: [
-        { ...axis, values: (_, marks) => marks.map(label), space: 90, size: 28, grid: { show: false } },
+        time,
         { ...axis, values: (_, marks) => marks.map((it) => size(it)), incrs: STEPS, size: 76 },
       ],
       series: [{}, series("down", "--bm-down"), series("up", "--bm-up")],
@@ -159,8 +187,7 @@
     const count = boxes.filter((it) => it.checked).length;
     for (const bar of all("[data-bulk]", form)) bar.dataset.count = count;
     for (const out of all("[data-chosen]", form)) out.textContent = count;
-    const whole = form.querySelector("[data-all]");
-    if (whole) {
+    for (const whole of all("[data-all]", form)) {
       whole.checked = count > 0 && count === boxes.length;
       whole.indeterminate = count > 0 && count < boxes.length;
     }

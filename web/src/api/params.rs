@@ -153,6 +153,7 @@ impl Parameters for (UserFilter, Page) {
             state: params.word("state", &words)?,
             search: params.text("search")?,
             policy: params.text("policy")?,
+            online: params.word("online", &[("true", true), ("false", false)])?.unwrap_or_default(),
             sort: params.word("sort", &sorts)?.unwrap_or_default(),
         };
         Ok((filter, params.page()?))
@@ -164,6 +165,7 @@ impl Parameters for (UserFilter, Page) {
         push(&mut pairs, "state", filter.state.map(|state| state.as_str().to_owned()));
         push(&mut pairs, "search", filter.search.clone());
         push(&mut pairs, "policy", filter.policy.clone());
+        push(&mut pairs, "online", filter.online.then(|| "true".to_owned()));
         push(&mut pairs, "sort", (filter.sort != UserSort::Name).then(|| filter.sort.as_str().to_owned()));
         push_page(&mut pairs, page);
         pairs

@@ -25,10 +25,12 @@ impl Default for Page {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserFilter {
     pub state: Option<UserState>,
-    /// Part of the name, any case.
+    /// Part of the name, the note or the e-mail address, any case.
     pub search: Option<String>,
     /// The policy's name.
     pub policy: Option<String>,
+    /// Only who has a connection open.
+    pub online: bool,
     pub sort: UserSort,
 }
 
@@ -114,12 +116,18 @@ impl UserSort {
     }
 }
 
+/// What a search looks at: whatever an admin may remember of somebody.
+fn texts(user: &User) -> impl Iterator<Item = &str> {
+    [Some(&*user.name), user.note.as_deref(), user.email.as_deref()].into_iter().flatten()
+}
+
 impl UserFilter {
     /// Whether the user is one of those that are asked for; `search` is in lower case.
     fn takes(&self, user: &User, search: &str) -> bool {
         self.state.is_none_or(|state| user.state == state)
             && self.policy.as_ref().is_none_or(|policy| user.policy.as_ref() == Some(policy))
-            && (search.is_empty() || user.name.to_lowercase().contains(search))
+            && (!self.online || user.live.flows > 0)
+            && (search.is_empty() || texts(user).any(|text| text.to_lowercase().contains(search)))
     }
 
     /// One page of `users`, who are in any order.

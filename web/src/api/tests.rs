@@ -78,6 +78,7 @@ async fn every_answer_comes_over_the_socket_as_it_was() {
         state: Some(UserState::Limited),
         search: Some("小".to_owned()),
         policy: Some("basic".to_owned()),
+        online: false,
         sort: UserSort::LastSeen,
     };
     let found = client.users(filter.clone(), page.clone()).await;

@@ -20,7 +20,7 @@ pub struct ListArgs {
     /// Only accounts in this state.
     #[arg(long, value_parser = parse_state)]
     state: Option<UserState>,
-    /// Only names that contain this.
+    /// Only accounts whose name, note or e-mail address contains this.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
 }

@@ -11,7 +11,7 @@ use super::{
     Shared, Visit,
     form::{Fields, fresh_once},
     frame::{Answer, Frame, PageError, render_as},
-    view::{Choice, Moment, shown},
+    view::{Choice, Moment, short, shown},
 };
 use crate::{
     access::{Session, Token, Who},
@@ -41,6 +41,8 @@ struct Page {
 struct Open {
     id: String,
     browser: String,
+    /// What the browser says of itself.
+    whole: String,
     from: String,
     seen: Moment,
     current: bool,
@@ -123,7 +125,8 @@ fn permitted<T>(list: Result<Vec<T>, ApiError>) -> Result<Vec<T>, PageError> {
 fn open(lang: Lang, it: &Session, now: jiff::Timestamp) -> Open {
     Open {
         id: it.id.clone(),
-        browser: shown(&it.browser),
+        browser: browser(&it.browser).unwrap_or_else(|| short(&it.browser)),
+        whole: shown(&it.browser),
         from: shown(&it.from),
         seen: Moment::near(lang, &it.last_seen_at, now),
         current: it.current,
@@ -141,11 +144,71 @@ fn key(lang: Lang, it: &Token, now: jiff::Timestamp) -> Key {
     }
 }
 
+/// What browsers call themselves, the more particular before what others also say.
+const BROWSERS: [(&str, &str); 12] = [
+    ("MicroMessenger/", "WeChat"),
+    ("Edg/", "Edge"),
+    ("EdgA/", "Edge"),
+    ("EdgiOS/", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
+    ("FxiOS/", "Firefox"),
+    ("Firefox/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Version/", "Safari"),
+    ("curl/", "curl"),
+];
+/// The same of systems.
+const SYSTEMS: [(&str, &str); 7] = [
+    ("Windows", "Windows"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Android", "Android"),
+    ("CrOS", "ChromeOS"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+];
+
+/// Browser, version and system, such as `Firefox 140 · Linux`; `None` for what is in no table.
+fn browser(text: &str) -> Option<String> {
+    let (rest, name) = BROWSERS.iter().find_map(|(mark, name)| Some((text.split_once(mark)?.1, *name)))?;
+    let version: String = rest.chars().take_while(char::is_ascii_digit).take(5).collect();
+    let system = SYSTEMS.iter().find(|(mark, _)| text.contains(mark)).map(|(_, name)| format!(" · {name}"));
+    let named = if version.is_empty() { name.to_owned() } else { format!("{name} {version}") };
+    Some(named + &system.unwrap_or_default())
+}
+
 /// The word of a scope in forms and keys.
 pub fn scope_word(scope: Access) -> &'static str {
     match scope {
         Access::Read => "read",
         Access::Users => "users",
         _ => "admin",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::browser;
+
+    #[test]
+    fn browsers_are_named_briefly() {
+        let of = |text: &str| browser(text).unwrap_or_default();
+        let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/149.0.0.0 Safari/537.36";
+        assert_eq!(of(chrome), "Chrome 149 · Linux");
+        let edge = format!("{} Edg/149.0", chrome.replace("X11; Linux x86_64", "Windows NT 10.0"));
+        assert_eq!(of(&edge), "Edge 149 · Windows");
+        let phone =
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Safari/604";
+        assert_eq!(of(phone), "Safari 19 · iPhone");
+        assert_eq!(
+            of("Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0"),
+            "Firefox 140 · Android"
+        );
+        assert_eq!(of("curl/8.5.0"), "curl 8");
+        assert_eq!(of("Chrome/"), "Chrome");
+        assert_eq!(browser("a test"), None);
+        assert_eq!(browser(""), None);
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 
 /// Rows of a page.
 pub const ROWS: u32 = 50;
+/// Beside the states in the list of them: whoever has a connection open.
+const ONLINE: &str = "online";
 
 /// What the address says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -102,7 +104,8 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
     let any = |key: &str| Choice::new("", lang.text(key), false);
     let states = UserState::ALL
         .iter()
-        .map(|it| Choice::new(it.as_str(), Word::of(lang, *it).text, asked.state == it.as_str()));
+        .map(|it| Choice::new(it.as_str(), Word::of(lang, *it).text, asked.state == it.as_str()))
+        .chain([Choice::new(ONLINE, f.t("panel.card.online"), asked.state == ONLINE)]);
     let sorts = UserSort::ALL.iter().map(|it| {
         let text = f.t(format!("panel.sort.{}", it.as_str()));
         Choice::new(it.as_str(), text, filter.sort == *it)
@@ -132,6 +135,7 @@ fn wanted(asked: &Asked) -> (UserFilter, Cursor) {
         state: UserState::ALL.into_iter().find(|it| it.as_str() == asked.state),
         search: text(&asked.q),
         policy: text(&asked.policy),
+        online: asked.state == ONLINE,
         sort: UserSort::ALL.into_iter().find(|it| it.as_str() == asked.sort).unwrap_or_default(),
     };
     (filter, Cursor { after: text(&asked.after), limit: ROWS })

@@ -232,8 +232,7 @@ fn spans(f: &Frame, name: &str, chosen: Span) -> Vec<(String, String, bool)> {
 }
 
 fn chart(f: &Frame, zone: &str, span: Span, usage: &Usage) -> Chart {
-    let by = if span == Span::Hour { "hour" } else { "day" };
-    charts::usage(f, zone, by, usage.meter, &usage.rows)
+    charts::usage(f, zone, span.word(), usage.meter, &usage.rows)
 }
 
 /// Label, value, and whether the value is the user's own instead of the policy's.

@@ -33,6 +33,10 @@ struct ChartBar {
 struct Chart {
     width: usize,
     label: String,
+    /// What the top of the drawing means.
+    most: String,
+    /// The first and the last day.
+    ends: Option<(String, String)>,
     bars: Vec<ChartBar>,
 }
 
@@ -218,13 +222,23 @@ fn chart(days: &[Day], lang: Lang) -> Chart {
         }
     });
     let most = if days.iter().all(|day| sum(day) == 0) { 0 } else { most };
-    let values = [("days", &*days.len().to_string()), ("most", &*Size(most).to_string())];
-    Chart { width: days.len().max(1) * STEP, label: lang.fill("self.chart", &values), bars: bars.collect() }
+    let most = Size(most).to_string();
+    let values = [("days", &*days.len().to_string()), ("most", &*most)];
+    Chart {
+        width: days.len().max(1) * STEP,
+        label: lang.fill("self.chart", &values),
+        ends: days.first().zip(days.last()).map(|(first, last)| (date(first), date(last))),
+        bars: bars.collect(),
+        most,
+    }
+}
+
+fn date(day: &Day) -> String {
+    day.start.zoned().strftime("%Y-%m-%d").to_string()
 }
 
 fn row(day: &Day) -> (String, String, String) {
-    let name = day.start.zoned().strftime("%Y-%m-%d").to_string();
-    (name, Size(day.upload_bytes).to_string(), Size(day.download_bytes).to_string())
+    (date(day), Size(day.upload_bytes).to_string(), Size(day.download_bytes).to_string())
 }
 
 /// The newest day first.

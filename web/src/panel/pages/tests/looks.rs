@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use jiff::Zoned;
 use tower::ServiceExt;
 
-use super::{Rig, now};
+use super::{Rig, now, segment};
 use crate::{
     access::{Door, Visitor, Who},
     api::{
@@ -77,6 +77,9 @@ async fn the_overview_counts() {
         assert!(words.contains(&part), "{part}: {words}");
     }
     assert!(words.contains("all is well"));
+    for state in ["active", "online", "limited"] {
+        assert!(rig.get("/").await.has(&format!("<dt><a href=\"/users?state={state}\">")), "{state}");
+    }
 }
 
 #[tokio::test]
@@ -112,6 +115,17 @@ async fn lists_are_filtered_sorted_and_paged() {
     let found = rig.get("/users?q=%E5%B0%8F").await.words();
     assert!(found.contains("2 users") && found.contains("小明") && found.contains("小红"), "{found}");
     assert!(rig.get("/users?q=nobody-has-this").await.has("No user"), "an empty list says so");
+    let users = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
+    let mailed = users.iter().filter(|it| it.email.is_some()).count();
+    assert!((1..50).contains(&mailed));
+    let found = rig.get("/users?q=%40EXAMPLE.com").await.words();
+    assert!(found.contains(&format!("{mailed} users")), "by e-mail address: {found}");
+    let noted = users.iter().find(|it| it.note.is_some()).unwrap();
+    let path = format!("/users?q={}", segment(noted.note.as_deref().unwrap()));
+    assert!(rig.get(&path).await.has(&format!("name=\"user\" value=\"{}\"", noted.name)), "by note");
+    let online = rig.get("/users?state=online").await;
+    let count = users.iter().filter(|it| it.live.flows > 0).count();
+    assert!(online.words().contains(&format!("{count} users")) && online.has("value=\"online\" selected"));
     let mut path = "/users?sort=used".to_owned();
     let mut order: Vec<u64> = Vec::new();
     for _ in 0..2 {
@@ -148,6 +162,12 @@ async fn a_user_who_is_cut_is_told_why_and_until_when() {
     let points = chart["data"][0].as_array().unwrap().len();
     assert!((48..=49).contains(&points), "{points} hours");
     assert!(alice.has("winter offer") && alice.has("Live connections"));
+    let own = alice.text.split("events-title").last().unwrap();
+    assert!(own.contains("<tbody") && !own.contains(">User</th>"), "one's own events do not name one");
+    assert!(rig.get("/events").await.has(">User</th>"));
+    let periods = rig.get("/users/alice?by=period").await;
+    assert!(periods.has("\"names\":[") && periods.has("\"2026-11-01 – 11-"), "{}", periods.text);
+    assert!(rig.get("/users?q=alice").await.has("href=\"/users/alice/connect\""));
 }
 
 #[tokio::test]
