@@ -9,22 +9,22 @@ use std::{
     time::Duration,
 };
 
-use boxmeter_web::{panel::options::Network, units::parse_size};
+use boxmeter_web::panel::options::Network;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+pub use kernel::Kernel;
 pub use ledger::Ledger;
 use values::duration;
 pub use values::{AutoPath, Reload};
 
+mod kernel;
 mod ledger;
 mod values;
 
 /// Read when no file is named and it exists.
 pub const DEFAULT_PATH: &str = "/etc/boxmeter/config.toml";
 
-/// Smaller connections without a user may be a client that failed to sign in.
-const GUARD_MIN: u64 = 4 << 20;
 /// A user who was taken out keeps being cut by the kernel alone until then.
 const RELOAD_WITHIN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -95,36 +95,6 @@ pub enum Source {
     Api,
     ClashLogs,
     LogFile,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Kernel {
-    /// The mount point of cgroup v2, or a cgroup below it.
-    pub cgroup: AutoPath,
-    pub pins: PathBuf,
-    /// A TCP connection that moved so much while nobody tells its user is ended; `off`: none is.
-    pub guard: String,
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Kernel {
-            cgroup: AutoPath::Auto,
-            pins: PathBuf::from("/sys/fs/bpf/boxmeter"),
-            guard: "off".to_owned(),
-        }
-    }
-}
-
-impl Kernel {
-    /// `None`: off.
-    ///
-    /// # Errors
-    /// For what is no size.
-    pub fn guard_bytes(&self) -> Result<Option<u64>, String> {
-        parse_size(&self.guard).map_err(|error| error.to_string())
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -335,12 +305,7 @@ impl Config {
                 return Err((key, "must be an absolute path".to_owned()));
             }
         }
-        let guard = self.kernel.guard_bytes();
-        let guard = guard
-            .map_err(|error| ("kernel.guard", format!("{error}; give a size as \"64MiB\", or \"off\"")))?;
-        if guard.is_some_and(|bytes| bytes < GUARD_MIN) {
-            return Err(("kernel.guard", "must be at least 4MiB, or \"off\"".to_owned()));
-        }
+        self.kernel.check()?;
         if self.billing.default_policy.is_empty() {
             return Err(("billing.default_policy", "must name a policy, as \"unlimited\"".to_owned()));
         }

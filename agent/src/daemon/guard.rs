@@ -7,14 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use boxmeter_common::{
+    TCP,
+    flow::{FLOW_OLD, Flow},
+};
 use boxmeter_web::units::Size;
 use serde_json::json;
 
-use super::agent::Agent;
+use super::{agent::Agent, meter::Meter};
 use crate::core::event::{FlowId, FlowSeen, Now};
 
 /// Less than this is not looked at, nor taken as a limit.
-pub const BULK_BYTES: u64 = 4 << 20;
+const BULK_BYTES: u64 = 4 << 20;
 /// An owner that was not told in this time does not come any more.
 const OWNER_COMES_NS: u64 = 5_000_000_000;
 /// What was seen in this time counts for the warning.
@@ -89,6 +93,23 @@ impl Guard {
                 self.seen.len()
             )
         }))
+    }
+}
+
+impl Meter {
+    /// A walk found this flow; one that was there before the programs may never have an owner.
+    pub(super) fn note_bulk(&mut self, flow: &Flow, seen: FlowSeen) {
+        let bytes = flow.payload.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        if flow.key.network == TCP && flow.flags & FLOW_OLD == 0 && bytes >= BULK_BYTES {
+            self.bulk.push(Bulk { flow: seen, bytes });
+        }
+    }
+
+    /// Connections that moved much, whose user nobody has told by now.
+    fn take_unowned_bulk(&mut self) -> Vec<Bulk> {
+        let mut bulk = std::mem::take(&mut self.bulk);
+        bulk.retain(|it| self.attributor.flow(it.flow.id).is_some_and(|view| view.user.is_none()));
+        bulk
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
         event::{Counters, FlowId, FlowSeen, InboundIndex, Now, Slot, SourceEvent, UserId},
         snapshot::Publisher,
     },
-    daemon::guard::{BULK_BYTES, Bulk},
+    daemon::guard::Bulk,
     fault,
     kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor, seen},
 };
@@ -70,9 +70,9 @@ pub struct Meter {
     flow_rates: FlowRates,
     next_walk_ns: u64,
     /// Whether connections without a user are ended.
-    guarded: bool,
+    pub(super) guarded: bool,
     /// TCP flows without an account that moved much, as the last walk found them.
-    bulk: Vec<Bulk>,
+    pub(super) bulk: Vec<Bulk>,
     /// sing-box's namespace is known, so that a walk finds all sockets there are.
     pub walks_are_complete: bool,
     trouble_until_ns: Option<u64>,
@@ -395,10 +395,7 @@ impl Meter {
             flow_seen.opened_ns = 0;
         }
         self.opened(flow_seen, flow.key, now);
-        let bytes = flow.payload.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        if flow.key.network == boxmeter_common::TCP && flow.flags & FLOW_OLD == 0 && bytes >= BULK_BYTES {
-            self.bulk.push(Bulk { flow: flow_seen, bytes });
-        }
+        self.note_bulk(flow, flow_seen);
         self.flow_news.push(FlowNews::Moved(flow_seen.id, flow_seen.network, flow.payload));
     }
 
@@ -410,17 +407,6 @@ impl Meter {
     /// The open flows, if all sockets were walked since the last call.
     pub fn take_walk(&mut self) -> Option<BTreeSet<FlowId>> {
         self.walked.take()
-    }
-
-    /// Connections that moved much, whose user nobody has told by now.
-    pub fn take_unowned_bulk(&mut self) -> Vec<Bulk> {
-        let mut bulk = std::mem::take(&mut self.bulk);
-        bulk.retain(|it| self.attributor.flow(it.flow.id).is_some_and(|view| view.user.is_none()));
-        bulk
-    }
-
-    pub fn set_guarded(&mut self, guarded: bool) {
-        self.guarded = guarded;
     }
 
     /// The open flows of some users.

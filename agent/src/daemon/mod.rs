@@ -157,7 +157,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let billed = billed(config);
     let guard_bytes = config.kernel.guard_bytes().map_err(anyhow::Error::msg).context("[kernel] guard")?;
     let mut meter = Meter::new(kernel, billed)?;
-    meter.set_guarded(guard_bytes.is_some());
+    meter.guarded = guard_bytes.is_some();
     let epoch = meter.kernel.epoch();
     let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
