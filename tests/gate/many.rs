@@ -137,6 +137,36 @@ fn one_that_sing_box_does_not_take_keeps_nobody_out() {
     assert_eq!(in_file(&rig), 20);
 }
 
+/// The same where the agent dies before anything of it is in the file: the next one lets in whom it can, and
+/// nobody else's change waits for who cannot be.
+#[test]
+fn one_that_sing_box_does_not_take_keeps_nobody_out_after_a_crash() {
+    needs_machine!();
+    let site = Site::new(VERSIONS[2], &[named("tuic")]);
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.fails_at(Some("user-created"));
+    agent.start();
+    let mut rig = Rig { agent, site };
+    let mut text = "username,uuid\n".to_owned();
+    for at in 0..6_usize {
+        let uuid = if at == 3 { "no uuid".to_owned() } else { format!("00000000-0000-4000-9000-{at:012}") };
+        writeln!(text, "{},{uuid}", name(at)).unwrap();
+    }
+    let import = file(&rig, &text);
+    assert!(!rig.agent.command(&["users", "import", &import]).status.success());
+    assert_eq!(in_file(&rig), 0, "it died before");
+    rig.agent.fails_at(None);
+    rig.agent.kill();
+    rig.agent.start();
+    until_in_file(&rig, 5);
+    wait("who cannot be added is given up", || match rig.events("user_not_added").len() {
+        1.. => Ok(()),
+        _ => Err(rig.done(&["users", "list"]).to_string()),
+    });
+    rig.refused(&["users", "show", &name(3)]);
+    rig.done(&["users", "disable", &rig.bob().name]);
+}
+
 /// An agent that dies before it has written what it decided about many, and one that starts with many who are
 /// out, have little to do, and do it together.
 #[test]

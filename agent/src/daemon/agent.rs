@@ -248,7 +248,10 @@ impl Agent {
                 self.guard.source_away();
                 self.meter.publisher.degrade("source", reason.clone(), clock::now());
             }
-            SourceEvent::Lost { counter, count } => self.proxy.lost(counter, *count),
+            SourceEvent::Lost { counter, count } => {
+                self.guard.source_lost(clock::mono_ns());
+                self.proxy.lost(counter, *count);
+            }
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
         self.delays.heard(&event);

@@ -15,12 +15,17 @@ use boxmeter_web::units::Size;
 use serde_json::json;
 
 use super::{agent::Agent, meter::Meter};
-use crate::core::event::{FlowId, FlowSeen, Now};
+use crate::{
+    core::event::{FlowId, FlowSeen, InboundIndex, Now},
+    fault,
+    ledger::InboundNo,
+};
 
 /// Less than this is not looked at, nor taken as a limit.
 const BULK_BYTES: u64 = 4 << 20;
-/// An owner that was not told in this time does not come any more.
-const OWNER_COMES_NS: u64 = 5_000_000_000;
+/// An owner that was not told in this time does not come any more: what a source has lost is told again when
+/// its subscription is renewed, which is every 30 s.
+const OWNER_COMES_NS: u64 = 35_000_000_000;
 /// What was seen in this time counts for the warning.
 const WINDOW_NS: u64 = 600_000_000_000;
 /// So many in the window are no accident.
@@ -59,11 +64,17 @@ impl Guard {
         self.source_since_ns = None;
     }
 
+    /// The source has lost something: of what is open now, nobody knows.
+    pub fn source_lost(&mut self, now_ns: u64) {
+        self.source_since_ns = self.source_since_ns.map(|_| now_ns);
+    }
+
     /// Those of which an owner should have been told.
     fn owed(&self, bulk: Vec<Bulk>, now_ns: u64) -> Vec<Bulk> {
         let Some(since_ns) = self.source_since_ns else { return Vec::new() };
         let owed = |it: &Bulk| {
-            it.flow.opened_ns >= since_ns && now_ns.saturating_sub(it.flow.opened_ns) >= OWNER_COMES_NS
+            it.flow.opened_ns >= since_ns
+                && now_ns.saturating_sub(it.flow.opened_ns) >= OWNER_COMES_NS / fault::hurry()
         };
         bulk.into_iter().filter(owed).collect()
     }
@@ -114,9 +125,23 @@ impl Meter {
 }
 
 impl Agent {
+    /// Inbounds of which anybody could be told.
+    fn inbounds_with_users(&self) -> BTreeSet<InboundIndex> {
+        let of_living = self.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
+        let members: BTreeSet<InboundNo> = of_living.flat_map(|user| user.inbounds.iter().copied()).collect();
+        let known = self.directory.inbounds.iter().filter(|inbound| members.contains(&inbound.no));
+        let tags: BTreeSet<&str> = known.map(|inbound| &*inbound.tag).collect();
+        let indexes = self.directory.tags.iter().filter(|(_, tag)| tags.contains(&***tag));
+        indexes.map(|(index, _)| *index).collect()
+    }
+
     /// After a walk over all sockets.
     pub(super) fn look_at_unowned(&mut self, open: &BTreeSet<FlowId>, now: Now, ended: &mut Vec<FlowSeen>) {
-        let bulk = self.meter.take_unowned_bulk();
+        let mut bulk = self.meter.take_unowned_bulk();
+        if !bulk.is_empty() {
+            let owned = self.inbounds_with_users();
+            bulk.retain(|it| owned.contains(&it.flow.inbound));
+        }
         let over = self.guard.look(bulk, open, now.mono_ns);
         if let Some(first) = over.first() {
             let tag = self.directory.tags.get(&first.flow.inbound).map(ToString::to_string);
@@ -144,7 +169,7 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::event::{InboundIndex, Network};
+    use crate::core::event::Network;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -171,18 +196,18 @@ mod tests {
             bulk(1, 50, 65 << 20),
             bulk(2, 101, 65 << 20),
             bulk(3, 101, 63 << 20),
-            bulk(4, 118, 65 << 20),
+            bulk(4, 138, 65 << 20),
         ];
         let open = all.iter().map(|it| it.flow.id).collect();
-        assert!(guard.look(all.clone(), &open, 120 * SECOND).is_empty(), "nobody tells owners");
+        assert!(guard.look(all.clone(), &open, 140 * SECOND).is_empty(), "nobody tells owners");
         guard.source_connected(100 * SECOND);
         guard.source_connected(110 * SECOND);
-        assert_eq!(ids(&guard.look(all.clone(), &open, 120 * SECOND)), [2], "old, small and new ones go on");
+        assert_eq!(ids(&guard.look(all.clone(), &open, 140 * SECOND)), [2], "old, small and new ones go on");
         guard.source_away();
-        assert!(guard.look(all.clone(), &open, 130 * SECOND).is_empty());
+        assert!(guard.look(all.clone(), &open, 145 * SECOND).is_empty());
         let mut off = Guard::new(None);
         off.source_connected(0);
-        assert!(off.look(all, &open, 130 * SECOND).is_empty());
+        assert!(off.look(all, &open, 145 * SECOND).is_empty());
     }
 
     #[test]
@@ -191,17 +216,17 @@ mod tests {
         guard.source_connected(0);
         let open: BTreeSet<FlowId> = (1..=3).map(FlowId).collect();
         for id in 1..=2 {
-            guard.look(vec![bulk(id, 1, 5 << 20)], &open, 10 * SECOND);
+            guard.look(vec![bulk(id, 1, 5 << 20)], &open, 40 * SECOND);
         }
         assert_eq!(guard.warning(true), None);
-        guard.look(vec![bulk(3, 1, 5 << 20)], &open, 10 * SECOND);
+        guard.look(vec![bulk(3, 1, 5 << 20)], &open, 40 * SECOND);
         assert_eq!(guard.warning(false), None, "nobody is out");
         let told = guard.warning(true).flatten().unwrap();
         assert!(told.contains("guard"), "{told}");
         assert_eq!(guard.warning(true), None, "told once");
-        guard.look(Vec::new(), &BTreeSet::new(), 20 * SECOND);
+        guard.look(Vec::new(), &BTreeSet::new(), 50 * SECOND);
         assert_eq!(guard.warning(true), None, "it is not long ago");
-        guard.look(Vec::new(), &BTreeSet::new(), 20 * SECOND + WINDOW_NS);
+        guard.look(Vec::new(), &BTreeSet::new(), 50 * SECOND + WINDOW_NS);
         assert_eq!(guard.warning(true), Some(None));
     }
 }

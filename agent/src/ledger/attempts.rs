@@ -68,12 +68,19 @@ impl Bucket {
     }
 }
 
+/// A clock that was set back: from here on time passes again.
+fn set_back(transaction: &Transaction<'_>, who: &str, now_ms: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE panel_attempts SET at_ms = ?2 WHERE who = ?1 AND at_ms > ?2";
+    transaction.execute(sql, params![who, now_ms]).map(drop)
+}
+
 fn take(transaction: &Transaction<'_>, address: &str, now_ms: i64) -> rusqlite::Result<Attempt> {
     let account = ACCOUNT.left(transaction, ACCOUNT_KEY, now_ms)?;
     let crowded = account < ONE;
     let cost = if crowded { ADDRESS.size } else { ONE };
     let own = ADDRESS.left(transaction, address, now_ms)?;
     if own < cost {
+        set_back(transaction, address, now_ms)?;
         return Ok(Attempt::After((cost - own) * ADDRESS.refill_ms / ONE + 1));
     }
     transaction.execute(
@@ -99,6 +106,7 @@ pub(super) fn give_back(transaction: &Transaction<'_>, address: &str, now_ms: i6
 fn take_code(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<Attempt> {
     let left = CODES.left(transaction, CODES_KEY, now_ms)?;
     if left < ONE {
+        set_back(transaction, CODES_KEY, now_ms)?;
         return Ok(Attempt::After((ONE - left) * CODES.refill_ms / ONE + 1));
     }
     CODES.put(transaction, CODES_KEY, left - ONE, now_ms)?;

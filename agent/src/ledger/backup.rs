@@ -98,6 +98,9 @@ impl BackupError {
     }
 }
 
+/// What SQLite keeps beside a database and reads with it.
+pub(super) const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// Copies a ledger into a file of mode 0600, which gets its name when it is whole and checked. `go_on` is asked
 /// between steps: a copy that is not wanted any more is given up.
 ///
@@ -118,6 +121,14 @@ pub fn backup(
     }
     if !overwrite && fs::symlink_metadata(to).is_ok() {
         return Err(BackupError::Exists { path: to.to_owned() });
+    }
+    for suffix in BESIDE {
+        let beside = super::open::beside(to, suffix);
+        if fs::symlink_metadata(&beside).is_ok() {
+            let detail =
+                format!("{} would be taken for a part of it: move that away first", beside.display());
+            return Err(BackupError::Other { path: to.to_owned(), detail });
+        }
     }
     let (source, _) = Reader::open_any(ledger)?;
     let bytes = size(source.connection()).map_err(|error| LedgerError::from_sqlite(ledger, &error))?;

@@ -73,9 +73,11 @@ impl Backups {
         };
         self.make_directory().map_err(refused)?;
         let path = self.directory.join(name_of(now_ms).map_err(refused)?);
+        // First: a full disk is often full of them.
+        self.sweep(now_ms).map_err(refused)?;
         let backup = backup(ledger, &path, false, go_on)?;
         let mut made = Made { path, backup, removed: 0 };
-        let pruned = self.prune(now_ms).map(|removed| made.removed = removed);
+        let pruned = self.prune(now_ms, &made.path).map(|removed| made.removed = removed);
         Ok((made, pruned))
     }
 
@@ -105,21 +107,23 @@ impl Backups {
         Ok(list)
     }
 
-    fn prune(&self, now_ms: i64) -> io::Result<usize> {
-        let list = self.list()?;
+    /// Those that a wrong clock has named for times to come neither go nor keep others from staying, and the one
+    /// just made stays whatever its name says.
+    fn prune(&self, now_ms: i64, made: &Path) -> io::Result<usize> {
+        let mut list = self.list()?;
+        list.retain(|(at_ms, _)| *at_ms <= now_ms);
         let oldest = now_ms.saturating_sub(i64::try_from(self.keep_for.as_millis()).unwrap_or(i64::MAX));
         let (count, mut removed, mut too_old) = (list.len(), 0, 0);
         for (index, (at_ms, path)) in list.into_iter().enumerate() {
             let newer = count - 1 - index;
             let many = newer >= self.keep;
             // By age one in a round: a clock that is wrong for a moment costs no more.
-            if newer > 0 && (many || (at_ms < oldest && too_old == 0)) {
+            if newer > 0 && path != made && (many || (at_ms < oldest && too_old == 0)) {
                 fs::remove_file(path)?;
                 removed += 1;
                 too_old += usize::from(!many);
             }
         }
-        self.sweep(now_ms)?;
         Ok(removed)
     }
 

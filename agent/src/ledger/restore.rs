@@ -114,7 +114,11 @@ pub fn restore(
     // Before its file moves: closing looks for files by their names.
     drop(old);
     backup::verify(new.path())?;
-    swap(new, ledger, done.kept.as_deref()).map_err(other)?;
+    let aside = match &done.kept {
+        Some(kept) => kept.clone(),
+        None => kept_path(ledger, now_ms).map_err(other)?,
+    };
+    swap(new, ledger, &aside).map_err(other)?;
     Ok(done)
 }
 
@@ -278,6 +282,11 @@ fn take_over(
         since.unknown_users.push(name);
     }
     parked(transaction, before, &known)?;
+    // A deletion that was still to be carried out then, and is over by now, would take out who has the name since.
+    let removing = "SELECT id FROM users WHERE file_state = 'removing'";
+    for id in ids(transaction, removing)?.difference(&ids(before, removing)?) {
+        transaction.execute("UPDATE users SET file_state = 'settled' WHERE id = ?1", [id])?;
+    }
     let tokens = ids(before, "SELECT id FROM panel_tokens")?;
     for id in ids(transaction, "SELECT id FROM panel_tokens")?.difference(&tokens) {
         transaction.execute("DELETE FROM panel_tokens WHERE id = ?1", [id])?;
@@ -345,25 +354,28 @@ fn kept_path(ledger: &Path, now_ms: i64) -> io::Result<PathBuf> {
     free.ok_or_else(|| io::Error::other("too many ledgers are kept beside it"))
 }
 
-/// The new ledger takes the place of the old one in one step, and the old one is at `kept`.
+/// The new ledger takes the place of the old one, if there is one, in one step, and the old one is at `kept`.
 ///
-/// The old one's log goes first: a log beside another database would be taken for its own. What was only in it
-/// is in the file by then, or the file is damaged; a crash after this leaves the log under the name where the
-/// file is to come.
-fn swap(new: NamedTempFile, ledger: &Path, kept: Option<&Path>) -> io::Result<()> {
+/// The old one's log goes first, also where its file is gone already: a log beside another database would be
+/// taken for its own. What was only in it is in the file by then, or the file is damaged; a crash after this
+/// leaves the log under the name where the file is to come.
+fn swap(new: NamedTempFile, ledger: &Path, kept: &Path) -> io::Result<()> {
     new.as_file().sync_all()?;
     let directory = backup::directory_of(ledger);
-    let Some(kept) = kept else {
-        new.persist_noclobber(ledger)?;
-        return backup::sync_directory(directory);
-    };
-    for suffix in ["-wal", "-shm"] {
+    for suffix in backup::BESIDE {
         match fs::rename(open::beside(ledger, suffix), open::beside(kept, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
-    let owner = fs::metadata(ledger)?;
+    backup::sync_directory(directory)?;
+    let owner = match fs::metadata(ledger) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            new.persist_noclobber(ledger)?;
+            return backup::sync_directory(directory);
+        }
+        owner => owner?,
+    };
     std::os::unix::fs::fchown(new.as_file(), Some(owner.uid()), Some(owner.gid()))?;
     let place = new.into_temp_path();
     let exchanged = rustix::fs::renameat_with(

@@ -105,8 +105,9 @@ impl Answerer {
                 }
             });
         }
+        let taken_over = self.take_over_all(living).await;
         self.give_up(envelope, gone).await?;
-        self.take_over_all(living).await?;
+        taken_over?;
         Ok(answers.0.into_iter().flatten().collect())
     }
 
@@ -147,8 +148,12 @@ impl Answerer {
         let mut gone = Vec::with_capacity(users.len());
         for (record, why) in users {
             let asked = asked(&Envelope::of(envelope.actor.clone()));
-            let undone = self.ledger.give_up_adding(record.id, why.message, asked);
-            gone.push(undone.await.map_err(refused)?);
+            // One that cannot be given up keeps nobody else from it: the file may have been read with the entry
+            // in it, and the user lives.
+            match self.ledger.give_up_adding(record.id, why.message, asked).await {
+                Ok(undone) => gone.push(undone),
+                Err(error) => tracing::warn!(name = %record.name, "giving up a user: {error}"),
+            }
         }
         self.take_over_all(gone).await?;
         if let Err(error) = self.hands.follow().await {

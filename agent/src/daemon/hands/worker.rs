@@ -68,6 +68,8 @@ pub(super) struct Worker {
     refused: BTreeSet<String>,
     /// `sing-box check` has refused the last edit.
     check_refused: bool,
+    /// Users who are being added are left out of the plan.
+    without_new: bool,
 }
 
 /// What planning needs, read at one moment.
@@ -121,6 +123,7 @@ impl Worker {
             returned: BTreeSet::new(),
             refused: BTreeSet::new(),
             check_refused: false,
+            without_new: false,
         }
     }
 
@@ -293,7 +296,7 @@ impl Worker {
                     wanted.insert(name, Want::Deleted);
                 }
             } else if user.tombstoned_ms.is_some() {
-            } else if user.file_state == FileState::Adding && !own.is_empty() {
+            } else if user.file_state == FileState::Adding && (self.without_new || !own.is_empty()) {
                 // Each comes in by an edit that says so: one that sing-box does not take would hold up others.
             } else if out {
                 wanted.insert(name, Want::Out);

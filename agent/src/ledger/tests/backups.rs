@@ -189,3 +189,25 @@ fn backups_are_due_by_their_names_and_old_ones_go() {
     make(start_ms() + 4000 * DAY);
     assert_eq!(backups.due_ms(start_ms() + 42 * DAY).unwrap(), start_ms() + 41 * DAY);
 }
+
+/// Whatever the clock says, the backup that was just made stays, and so does the newest one that is right.
+#[test]
+fn a_wrong_clock_takes_no_good_backup_away() {
+    let rig = Rig::new("UTC", &["alice"]);
+    rig.commit(start_ms(), &[(Some(0), 5)]);
+    let backups = Backups { keep: 1, ..scheduled(&rig) };
+    let make = |at_ms: i64| {
+        let (made, pruned) = backups.make(&rig.path(), at_ms, &|| true).unwrap();
+        pruned.unwrap();
+        made.path
+    };
+    let ahead = make(start_ms() + 400 * DAY);
+    let right = make(start_ms());
+    assert!(ahead.exists() && right.exists());
+    assert_eq!(backups.due_ms(start_ms() + 1).unwrap(), start_ms() + DAY, "not once more at once");
+    let next = make(start_ms() + DAY);
+    assert!(next.exists() && !right.exists());
+    let behind = make(start_ms() - 1000 * DAY);
+    assert!(behind.exists() && next.exists());
+    assert_eq!(backups.due_ms(start_ms() - 1000 * DAY + 1).unwrap(), start_ms() - 999 * DAY);
+}

@@ -122,3 +122,31 @@ fn a_damaged_ledger_is_replaced_with_its_log_and_a_damaged_backup_is_not_taken()
         .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains("restoring"));
     assert_eq!(left.count(), 0);
 }
+
+/// The file is gone and its log is not: SQLite would read that log with whatever has the name.
+#[test]
+fn a_log_without_its_ledger_is_not_read_with_the_restored_one() {
+    let rig = Rig::new("UTC", &["alice"]);
+    rig.commit(start_ms(), &[(Some(0), 5)]);
+    let file = rig.directory.path().join("backup.db");
+    backup(&rig.path(), &file, false, &|| true).unwrap();
+    rig.commit(start_ms() + 60_000, &[(Some(0), 70)]);
+    let log = open::beside(&rig.path(), "-wal");
+    let bytes = fs::read(&log).unwrap();
+    assert!(!bytes.is_empty(), "the last commit is in the log");
+    rig.ledger.close();
+    fs::remove_file(rig.path()).unwrap();
+    fs::write(&log, &bytes).unwrap();
+    // Nor with a backup that is written over.
+    let error = backup(&file, &rig.path(), true, &|| true).unwrap_err();
+    assert!(error.to_string().contains("-wal"), "{error}");
+    let before = start_ms() + 120_000;
+    assert_eq!(restore(&file, &rig.path(), None, before).unwrap().kept, None);
+    assert_eq!(rig.checked_sum(), 5);
+    let kept = fs::read_dir(rig.directory.path()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().contains(".before-")
+            && fs::read(entry.as_ref().unwrap().path()).unwrap() == bytes
+    });
+    assert_eq!(kept.count(), 1, "the log is kept aside");
+}

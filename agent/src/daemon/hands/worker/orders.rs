@@ -2,16 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use boxmeter_web::backend::ApiError;
+use boxmeter_web::backend::{ApiError, ErrorKind};
 
 use super::{
-    super::words::{self, blocking},
+    super::{
+        HandsNews,
+        words::{self, Failure, blocking},
+    },
     Worker,
 };
-use crate::enforcer::{
-    reconcile::{Want, Wanted},
-    users_edit::Credentials,
+use crate::{
+    clock,
+    core::event::UserId,
+    enforcer::{
+        reconcile::{Want, Wanted},
+        users_edit::Credentials,
+    },
+    ledger::{Asked, FileState},
 };
+
+/// Checks that sing-box may refuse in one order; each takes a good part of a second, and everything else waits.
+const REFUSED_MAX: usize = 64;
 
 impl Worker {
     pub(super) async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
@@ -29,18 +40,51 @@ impl Worker {
     }
 
     pub(super) async fn follow(&mut self) -> Result<(), ApiError> {
+        self.check_refused = false;
         let done = match self.reconcile(Wanted::new()).await {
             Ok(done) => words::missed(&done.missed),
+            Err(_) if self.check_refused => self.follow_without_new().await,
             Err(failure) => Err(failure),
         };
         self.outcome(done.clone()).await;
         done.map_err(ApiError::unavailable)
     }
 
-    /// Lets users in who were made, by one edit; who could not be let in.
+    /// sing-box does not take what is wanted of everybody: an agent that died while it added users may have left
+    /// one whose entry is refused. Everybody else first, then those who are being added; who is refused alone
+    /// is given up.
+    async fn follow_without_new(&mut self) -> Result<(), Failure> {
+        self.without_new = true;
+        let done = self.reconcile(Wanted::new()).await;
+        self.without_new = false;
+        let missed = words::missed(&done?.missed);
+        let users = self.find().await?.users.into_iter();
+        let new: BTreeMap<String, UserId> = users
+            .filter(|user| user.file_state == FileState::Adding && user.tombstoned_ms.is_none())
+            .map(|user| (user.name.to_string(), user.id))
+            .collect();
+        let failed = self.admit(new.keys().cloned().collect()).await;
+        let mut given_up = Vec::new();
+        for (name, error) in failed.iter().filter(|(_, error)| error.kind == ErrorKind::Invalid) {
+            let Some(&id) = new.get(name) else { continue };
+            let asked = Asked::new("agent", clock::wall_ms());
+            match self.ledger.give_up_adding(id, error.message.clone(), asked).await {
+                Ok(_) => given_up.push(id),
+                Err(error) => tracing::warn!(name, "giving up a user who cannot be added: {error}"),
+            }
+        }
+        self.send(HandsNews::Moved(given_up)).await;
+        match failed.into_values().find(|error| error.kind != ErrorKind::Invalid) {
+            Some(error) => Err(error.message),
+            None => missed,
+        }
+    }
+
+    /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by
+    /// sing-box is `Invalid`.
     pub(super) async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
         let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
-        let mut without_them_good = None;
+        let (mut without_them_good, mut refused) = (None, 0);
         while let Some(mut batch) = batches.pop() {
             self.check_refused = false;
             let own = batch.iter().map(|name| (name.clone(), Want::In)).collect();
@@ -54,10 +98,13 @@ impl Worker {
                 }
                 Err(failure) => failure,
             };
-            if self.check_refused && batch.len() > 1 {
-                if without_them_good.is_none() {
-                    without_them_good = Some(self.files_are_good().await);
-                }
+            refused += usize::from(self.check_refused);
+            if self.check_refused && without_them_good.is_none() {
+                without_them_good = Some(self.files_are_good().await);
+                // The look at the files as they are is not about this batch.
+                self.check_refused = true;
+            }
+            if self.check_refused && batch.len() > 1 && refused <= REFUSED_MAX {
                 if without_them_good == Some(true) {
                     // An entry that sing-box does not take keeps nobody else out.
                     let rest = batch.split_off(batch.len() / 2);
@@ -66,7 +113,9 @@ impl Worker {
                 }
             }
             self.outcome(Err(failure.clone())).await;
-            failed.extend(batch.into_iter().map(|name| (name, ApiError::unavailable(failure.clone()))));
+            let alone = self.check_refused && batch.len() == 1 && without_them_good == Some(true);
+            let kind = if alone { ErrorKind::Invalid } else { ErrorKind::Unavailable };
+            failed.extend(batch.into_iter().map(|name| (name, ApiError::new(kind, failure.clone()))));
         }
         failed
     }
