@@ -96,6 +96,8 @@ fn an_import_of_many_is_one_edit_and_one_reload() {
     for at in 0..MANY {
         assert_eq!(rig.config().matches(&format!("\"{}\"", name(at))).count(), 1);
     }
+    // What the dead agent has written is read.
+    until_reloads(&rig, 1);
     // Out again by hand, and with nobody killed.
     std::fs::write(rig.site.config(), &before).unwrap();
     wait("they are gone", || match rig.done(&["users", "list"])["users"].as_array().unwrap().len() {

@@ -248,6 +248,10 @@ impl Agent {
             }
             gate::News::Some(users) => {
                 for (user, standing) in users {
+                    let gone = standing.as_ref().is_none_or(|now| now.tombstoned_ms.is_some());
+                    if gone && self.directory.users.contains_key(&user) {
+                        std::sync::Arc::make_mut(&mut self.directory.users).remove(&user);
+                    }
                     self.gate.reload(user, standing);
                 }
             }
