@@ -101,16 +101,13 @@ impl Worker {
             refused += usize::from(self.check_refused);
             if self.check_refused && without_them_good.is_none() {
                 without_them_good = Some(self.files_are_good().await);
-                // The look at the files as they are is not about this batch.
-                self.check_refused = true;
             }
-            if self.check_refused && batch.len() > 1 && refused <= REFUSED_MAX {
-                if without_them_good == Some(true) {
-                    // An entry that sing-box does not take keeps nobody else out.
-                    let rest = batch.split_off(batch.len() / 2);
-                    batches.extend([rest, batch]);
-                    continue;
-                }
+            let splits = batch.len() > 1 && refused <= REFUSED_MAX && without_them_good == Some(true);
+            if self.check_refused && splits {
+                // An entry that sing-box does not take keeps nobody else out.
+                let rest = batch.split_off(batch.len() / 2);
+                batches.extend([rest, batch]);
+                continue;
             }
             self.outcome(Err(failure.clone())).await;
             let alone = self.check_refused && batch.len() == 1 && without_them_good == Some(true);
