@@ -16,7 +16,7 @@ use std::{
 };
 
 use jiff::{Timestamp, tz::TimeZone};
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use serde_json::json;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -196,8 +196,10 @@ fn amend(
         connection.query_row("SELECT committed_ms FROM meta", [], |row| row.get(0)).map_err(sqlite)?;
     let mut change = |transaction: &Transaction<'_>| -> Result<(), CommitError> {
         transaction.execute("DELETE FROM panel_sessions", [])?;
-        if let Some(old) = old.filter(|old| old.current) {
-            done.since = Some(take_over(transaction, old, epoch)?);
+        match old.filter(|old| old.current) {
+            Some(old) => done.since = Some(take_over(transaction, old, epoch)?),
+            None if done.kept.is_some() => rescue(transaction, ledger)?,
+            None => {}
         }
         let id = done.ledger_id.into_bytes();
         transaction.execute("UPDATE meta SET ledger_id = ?1, rev = rev + 1", [id])?;
@@ -331,6 +333,20 @@ fn parked(
         }
     }
     Ok(())
+}
+
+/// The ledger that is replaced cannot be read as a whole. The entries that are out of sing-box's files are in no
+/// other place, so they are read if their part of it can be; else those of the backup stay.
+fn rescue(transaction: &Transaction<'_>, ledger: &Path) -> rusqlite::Result<()> {
+    let known = ids(transaction, "SELECT id FROM users")?;
+    transaction.execute_batch("SAVEPOINT rescue")?;
+    let read = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|before| parked(transaction, &before, &known));
+    if let Err(error) = read {
+        tracing::warn!("who is out of sing-box's files is not known any more but by the backup: {error}");
+        transaction.execute_batch("ROLLBACK TO rescue")?;
+    }
+    transaction.execute_batch("RELEASE rescue")
 }
 
 fn payload_by_epoch(connection: &Connection) -> rusqlite::Result<HashMap<[u8; 16], i64>> {

@@ -150,3 +150,22 @@ fn a_log_without_its_ledger_is_not_read_with_the_restored_one() {
     });
     assert_eq!(kept.count(), 1, "the log is kept aside");
 }
+
+/// A page of the usage is broken; who is out of sing-box's files is still known.
+#[test]
+fn who_is_out_is_taken_over_from_a_damaged_ledger() {
+    let (rig, file) = gone_on();
+    rig.ledger.close();
+    let page: u32 = rusqlite::Connection::open(rig.path())
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'usage_minutes'", [], |row| row.get(0))
+        .unwrap();
+    let mut bytes = fs::read(rig.path()).unwrap();
+    let at = (page as usize - 1) * 4096;
+    bytes[at..at + 200].fill(0xa5);
+    fs::write(rig.path(), &bytes).unwrap();
+    let done = restore(&file, &rig.path(), None, start_ms() + 5000).unwrap();
+    assert!(done.kept.is_some() && done.since.is_none());
+    let out: Vec<UserId> = rig.reader().parked().unwrap().into_iter().map(|record| record.user).collect();
+    assert_eq!(out, [user(&rig, 1)]);
+}
