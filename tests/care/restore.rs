@@ -1,8 +1,11 @@
 //! A backup in the ledger's place while the kernel has counted on.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+};
 
-use boxmeter_tests::{agent::Agent, needs_machine, questions::exact, singbox::Dropped, wait};
+use boxmeter_tests::{agent::Agent, needs_machine, questions::exact, singbox::Dropped, target::head, wait};
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig};
@@ -10,6 +13,9 @@ use crate::rig::{MIB, Rig};
 fn used(rig: &Rig, user: &str) -> Result<[u64; 2], String> {
     Ok(Agent::payload(&rig.agent.ask(&["usage"])?, user))
 }
+
+/// What the connection that stays carries: much more than buffers hold.
+const STAYS: u64 = 64 << 20;
 
 /// Everything of the same boot comes back from the kernel, once: also what came while no agent ran.
 #[test]
@@ -25,6 +31,15 @@ fn a_restored_ledger_has_every_byte_once() {
     let file = rig.text("backup.db");
     rig.done(&["backup", &file]);
     let before = rig.done(&["status"]);
+    // A connection that stays: one that comes and goes while no agent runs may stay nobody's.
+    let mut stays = rig.alice().proxy.connect(rig.site.target.tcp).unwrap();
+    stays.write_all(&head(0, STAYS)).unwrap();
+    let mut taken = vec![0; 64 << 10];
+    stays.read_exact(&mut taken).unwrap();
+    wait("it is alice's", || {
+        let flows = rig.done(&["flows", "--user", &alice])["flows"].clone();
+        if flows.as_array().unwrap().is_empty() { Err(flows.to_string()) } else { Ok(()) }
+    });
     // After the backup: more bytes, a limit, and a user who is out of the file.
     rig.exchange(rig.alice(), 2 * MIB, 3 * MIB);
     rig.exchange(&rig.site.users[1], MIB, MIB);
@@ -42,7 +57,9 @@ fn a_restored_ledger_has_every_byte_once() {
     assert!(since["in_kernel_bytes"].as_u64().unwrap() > 7 * MIB, "{done}");
     assert!(fs::metadata(done["kept"].as_str().unwrap()).unwrap().len() > 0);
     // No agent runs, and the kernel counts.
-    rig.exchange(rig.alice(), 0, MIB);
+    taken.resize(STAYS as usize - taken.len(), 0);
+    stays.read_exact(&mut taken).unwrap();
+    drop(stays);
     rig.agent.start();
     let told = rig.told("ledger_restored");
     assert!(told["message"].as_str().unwrap().contains("counted again from the kernel"), "{told}");
