@@ -1,6 +1,6 @@
 //! Passwords, the second factor, sessions.
 
-use crate::rig::{ALICE, Rig};
+use crate::rig::{ALICE, Answer, Rig};
 use boxmeter_tests::{needs_machine, wait};
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -118,14 +118,17 @@ fn codes(totp: &Totp) -> [String; 3] {
     [now - 30, now, now + 30].map(|at| totp.generate(at).to_string())
 }
 
+/// A question about the second factor by who is in.
+fn totp_of(rig: &Rig, session: &str, method: &str, body: &serde_json::Value) -> Answer {
+    rig.ask(method, "/api/v1/totp").session(session).json(body).send()
+}
+
 #[test]
 fn a_code_of_the_second_factor_opens_once() {
     needs_machine!();
     let rig = Rig::new();
     let session = rig.sign_in();
-    let ask = |method: &str, body: serde_json::Value| {
-        rig.ask(method, "/api/v1/totp").session(&session).json(&body).send()
-    };
+    let ask = |method, body| totp_of(&rig, &session, method, &body);
     let offer = ask("POST", json!({})).value();
     let totp = authenticator(offer["secret"].as_str().unwrap());
     assert!(rig.try_password(&rig.password, "", OWNER).session().is_some(), "offered only");
@@ -154,9 +157,7 @@ fn codes_are_few_for_all_addresses_together() {
     needs_machine!();
     let rig = Rig::new();
     let session = rig.sign_in();
-    let ask = |method: &str, body: serde_json::Value| {
-        rig.ask(method, "/api/v1/totp").session(&session).json(&body).send()
-    };
+    let ask = |method, body| totp_of(&rig, &session, method, &body);
     let offer = ask("POST", json!({})).value();
     let totp = authenticator(offer["secret"].as_str().unwrap());
     let [first, second, _] = codes(&totp);

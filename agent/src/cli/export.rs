@@ -57,40 +57,41 @@ enum What {
 }
 
 /// Where rows go, in either form.
-struct Out {
-    csv: Option<Rows<BufWriter<io::StdoutLock<'static>>>>,
-    lines: Option<BufWriter<io::StdoutLock<'static>>>,
+enum Out {
+    Csv(Box<Rows<BufWriter<io::StdoutLock<'static>>>>),
+    Ndjson(BufWriter<io::StdoutLock<'static>>),
 }
 
 impl Out {
     fn new(format: Format) -> Self {
         let out = BufWriter::new(io::stdout().lock());
         match format {
-            Format::Csv => Out { csv: Some(Rows::new(out)), lines: None },
-            Format::Ndjson => Out { csv: None, lines: Some(out) },
+            Format::Csv => Out::Csv(Box::new(Rows::new(out))),
+            Format::Ndjson => Out::Ndjson(out),
         }
     }
 
     fn head(&mut self, names: &[&str]) -> io::Result<()> {
-        self.csv.as_mut().map_or(Ok(()), |csv| csv.head(names))
+        match self {
+            Out::Csv(csv) => csv.head(names),
+            Out::Ndjson(_) => Ok(()),
+        }
     }
 
     fn row(&mut self, object: &impl Serialize, cells: impl FnOnce() -> Vec<String>) -> io::Result<()> {
-        match (&mut self.csv, &mut self.lines) {
-            (Some(csv), _) => csv.row(cells()),
-            (None, Some(lines)) => {
+        match self {
+            Out::Csv(csv) => csv.row(cells()),
+            Out::Ndjson(lines) => {
                 serde_json::to_writer(&mut *lines, object)?;
                 lines.write_all(b"\n")
             }
-            (None, None) => Ok(()),
         }
     }
 
     fn end(&mut self) -> io::Result<()> {
-        match (&mut self.csv, &mut self.lines) {
-            (Some(csv), _) => csv.flush(),
-            (None, Some(lines)) => lines.flush(),
-            (None, None) => Ok(()),
+        match self {
+            Out::Csv(csv) => csv.flush(),
+            Out::Ndjson(lines) => lines.flush(),
         }
     }
 }

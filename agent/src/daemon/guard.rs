@@ -90,9 +90,14 @@ impl Guard {
         owed.into_iter().filter(|it| self.limit.is_some_and(|limit| it.bytes >= limit)).collect()
     }
 
+    /// Whether there is anything to warn of, if somebody is out.
+    fn sees_several(&self) -> bool {
+        self.limit.is_none() && self.seen.len() >= WARN_AT
+    }
+
     /// The warning, when it changes; `Some(None)` takes it away.
     fn warning(&mut self, somebody_is_out: bool) -> Option<Option<String>> {
-        let warns = self.limit.is_none() && somebody_is_out && self.seen.len() >= WARN_AT;
+        let warns = somebody_is_out && self.sees_several();
         if warns == self.warned {
             return None;
         }
@@ -157,7 +162,9 @@ impl Agent {
             self.event("unowned_ended", None, data);
         }
         ended.extend(over.iter().map(|it| it.flow));
-        let somebody_is_out = self.gate.kept_out().is_some_and(|out| !out.is_empty());
+        // Everybody is looked at only if it matters.
+        let somebody_is_out =
+            self.guard.sees_several() && self.gate.kept_out().is_some_and(|out| !out.is_empty());
         match self.guard.warning(somebody_is_out) {
             Some(Some(reason)) => self.meter.publisher.degrade(PART, reason, now),
             Some(None) => self.meter.publisher.restore(PART),

@@ -125,33 +125,31 @@ pub(super) fn forget_codes(transaction: &Transaction<'_>, now_ms: i64) -> rusqli
 }
 
 impl Ledger {
-    /// Takes an attempt at a code, before it is looked at.
-    pub fn take_code_attempt(&self, now_ms: i64) -> Reply<Attempt> {
+    /// In a transaction of its own, which changes no revision.
+    fn attempt<T: Send + 'static>(
+        &self,
+        of: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Reply<T> {
         self.send(move |writer| {
             let transaction = writer.connection.transaction().map_err(CommitError::from)?;
-            let attempt = take_code(&transaction, now_ms)?;
+            let done = of(&transaction)?;
             transaction.commit()?;
-            Ok(attempt)
-        })
-    }
-
-    /// What an address was right about besides signing in.
-    pub fn give_back_attempt(&self, address: String, now_ms: i64) -> Reply<()> {
-        self.send(move |writer| {
-            let transaction = writer.connection.transaction().map_err(CommitError::from)?;
-            give_back(&transaction, &address, now_ms)?;
-            transaction.commit()?;
-            Ok(())
+            Ok(done)
         })
     }
 
     /// Takes an attempt before the password is looked at, so that many at once do not get more.
     pub fn take_attempt(&self, address: String, now_ms: i64) -> Reply<Attempt> {
-        self.send(move |writer| {
-            let transaction = writer.connection.transaction().map_err(CommitError::from)?;
-            let attempt = take(&transaction, &address, now_ms)?;
-            transaction.commit()?;
-            Ok(attempt)
-        })
+        self.attempt(move |transaction| take(transaction, &address, now_ms))
+    }
+
+    /// Takes an attempt at a code, before it is looked at.
+    pub fn take_code_attempt(&self, now_ms: i64) -> Reply<Attempt> {
+        self.attempt(move |transaction| take_code(transaction, now_ms))
+    }
+
+    /// What an address was right about besides signing in.
+    pub fn give_back_attempt(&self, address: String, now_ms: i64) -> Reply<()> {
+        self.attempt(move |transaction| give_back(transaction, &address, now_ms))
     }
 }
