@@ -11,14 +11,14 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Needs root and cgroup v2.
-    pub fn new() -> Cgroup {
+    /// Needs root and cgroup v2. The name tells several of one test apart.
+    pub fn new(name: &str) -> Cgroup {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mount = fields.find(|field| field[2] == "cgroup2").expect("cgroup v2 is mounted")[1].to_owned();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).expect("a place in cgroup v2");
-        let folder = Path::new(&mount).join(format!("bm-{}", std::process::id()));
+        let folder = Path::new(&mount).join(format!("bm-{name}-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         Cgroup { folder, home: Path::new(&mount).join(own) }
     }
@@ -34,12 +34,6 @@ impl Cgroup {
         let result = body();
         enter(&self.home);
         result
-    }
-}
-
-impl Default for Cgroup {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

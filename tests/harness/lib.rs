@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod baseline;
 pub mod cases;
 pub mod cgroup;
 pub mod direct;

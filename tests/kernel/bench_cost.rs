@@ -21,8 +21,9 @@ use boxmeter_common::{
     flow::Flow,
 };
 
+use boxmeter_tests::{baseline::Attached, cgroup::Cgroup};
+
 use crate::{
-    bench_baseline::{Attached, Group},
     net::{exchange, in_new_namespace, inside, ip, port_of, sockaddr},
     rig::Rig,
     wire::no_offload,
@@ -43,7 +44,7 @@ struct Lanes {
     plain: Attached,
     lookup: Attached,
     // After the programs: a cgroup goes last.
-    groups: [Group; KINDS],
+    groups: [Cgroup; KINDS],
 }
 
 /// What the programs took: nanoseconds and runs, by direction.
@@ -51,7 +52,7 @@ type Spent = [(u64, u64); 2];
 
 impl Lanes {
     fn new(network: Network) -> Self {
-        let groups = ["empty", "plain", "lookup", "ours"].map(Group::new);
+        let groups = ["empty", "plain", "lookup", "ours"].map(Cgroup::new);
         let rig = Rig::with(|config| config.cgroup = Some(groups[OURS].path().to_path_buf()));
         let lookup = match network {
             Network::Tcp => {
@@ -168,7 +169,7 @@ fn between_namespaces(act: impl FnOnce(&File) + Send) {
 fn connections(lanes: &mut Lanes, client: &File) -> Vec<(TcpStream, TcpStream)> {
     let mut made = Vec::new();
     for kind in 0..KINDS {
-        let listener = lanes.groups[kind].within(|| TcpListener::bind("10.99.0.1:0").unwrap());
+        let listener = lanes.groups[kind].run(|| TcpListener::bind("10.99.0.1:0").unwrap());
         let address = listener.local_addr().unwrap();
         let inbound = (kind == OURS).then(|| lanes.rig.watch(Network::Tcp, address.port()));
         let ours = inside(client, || TcpStream::connect(address).unwrap());
@@ -311,7 +312,7 @@ fn udp(name: &str, peers: u32, datagrams_per_round: usize) {
     in_new_namespace(|| {
         ip("link set lo up");
         let servers: Vec<UdpSocket> = (0..KINDS)
-            .map(|kind| lanes.groups[kind].within(|| UdpSocket::bind("127.0.0.1:0").unwrap()))
+            .map(|kind| lanes.groups[kind].run(|| UdpSocket::bind("127.0.0.1:0").unwrap()))
             .collect();
         let mut crowds: Vec<Crowd> = (0..KINDS).map(|_| Crowd::new(peers)).collect();
         for server in &servers {

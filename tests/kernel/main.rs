@@ -8,7 +8,6 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
-mod bench_baseline;
 mod bench_cost;
 mod bench_rates;
 mod blocks;

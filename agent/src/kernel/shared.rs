@@ -6,16 +6,28 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd, BorrowedFd},
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
 };
+
+/// How much of an array is mapped at a time. The kernel counts every mapped page as this process's
+/// memory, touched or not, and most arrays are far larger than what is in use of them.
+const STEP: usize = 64 << 10;
 
 /// An array map of `T`.
 #[derive(Debug)]
 pub struct Shared<T> {
+    /// Addresses for the whole array; the first `mapped` bytes lead to it.
     base: *mut u8,
     bytes: usize,
+    mapped: Mutex<usize>,
+    /// The same number, to be read without the lock.
+    reach: AtomicUsize,
     count: usize,
+    map: OwnedFd,
     of: PhantomData<T>,
 }
 
@@ -30,33 +42,70 @@ impl<T: aya::Pod> Shared<T> {
         let count = count as usize;
         let page =
             4096.max(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as usize);
-        let bytes = (count * size_of::<T>().next_multiple_of(8)).next_multiple_of(page);
-        // SAFETY: a new shared mapping of a file that stays as long as it is.
+        let bytes = (count * Self::SIZE).next_multiple_of(page);
+        let map = map.try_clone_to_owned()?;
+        // SAFETY: a new mapping that nobody can read or write yet.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
                 0,
             )
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Shared { base: base.cast(), bytes, count, of: PhantomData })
+        let (mapped, reach) = (Mutex::new(0), AtomicUsize::new(0));
+        let shared = Shared { base: base.cast(), bytes, mapped, reach, count, map, of: PhantomData };
+        shared.map_up_to(1)?;
+        Ok(shared)
     }
+
+    const SIZE: usize = size_of::<T>().next_multiple_of(8);
 
     /// The value at `index`, to be used with the functions of this module. It never dangles: the
     /// mapping lives as long as `self`.
     ///
     /// # Panics
-    /// `index` is not one of the array's.
+    /// `index` is not one of the array's, or the machine has no memory left to map it.
     pub fn at(&self, index: u32) -> *mut T {
         assert!((index as usize) < self.count, "index {index} of {}", self.count);
+        let from = index as usize * Self::SIZE;
+        if from + Self::SIZE > self.reach.load(Ordering::Acquire) {
+            self.map_up_to(from + Self::SIZE).expect("memory for the kernel's counters");
+        }
         // SAFETY: inside the mapping, as just checked.
-        unsafe { self.base.add(index as usize * size_of::<T>().next_multiple_of(8)).cast() }
+        unsafe { self.base.add(from).cast() }
+    }
+
+    /// Maps whole steps until the first `end` bytes are there. What is mapped stays where it is.
+    #[cold]
+    fn map_up_to(&self, end: usize) -> io::Result<()> {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if end <= *mapped {
+            return Ok(());
+        }
+        let to = end.next_multiple_of(STEP).min(self.bytes);
+        // SAFETY: replaces addresses of this value's own reservation that lead nowhere so far.
+        let part = unsafe {
+            libc::mmap(
+                self.base.add(*mapped).cast(),
+                to - *mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                self.map.as_raw_fd(),
+                *mapped as libc::off_t,
+            )
+        };
+        if part == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        *mapped = to;
+        self.reach.store(to, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use boxmeter::kernel::probe::cgroup_mount;
 use boxmeter_tests::{
     agent::Agent,
+    baseline::Attached,
     cases::named,
     cgroup::Cgroup,
     needs_machine,
@@ -28,7 +30,7 @@ fn download(site: &Site, bytes: u64) {
 fn share_of_cpu(name: &str, case: &'static str, bytes: u64) {
     needs_machine!();
     let mut site = Site::new(VERSIONS[2], &[named(case)]);
-    let group = Cgroup::new();
+    let group = Cgroup::new("server");
     site.server = None;
     group.run(|| site.start_server());
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
@@ -82,16 +84,25 @@ fn bench_cpu_of_hysteria2() {
     share_of_cpu("hysteria2", "hysteria2", 80_000_000);
 }
 
-/// Seconds of the clock and of the server's CPU for one transfer, with the agent attached or not.
-fn transfer(site: &Site, agent: &mut Agent, with: bool, bytes: u64) -> [f64; 2] {
-    if with {
+/// What is attached at the root of cgroup v2 during a transfer.
+const KINDS: usize = 3;
+const NOTHING: usize = 0;
+/// Programs that only let packets pass: what any program there costs.
+const EMPTY: usize = 1;
+const AGENT: usize = 2;
+
+/// Seconds of the clock and of the server's CPU for one transfer.
+fn transfer(site: &Site, agent: &mut Agent, kind: usize, bytes: u64) -> [f64; 2] {
+    let empty = (kind == EMPTY).then(|| Attached::empty(&cgroup_mount().expect("cgroup v2")));
+    if kind == AGENT {
         agent.start();
     }
     download(site, 1_000_000);
     let (started, spent) = (Instant::now(), cpu_seconds(server(site)));
     download(site, bytes);
     let result = [started.elapsed().as_secs_f64(), cpu_seconds(server(site)) - spent];
-    if with {
+    drop(empty);
+    if kind == AGENT {
         agent.stop();
         assert!(agent.command(&["detach", "--yes"]).status.success());
     }
@@ -103,33 +114,45 @@ fn throughput(name: &str, prepare: impl FnOnce(&Site), bytes: u64) {
     let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
     prepare(&site);
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
-    let (mut ratios, mut cpu) = (Vec::new(), Vec::new());
-    let mut best = [f64::MAX; 2];
-    for pair in 0..PAIRS {
-        let first = transfer(&site, &mut agent, pair % 2 == 0, bytes);
-        let second = transfer(&site, &mut agent, pair % 2 == 1, bytes);
-        let (with, without) = if pair % 2 == 0 { (first, second) } else { (second, first) };
-        ratios.push(without[0] / with[0]);
-        cpu.push(with[1] / without[1]);
-        best = [best[0].min(with[0]), best[1].min(without[0])];
-    }
-    let mbit = |seconds: f64| bytes as f64 * 8.0 / 1e6 / seconds;
+    let rounds: Vec<[[f64; 2]; KINDS]> = (0..PAIRS)
+        .map(|round| {
+            let mut took = [[0.0; 2]; KINDS];
+            for turn in 0..KINDS {
+                let kind = (turn + round) % KINDS;
+                took[kind] = transfer(&site, &mut agent, kind, bytes);
+            }
+            took
+        })
+        .collect();
+    let ratio = |of: usize, to: usize, what: usize| {
+        median(rounds.iter().map(|took| took[of][what] / took[to][what]).collect())
+    };
+    let best = |kind: usize| rounds.iter().map(|took| took[kind][0]).fold(f64::MAX, f64::min);
+    let mbit = |kind: usize| bytes as f64 * 8.0 / 1e6 / best(kind);
     figure(
         &format!("throughput with the agent against without, {name}"),
-        format!("{:.3}", median(ratios)),
+        format!("{:.3}", ratio(NOTHING, AGENT, 0)),
         &format!(
-            "median of {PAIRS} alternating pairs of {} MB over one trojan connection, programs at the cgroup \
-             root; best runs {:.0} and {:.0} Mbit/s ({:.3})",
+            "median of {PAIRS} alternating rounds of {} MB over one trojan connection, programs at the cgroup \
+             root, client, relay and target on the same two cores; best runs {:.0} and {:.0} Mbit/s ({:.3}). \
+             In the same rounds with programs that do nothing: {:.3} (best {:.0} Mbit/s), and the agent \
+             against those: {:.3}",
             bytes / 1_000_000,
-            mbit(best[0]),
-            mbit(best[1]),
-            best[1] / best[0]
+            mbit(AGENT),
+            mbit(NOTHING),
+            best(NOTHING) / best(AGENT),
+            ratio(NOTHING, EMPTY, 0),
+            mbit(EMPTY),
+            ratio(EMPTY, AGENT, 0),
         ),
     );
     figure(
         &format!("CPU of sing-box with the agent against without, {name}"),
-        format!("{:.3}", median(cpu)),
-        "the same pairs, the server's CPU time",
+        format!("{:.3}", ratio(AGENT, NOTHING, 1)),
+        &format!(
+            "the same rounds, the server's CPU time; with programs that do nothing {:.3}",
+            ratio(EMPTY, NOTHING, 1)
+        ),
     );
     agent.start();
     site.stop_client();

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::Read,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 const MAP_CREATE: u32 = 0;
@@ -188,43 +188,5 @@ impl Attached {
             };
             (value("run_time_ns:"), value("run_cnt:"))
         })
-    }
-}
-
-/// A cgroup for the sockets of one kind of program; removed when dropped.
-pub struct Group {
-    path: PathBuf,
-    home: PathBuf,
-}
-
-impl Group {
-    pub fn new(name: &str) -> Self {
-        let mount = boxmeter::kernel::probe::cgroup_mount().expect("needs cgroup v2");
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
-        let path = mount.join(format!("boxmeter-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Group { home: mount.join(own), path }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Calls `act` with this process in the cgroup: the sockets made there belong to it for good.
-    pub fn within<T>(&self, act: impl FnOnce() -> T) -> T {
-        let enter = |path: &Path| {
-            fs::write(path.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-        };
-        enter(&self.path);
-        let made = act();
-        enter(&self.home);
-        made
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.path);
     }
 }
