@@ -72,6 +72,19 @@ pub struct Singbox {
     pub reload: Reload,
     #[serde(with = "duration")]
     pub reload_within: Duration,
+    /// Addresses or networks of reverse proxies and CDNs that clients come through: address limits and the
+    /// detection of sharing do not look at them.
+    pub proxies: Vec<String>,
+}
+
+impl Singbox {
+    /// As its key is read; `check` has read it once.
+    ///
+    /// # Errors
+    /// For what is no address and no network.
+    pub fn networks(&self) -> Result<Vec<Network>, String> {
+        self.proxies.iter().map(|text| text.parse()).collect()
+    }
 }
 
 impl Default for Singbox {
@@ -82,6 +95,7 @@ impl Default for Singbox {
             binary: AutoPath::Auto,
             reload: Reload::Auto,
             reload_within: Duration::from_secs(600),
+            proxies: Vec::new(),
         }
     }
 }
@@ -300,6 +314,7 @@ impl Config {
         if self.singbox.config.is_empty() {
             return Err(("singbox.config", "names no file; leave it out for /etc/sing-box".to_owned()));
         }
+        self.singbox.networks().map_err(|text| ("singbox.proxies", text))?;
         for (key, path) in [("kernel.pins", &self.kernel.pins), ("api.socket", &self.api.socket)] {
             if !path.is_absolute() {
                 return Err((key, "must be an absolute path".to_owned()));

@@ -52,6 +52,8 @@ pub struct ImportedUser {
     pub total_quota_bytes: Option<Option<u64>>,
     /// 1–31.
     pub reset_day: Option<u8>,
+    /// `Some(None)` is no limit.
+    pub max_addresses: Option<Option<u32>>,
     /// UTC milliseconds.
     pub created_ms: Option<i64>,
     pub expires_ms: Option<i64>,
@@ -89,15 +91,26 @@ pub enum ImportedStatus {
     Active,
     /// Switched off by a person.
     Disabled,
+    /// Over, by a date that is in the file.
+    Expired,
     /// Switched off because a quota was used up: the quota that comes over decides from here on.
     OverQuota,
 }
 
-/// What was used in one calendar month of the other system's clock, or before any month is known.
+/// When something was used, by the other system's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsedIn {
+    /// Before any month that is known.
+    Earlier,
+    /// Year, month 1–12.
+    Month(i16, i8),
+    /// In the period that runs.
+    Now,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportedUsage {
-    /// (year, month 1–12).
-    pub month: Option<(i16, i8)>,
+    pub when: UsedIn,
     pub upload_bytes: u64,
     pub download_bytes: u64,
 }

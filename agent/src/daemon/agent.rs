@@ -210,7 +210,7 @@ impl Agent {
             if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
                 && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
             {
-                self.gate.touch(user);
+                self.gate.crossed(user);
             }
         }
         done

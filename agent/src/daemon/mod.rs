@@ -159,7 +159,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let mut meter = Meter::new(kernel, billed)?;
     meter.guarded = guard_bytes.is_some();
     let epoch = meter.kernel.epoch();
-    let gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    gate.set_proxies(config.singbox.networks().map_err(anyhow::Error::msg)?);
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (care, backups) = care::start(ledger.clone(), backups(config)).context("starting a thread")?;
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));

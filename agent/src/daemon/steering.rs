@@ -16,8 +16,9 @@ use super::{
 use crate::{
     clock,
     core::{
+        attribute::FlowView,
         crowd::{Effect, Evidence, TooMany},
-        event::{FlowId, FlowSeen, Now, UserId},
+        event::{FlowId, FlowSeen, Network, Now, UserId},
         policy::SharingNow,
         terms::SharingAction,
     },
@@ -30,6 +31,9 @@ use crate::{
 /// A source that is away for less is only reconnecting (the start of the agent, a restart of sing-box):
 /// no reason to reload, which drops everybody.
 const SOURCE_GRACE_NS: u64 = 30_000_000_000;
+
+/// A connection that nobody told the user of is somebody's once it is so old.
+const STRANGER_NS: u64 = 10_000_000_000;
 
 impl Agent {
     /// Everything that happened since the last turn: flows, limits, thresholds, time.
@@ -100,8 +104,21 @@ impl Agent {
         let source_down = since.is_some_and(|down_ns| down_ns >= SOURCE_GRACE_NS);
         let live = self.meter.attributor.all_live();
         let others = live.filter(|(user, _)| self.gate.connects(*user));
-        let flows = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
+        let owned = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
+        let flows = owned + self.strangers(now_ns);
         self.hands.scene(Scene { flows, source_down });
+    }
+
+    /// Connections whose user is not known: older than boxmeter, or nobody told. Somebody has them, and they are
+    /// counted where a reload waits. A scanner's last no longer than that.
+    fn strangers(&self, now_ns: u64) -> u64 {
+        if self.directory.enforcement.pending.is_none() {
+            return 0;
+        }
+        let lasting = |flow: &FlowView| {
+            flow.network == Network::Tcp && now_ns.saturating_sub(flow.opened_ns) >= STRANGER_NS
+        };
+        self.meter.attributor.unowned_live().filter(lasting).count() as u64
     }
 
     pub(super) fn hands_news(&mut self, news: HandsNews) {

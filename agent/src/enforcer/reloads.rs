@@ -18,6 +18,8 @@ pub struct Settings {
     pub batch: Duration,
     /// `[singbox] reload_within`.
     pub within: Duration,
+    /// [`RETRY`].
+    pub retry: Duration,
 }
 
 /// What goes on around.
@@ -146,15 +148,28 @@ impl Reloads {
         self.not_before_ns = 0;
     }
 
-    /// It failed, and the files are as sing-box knows them: what is still wanted is planned and written
-    /// again, and told by `changed`.
-    pub fn failed(&mut self, now_ns: u64) {
+    /// There is nobody to tell: sing-box reads its files when it starts.
+    pub fn not_running(&mut self) {
+        self.done();
+    }
+
+    /// It failed. `put_back`: the files are as sing-box knows them again, and what is still wanted is planned
+    /// and written anew, and told by `changed`. Otherwise they stay as they are and wait on.
+    pub fn failed(&mut self, put_back: bool, now_ns: u64) {
         self.counts.failed += 1;
-        let longest = self.settings.within.max(RETRY);
-        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(longest);
+        let retry = self.settings.retry;
+        let longest = self.settings.within.max(retry);
+        let pause = retry.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.not_before_ns = now_ns.saturating_add(ns(pause));
-        self.waiting.clear();
+        if put_back {
+            self.waiting.clear();
+        }
+    }
+
+    /// The last reload failed, and something waits for the next.
+    pub fn failing(&self) -> bool {
+        self.failures > 0 && !self.waiting.is_empty()
     }
 
     pub fn decide(&self, now_ns: u64, scene: Scene) -> Decision {
@@ -168,7 +183,7 @@ impl Reloads {
             let quiet = (after(since, self.settings.batch), Why::Quiet);
             let waited = (after(since, self.settings.within), Why::Waited);
             match scene {
-                Scene { source_down: true, .. } => (since, Why::SourceDown),
+                Scene { source_down: true, .. } => (after(since, self.settings.batch), Why::SourceDown),
                 Scene { flows: 0, .. } => quiet.min_by_time(waited),
                 _ => waited,
             }
@@ -201,7 +216,7 @@ mod tests {
     const QUIET: Scene = Scene { flows: 0, source_down: false };
 
     fn reloads() -> Reloads {
-        Reloads::new(Settings { batch: BATCH, within: Duration::from_secs(600) })
+        Reloads::new(Settings { batch: BATCH, within: Duration::from_secs(600), retry: RETRY })
     }
 
     fn change(user: &str, what: What) -> Change {
@@ -218,7 +233,8 @@ mod tests {
         assert_eq!(reloads.decide(12 * S, QUIET), Decision::Now(Why::Quiet));
         assert_eq!(reloads.decide(610 * S, BUSY), Decision::Now(Why::Waited));
         let down = Scene { source_down: true, ..BUSY };
-        assert_eq!(reloads.decide(10 * S, down), Decision::Now(Why::SourceDown));
+        assert_eq!(reloads.decide(10 * S, down), Decision::At(12 * S), "with all others of these seconds");
+        assert_eq!(reloads.decide(12 * S, down), Decision::Now(Why::SourceDown));
         reloads.changed(&change("b", What::Added), 20 * S);
         reloads.changed(&change("c", What::PutBack), 21 * S);
         assert_eq!(reloads.decide(21 * S, BUSY), Decision::At(22 * S));
@@ -269,8 +285,9 @@ mod tests {
         assert_eq!(reloads.counts().by_restart, 1);
         let mut now = 0;
         for wait in [60, 120, 240, 480, 600, 600] {
-            reloads.failed(now);
+            reloads.failed(true, now);
             assert_eq!(reloads.decide(now, QUIET), Decision::None, "the old files are in force");
+            assert!(!reloads.failing(), "nothing waits");
             reloads.changed(&change("a", What::PutBack), now);
             assert_eq!(reloads.decide(now, QUIET), Decision::At(now + wait * S));
             now += wait * S;
@@ -280,5 +297,19 @@ mod tests {
         reloads.changed(&change("a", What::TakenOut), now);
         assert_eq!(reloads.decide(now + 2 * S, QUIET), Decision::Now(Why::Quiet));
         assert_eq!((reloads.counts().failed, reloads.counts().reloads), (6, 1));
+    }
+
+    #[test]
+    fn what_stays_in_the_files_waits_for_the_next_reload() {
+        let mut reloads = reloads();
+        reloads.changed(&change("a", What::Added), S);
+        reloads.failed(false, 3 * S);
+        assert!(reloads.failing());
+        assert_eq!(reloads.decide(4 * S, BUSY), Decision::At(63 * S), "with nothing written anew");
+        assert_eq!(reloads.decide(63 * S, BUSY), Decision::Now(Why::Admits));
+        reloads.failed(false, 63 * S);
+        reloads.changed(&change("a", What::Deleted), 64 * S);
+        assert!(!reloads.failing(), "it was taken back");
+        assert_eq!(reloads.decide(1000 * S, QUIET), Decision::None);
     }
 }

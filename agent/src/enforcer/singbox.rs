@@ -28,6 +28,10 @@ pub enum EditError {
     NotAFile(PathBuf),
     #[error("sing-box refuses the new configuration, so nothing was written: {0}")]
     Refused(String),
+    #[error(
+        "sing-box refuses its files as they are now, so it was not told to read them and goes on with what it has: {0}"
+    )]
+    RefusedNow(String),
     #[error("`sing-box check` cannot be run ({0}), so nothing was written")]
     Check(io::Error),
     #[error("{failure}; the old configuration was put back{after}")]
@@ -137,7 +141,10 @@ impl Singbox {
     /// texts that it ran with are put back, and it is told to read those. Did it reload?
     pub fn reload(&self, mut healthy: impl FnMut() -> Result<(), String>) -> Result<bool, EditError> {
         // What was edited by hand meanwhile comes into force too.
-        self.check(&[])?;
+        self.check(&[]).map_err(|error| match error {
+            EditError::Refused(why) => EditError::RefusedNow(why),
+            other => other,
+        })?;
         let (mut back, mut kept) = (Vec::new(), Vec::new());
         if let Some(backups) = self.backups() {
             for (path, file) in self.running(&backups)?.files {

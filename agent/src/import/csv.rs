@@ -63,7 +63,7 @@ fn wrong(error: ::csv::Error) -> ImportError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::import::{ImportedStatus, ImportedUsage};
+    use crate::import::{ImportedStatus, ImportedUsage, UsedIn};
 
     fn read(text: &str) -> Result<Imported, ImportError> {
         let now = "2026-11-24T15:30:00+08:00[Asia/Shanghai]".parse().unwrap();
@@ -83,7 +83,10 @@ mod tests {
         assert_eq!((alice.quota_bytes, alice.reset_day), (Some(Some(100 << 30)), Some(15)));
         assert_eq!(alice.expires_ms, Some(1_798_646_400_000), "midnight in the zone of now");
         assert_eq!(alice.inbounds, ["a", "b"]);
-        assert_eq!(alice.used, [ImportedUsage { month: None, upload_bytes: 0, download_bytes: 1 << 30 }]);
+        assert_eq!(
+            alice.used,
+            [ImportedUsage { when: UsedIn::Now, upload_bytes: 0, download_bytes: 1 << 30 }]
+        );
         assert_eq!((ming.quota_bytes, ming.status), (Some(None), ImportedStatus::Disabled));
         assert_eq!(imported.not_understood, ["the column \"colour\" is not known"]);
     }

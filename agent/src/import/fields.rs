@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use boxmeter_web::api::time::parse_time;
 use jiff::Zoned;
 
-use super::{ImportedStatus, ImportedUsage, ImportedUser};
+use super::{ImportedStatus, ImportedUsage, ImportedUser, UsedIn};
 use crate::units::parse_size;
 
 /// Names and values of one user; names are as [`normal`] gives them.
@@ -20,8 +20,8 @@ pub fn normal(name: &str) -> String {
 
 /// Every name that is understood.
 const KNOWN: &[&[&str]] = &[
-    NAME, PASSWORD, UUID, POLICY, QUOTA, QUOTA_GIB, TOTAL, TOTAL_GIB, RESET_DAY, EXPIRES, CREATED, EMAIL,
-    NOTE, STATUS, UPLOAD, DOWNLOAD, USED, PACKAGE, INBOUNDS,
+    NAME, PASSWORD, UUID, POLICY, QUOTA, QUOTA_GIB, TOTAL, TOTAL_GIB, RESET_DAY, ADDRESSES, EXPIRES, CREATED,
+    EMAIL, NOTE, STATUS, UPLOAD, DOWNLOAD, USED, PACKAGE, INBOUNDS,
 ];
 pub const NAME: &[&str] = &["name", "username", "user"];
 const PASSWORD: &[&str] = &["password"];
@@ -33,6 +33,8 @@ const QUOTA_GIB: &[&str] =
 const TOTAL: &[&str] = &["total_quota", "total_quota_bytes"];
 const TOTAL_GIB: &[&str] = &["total_quota_gb", "total_quota_gib", "total_limit_gb"];
 const RESET_DAY: &[&str] = &["reset_day"];
+/// In the tutorial's words, connections are places that somebody connects from.
+const ADDRESSES: &[&str] = &["max_addresses", "concurrent_connections", "limit_ip", "ip_limit"];
 const EXPIRES: &[&str] = &["expires", "expires_at", "expiry", "expire_date", "expiry_date"];
 const CREATED: &[&str] = &["created", "created_at"];
 const EMAIL: &[&str] = &["email", "e_mail", "mail"];
@@ -80,6 +82,13 @@ pub fn user(row: &Row, now: &Zoned) -> Result<ImportedUser, String> {
             _ => return Err(format!("reset_day: {day:?} is not a day from 1 to 31")),
         },
     };
+    let max_addresses = match text(ADDRESSES) {
+        None => None,
+        Some(count) => match count.parse::<u32>() {
+            Ok(count) => Some((count > 0).then_some(count)),
+            Err(_) => return Err(format!("max_addresses: {count:?} is not a number of addresses")),
+        },
+    };
     let bytes = |names: &[&str]| size(names, "").map(|size| size.flatten().unwrap_or(0));
     let mut user = ImportedUser {
         name: text(NAME).ok_or("the name is missing")?,
@@ -87,6 +96,7 @@ pub fn user(row: &Row, now: &Zoned) -> Result<ImportedUser, String> {
         quota_bytes: size(QUOTA, "")?.or(size(QUOTA_GIB, "GiB")?),
         total_quota_bytes: size(TOTAL, "")?.or(size(TOTAL_GIB, "GiB")?),
         reset_day,
+        max_addresses,
         created_ms: time(CREATED)?,
         expires_ms: time(EXPIRES)?,
         email: text(EMAIL),
@@ -104,7 +114,7 @@ pub fn user(row: &Row, now: &Zoned) -> Result<ImportedUser, String> {
     // A sum without directions is as much as its bytes in one of them.
     let (upload_bytes, download_bytes) = (bytes(UPLOAD)?, bytes(DOWNLOAD)?.saturating_add(bytes(USED)?));
     if upload_bytes > 0 || download_bytes > 0 {
-        user.used.push(ImportedUsage { month: None, upload_bytes, download_bytes });
+        user.used.push(ImportedUsage { when: UsedIn::Now, upload_bytes, download_bytes });
     }
     Ok(user)
 }

@@ -7,7 +7,7 @@ use boxmeter_web::api::{
 };
 use jiff::tz::TimeZone;
 
-use super::{ImportedStatus, ImportedUser};
+use super::{ImportedStatus, ImportedUser, UsedIn};
 
 /// One user of a request; times are shown in `zone`.
 pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
@@ -22,6 +22,7 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
             quota_bytes: user.quota_bytes,
             total_quota_bytes: user.total_quota_bytes,
             reset_day: user.reset_day,
+            max_addresses: user.max_addresses,
             ..Overrides::default()
         },
         email,
@@ -31,7 +32,7 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
         enabled: match status {
             ImportedStatus::Disabled => Some(false),
             // The quota that comes over decides about those who were over theirs.
-            ImportedStatus::Active | ImportedStatus::OverQuota => None,
+            ImportedStatus::Active | ImportedStatus::OverQuota | ImportedStatus::Expired => None,
         },
         password: credentials.password,
         uuid: credentials.uuid,
@@ -39,7 +40,11 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
         used: used
             .into_iter()
             .map(|it| ImportUsage {
-                month: it.month.map(|(year, month)| format!("{year:04}-{month:02}")),
+                month: match it.when {
+                    UsedIn::Now => None,
+                    UsedIn::Month(year, month) => Some(format!("{year:04}-{month:02}")),
+                    UsedIn::Earlier => Some(ImportUsage::EARLIER.to_owned()),
+                },
                 upload_bytes: it.upload_bytes,
                 download_bytes: it.download_bytes,
             })

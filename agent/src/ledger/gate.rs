@@ -3,14 +3,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use rusqlite::Transaction;
+
 use super::{
     commit::Stale,
+    deleting,
     error::CommitError,
     idempotency,
     model::{AccountPeriod, UserRecord},
     parking, people, policies,
     records::{
-        AdminChange, Asked, IdempotencyKey, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
+        AdminChange, Asked, IdempotencyKey, Keep, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
         PolicyRecord, Refusal, SettingsChange, Settle, Standing, StateChange, StoredAnswer, Turn,
         WalletEntry, Warning,
     },
@@ -106,7 +109,7 @@ impl Ledger {
     pub fn delete_user(&self, user: UserId, if_rev: Option<i64>, asked: Asked) -> Reply<UserRecord> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                settings::delete(transaction, user, if_rev, (&asked, rev))
+                deleting::delete(transaction, user, if_rev, (&asked, rev))
             })
         })
     }
@@ -116,28 +119,25 @@ impl Ledger {
         self.send(|writer| Ok(people::places_of_removing(&writer.connection)?))
     }
 
-    /// The entry of a deleted user is nowhere any more.
-    pub fn removed(&self, user: UserId) -> Reply<()> {
+    /// The entry of a deleted user is nowhere any more. Whom somebody wanted purged is purged with it.
+    pub fn removed(&self, user: UserId, at_ms: i64) -> Reply<()> {
         self.send(move |writer| {
-            writer.change(Stale::Revision, |transaction, rev| settings::removed(transaction, user, rev))
+            zeroed(writer, |transaction, rev| {
+                deleting::removed(transaction, user, at_ms, rev).map(|purged| ((), purged))
+            })
         })
     }
 
-    /// Takes name and personal data of a deleted user out of the file, and usage stays as nobody's.
-    /// What was overwritten is zeroed on the disk too; backups made before have it still.
-    pub fn purge_user(&self, user: UserId, asked: Asked) -> Reply<()> {
+    /// Takes name and personal data of the deleted users of a name out of the file, and usage stays as
+    /// nobody's: at once, or as soon as their entries are gone. What was overwritten is zeroed on the disk too;
+    /// backups made before have it still. For each user, whether it is done.
+    pub fn purge_deleted(&self, name: String, asked: Asked) -> Reply<Vec<bool>> {
         self.send(move |writer| {
-            writer.connection.pragma_update(None, "secure_delete", "ON")?;
-            let result = writer
-                .change(Stale::Revision, |transaction, rev| settings::purge(transaction, user, &asked, rev));
-            writer.connection.pragma_update(None, "secure_delete", "FAST")?;
-            if result.is_ok() {
-                // The log has the old pages until it is copied and cut. A reader may be in the way: the
-                // next checkpoint does it then.
-                let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-                let _ = writer.connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
-            }
-            result
+            zeroed(writer, |transaction, rev| {
+                let done = deleting::purge_deleted(transaction, &name, &asked, rev)?;
+                let purged = done.contains(&true);
+                Ok((done, purged))
+            })
         })
     }
 
@@ -195,6 +195,13 @@ impl Ledger {
             writer.change(Stale::People, |transaction, rev| {
                 wallet::turn(transaction, &turns, &mut settle, at_ms, rev)
             })
+        })
+    }
+
+    /// Notes the rules that running accounts go by.
+    pub fn keep_rules(&self, keeps: Vec<Keep>) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, _| wallet::keep_rules(transaction, &keeps))
         })
     }
 
@@ -377,4 +384,22 @@ impl CommitError {
             _ => None,
         }
     }
+}
+
+/// A change that may purge somebody, and tells whether it did: what it overwrites is zeroed on the disk.
+fn zeroed<T>(
+    writer: &mut Writer,
+    change: impl FnOnce(&Transaction<'_>, i64) -> Result<(T, bool), CommitError>,
+) -> Result<T, CommitError> {
+    writer.connection.pragma_update(None, "secure_delete", "ON")?;
+    let result = writer.change(Stale::Revision, change);
+    writer.connection.pragma_update(None, "secure_delete", "FAST")?;
+    let (answer, purged) = result?;
+    if purged {
+        // The log has the old pages until it is copied and cut. A reader may be in the way: the next
+        // checkpoint does it then.
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let _ = writer.connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+    }
+    Ok(answer)
 }

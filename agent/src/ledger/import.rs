@@ -13,7 +13,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, config::DbConfig, types::ValueRef};
 
 use super::{open, reader::connect};
-use crate::import::{Imported, ImportedStatus, ImportedUsage, ImportedUser};
+use crate::import::{Imported, ImportedStatus, ImportedUsage, ImportedUser, UsedIn};
 
 mod tables;
 mod values;
@@ -128,10 +128,12 @@ fn read(
     if strangers {
         findings.add("there is usage of users who are not in the table users: it was left out".to_owned());
     }
+    // The month in which the file was made, as far as it tells.
+    let present = people.values().flat_map(|(user, _)| &user.used).map(|used| used.when).max();
     let mut users: Vec<(usize, ImportedUser)> = people
         .into_values()
         .map(|(mut user, order)| {
-            judge_status(&mut user);
+            judge_status(&mut user, present, findings);
             (order, user)
         })
         .collect();
@@ -169,18 +171,33 @@ fn read_users(
     Ok(Some(people))
 }
 
-/// The script switches users off for their quota and for nothing else, but people do too. Whoever
-/// had used a quota up is left to the quota, which ends by itself at the period's turn.
-fn judge_status(user: &mut ImportedUser) {
+/// The script switches users off for their quota and for nothing else, but people do too. Whoever has
+/// used the quota of the present month up is left to the quota, which ends by itself at the period's turn.
+/// Both are told: only the one who runs the import knows who was switched off why.
+fn judge_status(user: &mut ImportedUser, present: Option<UsedIn>, findings: &mut Findings) {
+    let name = quoted(&user.name);
+    if user.status == ImportedStatus::Expired && user.expires_ms.is_none() {
+        user.status = ImportedStatus::Disabled;
+        findings.add(format!("{name}: expired, without a date; it comes over disabled"));
+    }
     if user.status != ImportedStatus::Disabled {
         return;
     }
     let bytes = |usage: &ImportedUsage| usage.upload_bytes.saturating_add(usage.download_bytes);
     let total = user.used.iter().map(bytes).fold(0, u64::saturating_add);
-    let month = user.used.iter().filter(|usage| usage.month.is_some()).map(bytes).max().unwrap_or(0);
+    let month = user.used.iter().find(|usage| Some(usage.when) == present && present > Some(UsedIn::Earlier));
     let over = |quota: Option<Option<u64>>, used| quota.flatten().is_some_and(|quota| used >= quota);
-    if over(user.quota_bytes, month) || over(user.total_quota_bytes, total) {
+    let of_quota = |used: u64| over(user.quota_bytes, used);
+    if month.is_some_and(|month| of_quota(bytes(month))) || over(user.total_quota_bytes, total) {
         user.status = ImportedStatus::OverQuota;
+        findings.add(format!(
+            "{name}: switched off, and its quota is used up; it comes over enabled, and the quota decides"
+        ));
+    } else if user.used.iter().any(|month| month.when > UsedIn::Earlier && of_quota(bytes(month))) {
+        findings.add(format!(
+            "{name}: switched off, and a quota of an earlier month was used up; it comes over disabled: `boxmeter \
+             users enable` lets it in"
+        ));
     }
 }
 
@@ -205,7 +222,7 @@ impl Usage {
         let mut used: Vec<ImportedUsage> = months
             .iter()
             .map(|(month, bytes)| ImportedUsage {
-                month: Some(*month),
+                when: UsedIn::Month(month.0, month.1),
                 upload_bytes: bytes[0],
                 download_bytes: bytes[1],
             })
@@ -213,7 +230,10 @@ impl Usage {
         let sum = |index: usize| months.values().map(|bytes| bytes[index]).fold(0, u64::saturating_add);
         let rest = [0, 1].map(|index| self.log[index].saturating_sub(sum(index)));
         if rest != [0; 2] {
-            used.insert(0, ImportedUsage { month: None, upload_bytes: rest[0], download_bytes: rest[1] });
+            used.insert(
+                0,
+                ImportedUsage { when: UsedIn::Earlier, upload_bytes: rest[0], download_bytes: rest[1] },
+            );
         }
         used
     }

@@ -17,6 +17,7 @@ mod bucket;
 mod cache;
 mod columns;
 mod commit;
+mod deleting;
 mod entries;
 mod error;
 mod gate;
@@ -61,8 +62,8 @@ pub use open::Check;
 pub use people::Removing;
 pub use reader::Reader;
 pub use records::{
-    AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, NewEntry,
-    NewUser, ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings,
+    AdminChange, AdminRecord, AdminState, Asked, Closing, EntryKind, FileState, IdempotencyKey, Keep,
+    NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, PolicyRecord, Refusal, Settings,
     SettingsChange, Settle, Standing, StateChange, StateRecord, StoredAnswer, Turn, Used, WalletEntry,
     Warning,
 };

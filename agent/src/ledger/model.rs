@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::records::{AdminRecord, FileState, Settings, StateRecord};
 use crate::core::event::{Counters, Now, UserId};
-pub use crate::core::period::AccountPeriod;
+pub use crate::core::period::{AccountPeriod, Kept};
 
 /// An inbound's number in this ledger; it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -192,6 +192,8 @@ pub struct UserRecord {
     pub settings: Settings,
     pub admin: AdminRecord,
     pub account: AccountPeriod,
+    /// The rule that is kept with it.
+    pub kept: Option<Kept>,
     /// Percentages at which a warning was given in this account.
     pub warned: Vec<u16>,
     pub first_use_ms: Option<i64>,

@@ -355,7 +355,7 @@ const USER: &str = "SELECT u.id, u.name, u.created_ms, u.tombstoned_ms, u.purged
         u.policy_id, u.overrides, u.expires_ms, u.email, u.note, u.admin_state, u.admin_since_ms, u.admin_actor,
         u.admin_why, u.account_start_ms, u.account_generation, u.first_use_ms, u.state, u.state_since_ms,
         u.settings_rev, u.rev, u.admin_until_ms, u.admin_evidence, u.state_cause,
-        u.warned
+        u.warned, u.account_rule
     FROM users u JOIN policies p ON p.id = u.policy_id";
 
 fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
@@ -383,6 +383,7 @@ fn read_user(row: &rusqlite::Row<'_>) -> rusqlite::Result<UserRecord> {
             evidence: columns::json_or_null(row, 24)?,
         },
         account: AccountPeriod { start_ms: row.get(16)?, generation: row.get(17)? },
+        kept: columns::json_or_null(row, 27)?,
         warned: columns::json(row, 26)?,
         first_use_ms: row.get(18)?,
         state: StateRecord { state: row.get(19)?, cause: row.get(25)?, since_ms: row.get(20)? },

@@ -127,6 +127,12 @@ pub(super) fn change(
             rev
         ],
     )?;
+    if let Some(terms) = changed
+        && terms.valid_days.is_some()
+        && terms.valid_days != before.terms.valid_days
+    {
+        forget_first_uses(transaction, id, rev)?;
+    }
     let mut data = json!({ "policy": &*before.name, "users": before.users });
     if let Some(name) = renamed {
         data["renamed_to"] = json!(name);
@@ -137,6 +143,18 @@ pub(super) fn change(
     }
     asked.event(transaction, "policy_changed", None, data, rev)?;
     known(transaction, id)
+}
+
+/// A validity from the first use on begins anew with the next use: whoever was there long before is not over at
+/// once. A user's own validity stays as it is.
+fn forget_first_uses(transaction: &Transaction<'_>, id: PolicyId, rev: i64) -> Result<(), CommitError> {
+    transaction.execute(
+        "UPDATE users SET first_use_ms = NULL, rev = ?2
+         WHERE policy_id = ?1 AND tombstoned_ms IS NULL AND first_use_ms IS NOT NULL
+             AND json_type(overrides, '$.valid_days') IS NULL",
+        params![id.0.into_bytes(), rev],
+    )?;
+    Ok(())
 }
 
 /// A tombstone, for a policy that nobody has.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::model::{AccountPeriod, InboundNo};
 use crate::core::{
     event::{Counters, PolicyId, UserId},
+    period::Kept,
     terms::{Overrides, Terms},
 };
 
@@ -85,11 +86,13 @@ pub struct AdminChange {
     pub why: Option<String>,
     pub until_ms: Option<i64>,
     pub evidence: Option<serde_json::Value>,
+    /// Nothing changes if somebody has switched the user off meanwhile.
+    pub if_enabled: bool,
 }
 
 impl AdminChange {
     pub fn to(to: AdminState) -> Self {
-        AdminChange { to, why: None, until_ms: None, evidence: None }
+        AdminChange { to, why: None, until_ms: None, evidence: None, if_enabled: false }
     }
 }
 
@@ -198,6 +201,8 @@ pub struct Closing {
     pub name: Arc<str>,
     pub created_ms: i64,
     pub account: AccountPeriod,
+    /// The rule that is kept with it.
+    pub kept: Option<Kept>,
     /// The account that begins; `None` if this one goes on.
     pub next: Option<AccountPeriod>,
     pub policy: PolicyId,
@@ -226,11 +231,21 @@ pub struct Warning {
 pub type Settle = Box<dyn FnMut(&Closing) -> Vec<NewEntry> + Send>;
 
 /// One account that ends. It is left alone if `from` is not in force any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub user: UserId,
     pub from: AccountPeriod,
     pub to: AccountPeriod,
+    /// The rule that the new account goes by.
+    pub kept: Kept,
+}
+
+/// The rule that an account goes by from now on. It is left alone if it is not in force any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    pub user: UserId,
+    pub account: AccountPeriod,
+    pub kept: Kept,
 }
 
 /// Bytes by the kernel's counters, and bytes that the kernel did not see.
@@ -311,6 +326,8 @@ pub struct Standing {
     pub settings: Settings,
     pub admin: AdminRecord,
     pub account: AccountPeriod,
+    /// The rule that is kept with it.
+    pub kept: Option<Kept>,
     /// Percentages at which a warning was given in this account.
     pub warned: Vec<u16>,
     pub first_use_ms: Option<i64>,

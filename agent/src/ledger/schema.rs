@@ -13,7 +13,7 @@ use super::{error::LedgerError, schema_gate};
 pub(super) const APPLICATION_ID: i64 = 0x626f_786d;
 
 /// The version that this program writes.
-pub(super) const SCHEMA: i64 = 4;
+pub(super) const SCHEMA: i64 = 5;
 
 /// One entry per version, never changed once released: the n-th leads to `user_version` n.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -25,6 +25,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         .foreign_key_check(),
         M::up(include_str!("migrations/0003_access.sql")),
         M::up(include_str!("migrations/0004_sharing.sql")),
+        M::up(include_str!("migrations/0005_rules.sql")),
     ])
 });
 

@@ -1,4 +1,4 @@
-//! What people decide about a user: made, changed, disabled, deleted, purged; and the marks that the
+//! What people decide about a user: made, changed, disabled; and the marks that the
 //! gate sets. Every change, its event and its idempotency key are one transaction.
 
 use boxmeter_web::api::names;
@@ -17,7 +17,7 @@ use super::{
         AdminChange, AdminState, Asked, FileState, NewUser, ParkedStage, Refusal, Settings, SettingsChange,
         Settle, StateChange, Warning,
     },
-    sharing, wallet,
+    wallet,
 };
 use crate::core::{event::UserId, policy};
 
@@ -130,7 +130,12 @@ pub(super) fn give_up_adding(
 
 /// Notes the inbounds of a user's parked entries as those on which it was: where else it may still be is
 /// asked of them.
-fn was_on_parked(transaction: &Transaction<'_>, id: UserId, at_ms: i64, rev: i64) -> rusqlite::Result<()> {
+pub(super) fn was_on_parked(
+    transaction: &Transaction<'_>,
+    id: UserId,
+    at_ms: i64,
+    rev: i64,
+) -> rusqlite::Result<()> {
     transaction.execute(
         "INSERT INTO user_inbounds
          SELECT DISTINCT p.user_id, i.no, ?2, ?3 FROM parked p JOIN inbounds i ON i.tag = p.inbound_tag
@@ -249,7 +254,8 @@ pub(super) fn set_admin(
     let before = living(transaction, id)?;
     check_rev(&before, if_rev)?;
     check_text("a reason", change.why.as_deref())?;
-    if before.admin.state == change.to && before.admin.until_ms == change.until_ms {
+    let stays = change.if_enabled && before.admin.state != AdminState::Enabled;
+    if stays || before.admin.state == change.to && before.admin.until_ms == change.until_ms {
         return Ok(before);
     }
     let evidence = change.evidence.as_ref().map(columns::to_json).transpose()?;
@@ -278,75 +284,6 @@ pub(super) fn set_admin(
     });
     asked.event(transaction, kind, Some(id), data, rev)?;
     known(transaction, id)
-}
-
-/// A tombstone: history stays. Until the entry is gone from the file, its name is not adopted anew.
-pub(super) fn delete(
-    transaction: &Transaction<'_>,
-    id: UserId,
-    if_rev: Option<i64>,
-    (asked, rev): (&Asked, i64),
-) -> Result<UserRecord, CommitError> {
-    idempotency::claim(transaction, asked)?;
-    let before = living(transaction, id)?;
-    check_rev(&before, if_rev)?;
-    was_on_parked(transaction, id, asked.at_ms, rev)?;
-    parking::remove_all(transaction, id)?;
-    sharing::forget(transaction, id)?;
-    transaction.execute(
-        "UPDATE users SET tombstoned_ms = ?2, file_state = 'removing', settings_rev = ?3, rev = ?3 WHERE id = ?1",
-        params![id_bytes(id), asked.at_ms, rev],
-    )?;
-    transaction.execute(
-        "UPDATE user_inbounds SET tombstoned_ms = ?2, rev = ?3 WHERE user_id = ?1 AND tombstoned_ms IS NULL",
-        params![id_bytes(id), asked.at_ms, rev],
-    )?;
-    asked.event(transaction, "user_deleted", Some(id), json!({ "name": &*before.name }), rev)?;
-    known(transaction, id)
-}
-
-/// The file does not have the user's entry any more, or a name in it is somebody else's from now on.
-pub(super) fn removed(transaction: &Transaction<'_>, id: UserId, rev: i64) -> Result<(), CommitError> {
-    transaction.execute(
-        "UPDATE users SET file_state = 'settled', rev = ?2 WHERE id = ?1 AND file_state = 'removing'",
-        params![id_bytes(id), rev],
-    )?;
-    Ok(())
-}
-
-/// Takes name and personal data out of a deleted user's row, wallet and events. The row and the usage
-/// stay, as nobody's: the sums of an audit must not change.
-pub(super) fn purge(
-    transaction: &Transaction<'_>,
-    id: UserId,
-    asked: &Asked,
-    rev: i64,
-) -> Result<(), CommitError> {
-    idempotency::claim(transaction, asked)?;
-    let user = known(transaction, id)?;
-    if user.tombstoned_ms.is_none() || user.file_state == FileState::Removing {
-        let text = "only a user who is deleted, and gone from sing-box's configuration, can be purged";
-        return Err(Refusal::Invalid(text.to_owned()).into());
-    }
-    if user.purged_ms.is_some() {
-        return Ok(());
-    }
-    let bytes = id_bytes(id);
-    transaction.execute(
-        "UPDATE users SET name = ?2, purged_ms = ?3, overrides = '{}', email = NULL, note = NULL,
-             admin_why = NULL, admin_evidence = NULL, rev = ?4 WHERE id = ?1",
-        params![bytes, format!("(purged {id})"), asked.at_ms, rev],
-    )?;
-    transaction.execute(
-        "UPDATE wallet_entries SET note = NULL, rev = ?2 WHERE user_id = ?1 AND note IS NOT NULL",
-        params![bytes, rev],
-    )?;
-    transaction.execute("UPDATE events SET data = '{}', rev = ?2 WHERE user_id = ?1", params![bytes, rev])?;
-    parking::remove_all(transaction, id)?;
-    sharing::forget(transaction, id)?;
-    // Answers may quote anything about anybody; who asks again is told that it was done.
-    transaction.execute("UPDATE idempotency_keys SET status = NULL, answer = NULL", [])?;
-    Ok(asked.event(transaction, "user_purged", Some(id), json!({}), rev)?)
 }
 
 /// The instants of first use; one that is known stays. True for each that is new.
@@ -436,7 +373,7 @@ pub(super) fn living(transaction: &Transaction<'_>, id: UserId) -> Result<UserRe
     if user.tombstoned_ms.is_some() { Err(Refusal::NoSuchUser.into()) } else { Ok(user) }
 }
 
-fn check_rev(now: &UserRecord, if_rev: Option<i64>) -> Result<(), Refusal> {
+pub(super) fn check_rev(now: &UserRecord, if_rev: Option<i64>) -> Result<(), Refusal> {
     if if_rev.is_some_and(|rev| rev != now.settings_rev) {
         return Err(Refusal::UserChanged { now: Box::new(now.clone()) });
     }

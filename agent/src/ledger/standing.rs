@@ -128,6 +128,7 @@ fn standing(record: UserRecord, parts: Parts, as_of: i64) -> Standing {
         settings: record.settings,
         admin: record.admin,
         account: record.account,
+        kept: record.kept,
         warned: record.warned,
         first_use_ms: record.first_use_ms,
         state: record.state,

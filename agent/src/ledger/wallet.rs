@@ -8,12 +8,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
+    columns,
     commit::{COUNTER_MAX, id_bytes, user_id},
     error::CommitError,
     idempotency,
-    model::AccountPeriod,
+    model::{AccountPeriod, Kept},
     policies,
-    records::{Asked, Closing, EntryKind, NewEntry, Refusal, Settle, Turn, Used, WalletEntry},
+    records::{Asked, Closing, EntryKind, Keep, NewEntry, Refusal, Settle, Turn, Used, WalletEntry},
     settings, standing,
 };
 use crate::core::event::UserId;
@@ -237,11 +238,31 @@ pub(super) fn turn(
             Err(error) => return Err(error),
         };
         if live {
-            close(transaction, *one, settle, "period_turned", (&asked, rev))?;
+            close(transaction, one.user, (one.from, one.to), settle, ("period_turned", &asked, rev))?;
+            keep(transaction, one.user, &one.kept)?;
         }
         turned.push(live);
     }
     Ok(turned)
+}
+
+/// Notes the rules that running accounts go by. No revision: nothing changes for whoever copies the ledger.
+pub(super) fn keep_rules(transaction: &Transaction<'_>, keeps: &[Keep]) -> Result<(), CommitError> {
+    for one in keeps {
+        match settings::living(transaction, one.user) {
+            Ok(user) if user.account == one.account => keep(transaction, one.user, &one.kept)?,
+            Ok(_) | Err(CommitError::Refusal(Refusal::NoSuchUser)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn keep(transaction: &Transaction<'_>, user: UserId, kept: &Kept) -> Result<(), CommitError> {
+    transaction
+        .prepare_cached("UPDATE users SET account_rule = ?2 WHERE id = ?1")?
+        .execute(params![id_bytes(user), columns::to_json(kept)?])?;
+    Ok(())
 }
 
 /// "Reset traffic": the period's usage starts anew, history stays.
@@ -255,7 +276,7 @@ pub(super) fn reset(
     idempotency::claim(transaction, asked)?;
     let from = settings::living(transaction, user)?.account;
     let to = AccountPeriod { generation: from.generation + 1, ..from };
-    close(transaction, Turn { user, from, to }, settle, "traffic_reset", (asked, rev))?;
+    close(transaction, user, (from, to), settle, ("traffic_reset", asked, rev))?;
     transaction.execute("UPDATE users SET settings_rev = ?2 WHERE id = ?1", params![id_bytes(user), rev])?;
     Ok(to)
 }
@@ -282,6 +303,7 @@ fn book(
         name: record.name,
         created_ms: record.created_ms,
         account,
+        kept: record.kept,
         next,
         policy: record.settings.policy,
         terms: policies::terms(transaction, record.settings.policy)?,
@@ -302,27 +324,26 @@ fn book(
 
 fn close(
     transaction: &Transaction<'_>,
-    turn: Turn,
+    user: UserId,
+    (from, to): (AccountPeriod, AccountPeriod),
     settle: &mut Settle,
-    kind: &str,
-    (asked, rev): (&Asked, i64),
+    (kind, asked, rev): (&str, &Asked, i64),
 ) -> Result<(), CommitError> {
-    let accounts = (turn.from, Some(turn.to));
-    let (used, booked) = book(transaction, turn.user, accounts, settle, (&by_rule(asked), rev))?;
+    let (used, booked) = book(transaction, user, (from, Some(to)), settle, (&by_rule(asked), rev))?;
     transaction
         .prepare_cached(
             "UPDATE users SET account_start_ms = ?2, account_generation = ?3, warned = '[]', rev = ?4
              WHERE id = ?1",
         )?
-        .execute(params![id_bytes(turn.user), turn.to.start_ms, turn.to.generation, rev])?;
+        .execute(params![id_bytes(user), to.start_ms, to.generation, rev])?;
     let booked: Vec<_> =
         booked.iter().map(|entry| json!({ "kind": entry.kind.word(), "bytes": entry.bytes })).collect();
     let Used { counted, reported } = used;
     let data = json!({
-        "from_ms": turn.from.start_ms, "to_ms": turn.to.start_ms, "payload": counted.payload,
+        "from_ms": from.start_ms, "to_ms": to.start_ms, "payload": counted.payload,
         "wire": counted.wire, "reported": reported, "booked": booked,
     });
-    Ok(asked.event(transaction, kind, Some(turn.user), data, rev)?)
+    Ok(asked.event(transaction, kind, Some(user), data, rev)?)
 }
 
 /// Bytes by kind, for tests of conservation.

@@ -309,19 +309,24 @@ pub struct ImportUser {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportUsage {
-    /// `2026-11`.
+    /// `2026-11`, or `earlier`: before any month that is known. Absent: in the period that runs.
+    #[serde(default)]
     pub month: Option<String>,
     pub upload_bytes: u64,
     pub download_bytes: u64,
 }
 
 impl ImportUsage {
-    /// The first day of the month; `None` where no month is known.
+    pub const EARLIER: &str = "earlier";
+
+    /// The first day of the month; `None` where no month is told.
     ///
     /// # Errors
     /// `Invalid` for what is no month.
     pub fn first_day(&self) -> Result<Option<Date>, ApiError> {
-        let Some(month) = &self.month else { return Ok(None) };
+        let Some(month) = self.month.as_ref().filter(|month| *month != Self::EARLIER) else {
+            return Ok(None);
+        };
         let wrong = || ApiError::invalid("used", format!("{month:?} is not a month like 2026-11"));
         if month.len() != 7 {
             return Err(wrong());

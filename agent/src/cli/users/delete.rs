@@ -26,7 +26,9 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     let client = context.client()?;
     if !args.yes {
         // Who asks about a user that nobody has would be told so after the answer only.
-        client.user(&args.name).await?;
+        if !args.purge {
+            client.user(&args.name).await?;
+        }
         let key = if args.purge { "users.ask_purge" } else { "users.ask_delete" };
         let question = context.fill(key, &[("name", &name)]);
         if !confirmed(context, &question, context.text("ask.need_yes"))? {
@@ -37,6 +39,10 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
     if context.json {
         return context.print_json(&deleted);
     }
-    let key = if deleted.purged { "users.purged" } else { "users.deleted" };
+    let key = match (args.purge, deleted.purged) {
+        (_, true) => "users.purged",
+        (true, false) => "users.purge_waits",
+        (false, false) => "users.deleted",
+    };
     context.print(&context.paint(Tone::Good, &context.fill(key, &[("name", &name)])))
 }

@@ -87,29 +87,109 @@ pub fn window(rule: Rule, at_ms: i64, zone: &TimeZone) -> Window {
     cuts.window(index)
 }
 
-/// The account that is due at `at_ms`; `None` while the present one lasts. It never goes back: when
-/// the clock does, or when a new rule makes the present window begin earlier, the account stays until
-/// the window that holds its begin is over.
+/// The rule that an account goes by: as it was when the account began, or when it was changed under it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    kind: PeriodKind,
+    reset_day: u8,
+    /// Of a zone without a name nobody can tell later what it was.
+    zone: Option<String>,
+    /// The account lasts until then: the first cut of this rule after it took the place of another one.
+    /// `None`: until the rule cuts.
+    until_ms: Option<i64>,
+}
+
+impl Kept {
+    #[must_use]
+    pub fn of(rule: Rule, zone: &TimeZone) -> Kept {
+        let zone = zone.iana_name().map(str::to_owned);
+        Kept { kind: rule.kind, reset_day: rule.reset_day, zone, until_ms: None }
+    }
+
+    fn is(&self, rule: Rule, zone: &TimeZone) -> bool {
+        (self.kind, self.reset_day, self.zone.as_deref()) == (rule.kind, rule.reset_day, zone.iana_name())
+    }
+
+    /// Whether the account is over by this rule.
+    fn is_over(&self, account: AccountPeriod, created_ms: i64, at_ms: i64) -> bool {
+        let Some(zone) = self.zone.as_ref().and_then(|name| TimeZone::get(name).ok()) else { return false };
+        let rule = Rule { kind: self.kind, reset_day: self.reset_day, created_ms };
+        turn(account, self.until_ms, rule, at_ms, &zone).is_some()
+    }
+}
+
+/// What becomes of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    Lasts,
+    /// It goes on, by this rule: to be kept with it.
+    Keeps(Kept),
+    Turns(Turn),
+}
+
+/// What is due of an account at `at_ms`. `kept` is the rule that is kept with it, `rule` the one that holds.
+///
+/// An account never goes back: when the clock does, or when a new rule makes the present window begin
+/// earlier, it stays until the window that holds its begin is over. Another reset day or zone gives nobody
+/// a second quota: the account goes on until the new rule cuts next. Another kind of period begins at once.
 #[must_use]
-pub fn turn(account: AccountPeriod, rule: Rule, at_ms: i64, zone: &TimeZone) -> Option<Turn> {
+pub fn due(account: AccountPeriod, kept: Option<&Kept>, rule: Rule, at_ms: i64, zone: &TimeZone) -> Due {
+    let until_ms = kept.filter(|kept| kept.is(rule, zone)).and_then(|kept| kept.until_ms);
+    let turn = turn(account, until_ms, rule, at_ms, zone);
+    match (kept, turn) {
+        (Some(kept), None) if kept.is(rule, zone) => Due::Lasts,
+        (_, None) => Due::Keeps(Kept::of(rule, zone)),
+        (Some(kept), Some(turn))
+            if !turn.first
+                && !kept.is(rule, zone)
+                && std::mem::discriminant(&kept.kind) == std::mem::discriminant(&rule.kind)
+                && !kept.is_over(account, rule.created_ms, at_ms) =>
+        {
+            Due::Keeps(Kept { until_ms: turn.window.end_ms, ..Kept::of(rule, zone) })
+        }
+        (_, Some(turn)) => Due::Turns(turn),
+    }
+}
+
+/// The account that follows, once its time has come: `until_ms`, or when the rule cuts.
+fn turn(
+    account: AccountPeriod,
+    until_ms: Option<i64>,
+    rule: Rule,
+    at_ms: i64,
+    zone: &TimeZone,
+) -> Option<Turn> {
     let cuts = Cuts::new(rule, zone);
     let index = cuts.index(at_ms);
     let window = cuts.window(index);
     let first = account == AccountPeriod::UNSET;
     let next = AccountPeriod { start_ms: window.start_ms, generation: 0 };
-    if next == account || window.start_ms <= account.start_ms && !first {
+    let lasts = until_ms.is_some_and(|until| at_ms < until);
+    if lasts || next == account || window.start_ms <= account.start_ms && !first {
         return None;
     }
-    let before = cuts.index(account.start_ms);
-    let skipped = if first { 0 } else { u32::try_from(index - before - 1).unwrap_or(0) };
+    // Its last moment is in the period that it was of.
+    let last_ms = until_ms.map_or(account.start_ms, |until| until.saturating_sub(1));
+    let skipped = if first { 0 } else { u32::try_from(index - cuts.index(last_ms) - 1).unwrap_or(0) };
     Some(Turn { account: next, window, skipped, first })
 }
 
-/// The window that an account is in: that which holds now, or that of its begin while the clock is
-/// before it.
+/// When an account ends, if nothing changes: by the window that holds now, or that of its begin while the
+/// clock is before it.
 #[must_use]
-pub fn account_window(account: AccountPeriod, rule: Rule, now_ms: i64, zone: &TimeZone) -> Window {
-    window(rule, now_ms.max(account.start_ms), zone)
+pub fn end_ms(
+    account: AccountPeriod,
+    kept: Option<&Kept>,
+    rule: Rule,
+    now_ms: i64,
+    zone: &TimeZone,
+) -> Option<i64> {
+    let until_ms = match due(account, kept, rule, now_ms, zone) {
+        Due::Lasts => kept.and_then(|kept| kept.until_ms),
+        Due::Keeps(kept) => kept.until_ms,
+        Due::Turns(_) => None,
+    };
+    until_ms.or_else(|| window(rule, now_ms.max(account.start_ms), zone).end_ms)
 }
 
 /// The instants at which windows begin, by index.

@@ -94,7 +94,7 @@ fn an_account_turns_forward_only() {
     let rule = rule(PeriodKind::Month, 1);
     let utc = TimeZone::UTC;
     let november = AccountPeriod { start_ms: ms("2026-11-01T00:00[UTC]"), generation: 0 };
-    let at = |text: &str| turn(november, rule, ms(text), &utc);
+    let at = |text: &str| turn(november, None, rule, ms(text), &utc);
     assert_eq!(at("2026-11-30T23:59:59.999[UTC]"), None);
     let december = at("2026-12-01T00:00[UTC]").expect("due at the turn");
     assert_eq!(december.account, AccountPeriod { start_ms: ms("2026-12-01T00:00[UTC]"), generation: 0 });
@@ -102,9 +102,9 @@ fn an_account_turns_forward_only() {
     assert_eq!(december.window.end_ms, Some(ms("2027-01-01T00:00[UTC]")));
     assert_eq!(at("2027-03-05T00:00[UTC]").expect("far past the turn").skipped, 3);
     assert_eq!(at("2026-10-05T00:00[UTC]"), None, "the clock jumped back");
-    assert_eq!(turn(november.reset(), rule, ms("2026-11-30T00:00[UTC]"), &utc), None);
-    let back = account_window(november, rule, ms("2026-10-05T00:00[UTC]"), &utc);
-    assert_eq!(back.end_ms, Some(ms("2026-12-01T00:00[UTC]")));
+    assert_eq!(turn(november.reset(), None, rule, ms("2026-11-30T00:00[UTC]"), &utc), None);
+    let back = end_ms(november, None, rule, ms("2026-10-05T00:00[UTC]"), &utc);
+    assert_eq!(back, Some(ms("2026-12-01T00:00[UTC]")));
 }
 
 #[test]
@@ -112,22 +112,91 @@ fn a_new_rule_takes_effect_without_going_back() {
     let utc = TimeZone::UTC;
     let account = AccountPeriod { start_ms: ms("2026-11-20T00:00[UTC]"), generation: 2 };
     let rule = rule(PeriodKind::Month, 1);
-    assert_eq!(turn(account, rule, ms("2026-11-25T00:00[UTC]"), &utc), None);
-    let next = turn(account, rule, ms("2026-12-01T00:00[UTC]"), &utc).expect("due");
+    assert_eq!(turn(account, None, rule, ms("2026-11-25T00:00[UTC]"), &utc), None);
+    let next = turn(account, None, rule, ms("2026-12-01T00:00[UTC]"), &utc).expect("due");
     assert_eq!((next.account.generation, next.skipped), (0, 0));
+}
+
+/// Follows an account through `rules`, each in force from its instant on: what it is at the last one.
+fn follow(mut account: AccountPeriod, rules: &[(Rule, &TimeZone, i64)]) -> (AccountPeriod, Option<Kept>) {
+    let mut kept = None;
+    for (rule, zone, at) in rules {
+        match due(account, kept.as_ref(), *rule, *at, zone) {
+            Due::Lasts => {}
+            Due::Keeps(new) => kept = Some(new),
+            Due::Turns(turn) => (account, kept) = (turn.account, Some(Kept::of(*rule, zone))),
+        }
+    }
+    (account, kept)
+}
+
+#[test]
+fn another_zone_or_reset_day_gives_no_second_quota() {
+    let (shanghai, york) = (zone("Asia/Shanghai"), zone("America/New_York"));
+    let november = AccountPeriod { start_ms: ms("2026-11-01T00:00[Asia/Shanghai]"), generation: 0 };
+    let first = rule(PeriodKind::Month, 1);
+    let now = ms("2026-11-25T12:00[UTC]");
+    let before = [(first, &shanghai, now)];
+    // The window of New York began later than the account.
+    let (account, kept) = follow(november, &[&before[..], &[(first, &york, now + 1)]].concat());
+    assert_eq!(account, november);
+    let turn = ms("2026-12-01T00:00[America/New_York]");
+    assert_eq!(end_ms(account, kept.as_ref(), first, now + 2, &york), Some(turn));
+    assert_eq!(due(account, kept.as_ref(), first, turn - 1, &york), Due::Lasts);
+    let Due::Turns(next) = due(account, kept.as_ref(), first, turn, &york) else { panic!("no turn") };
+    assert_eq!((next.account.start_ms, next.skipped), (turn, 0));
+    // A reset day that was: the account goes on until the next one.
+    let middle = rule(PeriodKind::Month, 15);
+    let (account, kept) = follow(november, &[&before[..], &[(middle, &shanghai, now + 1)]].concat());
+    let turn = ms("2026-12-15T00:00[Asia/Shanghai]");
+    assert_eq!(account, november);
+    assert_eq!(end_ms(account, kept.as_ref(), middle, now + 2, &shanghai), Some(turn));
+    let Due::Turns(next) = due(account, kept.as_ref(), middle, turn, &shanghai) else { panic!("no turn") };
+    assert_eq!((next.account.start_ms, next.skipped), (turn, 0), "nothing was skipped");
+    // And back again, before anything was due.
+    let (account, kept) = follow(
+        november,
+        &[&before[..], &[(middle, &shanghai, now + 1), (first, &shanghai, now + 2)]].concat(),
+    );
+    assert_eq!(account, november);
+    assert_eq!(
+        end_ms(account, kept.as_ref(), first, now + 3, &shanghai),
+        Some(ms("2026-12-01T00:00[Asia/Shanghai]"))
+    );
+}
+
+#[test]
+fn a_period_that_was_over_before_the_rule_changed_is_over() {
+    let (shanghai, york) = (zone("Asia/Shanghai"), zone("America/New_York"));
+    let november = AccountPeriod { start_ms: ms("2026-11-01T00:00[Asia/Shanghai]"), generation: 0 };
+    let first = rule(PeriodKind::Month, 1);
+    let kept = Kept::of(first, &shanghai);
+    let late = ms("2026-12-03T00:00[UTC]");
+    let Due::Turns(turn) = due(november, Some(&kept), first, late, &york) else { panic!("no turn") };
+    assert_eq!(turn.account.start_ms, ms("2026-12-01T00:00[America/New_York]"));
+    // Another kind of period is another deal.
+    let daily = rule(PeriodKind::Day, 1);
+    let now = ms("2026-11-25T12:00[Asia/Shanghai]");
+    let Due::Turns(turn) = due(november, Some(&kept), daily, now, &shanghai) else { panic!("no turn") };
+    assert_eq!(turn.account.start_ms, ms("2026-11-25T00:00[Asia/Shanghai]"));
 }
 
 #[test]
 fn the_first_period_has_no_one_before_it() {
-    let turned =
-        turn(AccountPeriod::UNSET, rule(PeriodKind::Day, 1), ms("2026-11-25T12:00[UTC]"), &TimeZone::UTC);
+    let turned = turn(
+        AccountPeriod::UNSET,
+        None,
+        rule(PeriodKind::Day, 1),
+        ms("2026-11-25T12:00[UTC]"),
+        &TimeZone::UTC,
+    );
     let turned = turned.expect("a metered user gets a period");
     assert_eq!(
         (turned.account.start_ms, turned.skipped, turned.first),
         (ms("2026-11-25T00:00[UTC]"), 0, true)
     );
     assert_eq!(
-        turn(AccountPeriod::UNSET, rule(PeriodKind::Day, 1), 5, &TimeZone::UTC),
+        turn(AccountPeriod::UNSET, None, rule(PeriodKind::Day, 1), 5, &TimeZone::UTC),
         None,
         "a clock of 1970"
     );
@@ -233,15 +302,43 @@ proptest! {
     }
 
     #[test]
+    fn a_changed_rule_turns_no_account_before_its_time(
+        (old, new) in (rules(), rules()), start in instants(), passed in 0.0..1.0_f64,
+    ) {
+        let (here, there) = (zone("Asia/Shanghai"), zone("America/St_Johns"));
+        let new = Rule { created_ms: old.created_ms, ..new };
+        let of_old = window(old, start, &here);
+        let (begin, Some(end)) = (of_old.start_ms, of_old.end_ms) else { return Ok(()) };
+        if begin == i64::MIN {
+            return Ok(());
+        }
+        let account = AccountPeriod { start_ms: begin, generation: 0 };
+        let now = begin + ((end - begin) as f64 * passed) as i64;
+        let same_kind = std::mem::discriminant(&old.kind) == std::mem::discriminant(&new.kind);
+        match due(account, Some(&Kept::of(old, &here)), new, now.min(end - 1), &there) {
+            Due::Lasts => prop_assert!(false, "the zone is another one"),
+            Due::Turns(_) => prop_assert!(!same_kind),
+            Due::Keeps(kept) => {
+                let next = end_ms(account, Some(&kept), new, now.min(end - 1), &there);
+                let Some(next) = next else { return Ok(()) };
+                prop_assert_eq!(window(new, next, &there).start_ms, next, "it ends where the new rule cuts");
+                prop_assert_eq!(due(account, Some(&kept), new, next - 1, &there), Due::Lasts);
+                let turns = matches!(due(account, Some(&kept), new, next, &there), Due::Turns(_));
+                prop_assert!(turns);
+            }
+        }
+    }
+
+    #[test]
     fn turns_count_what_they_skip(rule in rules(), start in instants(), at in instants()) {
         let zone = zone("Europe/London");
         let account = AccountPeriod { start_ms: window(rule, start, &zone).start_ms, generation: 1 };
-        let Some(turned) = turn(account, rule, at, &zone) else {
+        let Some(turned) = turn(account, None, rule, at, &zone) else {
             prop_assert!(window(rule, at, &zone).start_ms <= account.start_ms);
             return Ok(());
         };
         prop_assert!(turned.account.start_ms > account.start_ms && turned.account.generation == 0);
-        prop_assert_eq!(turn(turned.account, rule, at, &zone), None);
+        prop_assert_eq!(turn(turned.account, None, rule, at, &zone), None);
         let mut walked = window(rule, account.start_ms, &zone);
         let mut between = -1_i64;
         while walked.start_ms < turned.account.start_ms && between < 400 {

@@ -22,7 +22,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    period::{self, AccountPeriod, Rule},
+    period::{self, AccountPeriod, Due, Kept, Rule},
     terms::{Overrides, SharingAction, Terms},
     wallet::{Running, Usage, Wallet},
 };
@@ -104,8 +104,10 @@ pub struct Standing<'a> {
     pub first_use_ms: Option<i64>,
     /// A fixed date; beside it `valid_days` after the first use. The earlier one counts.
     pub expires_ms: Option<i64>,
-    /// The caller has turned it ([`super::period::turn`]); if not, `look_again_ms` is now.
+    /// The caller has turned it ([`super::period::due`]); if not, `look_again_ms` is now.
     pub account: AccountPeriod,
+    /// The rule that is kept with it.
+    pub kept: Option<&'a Kept>,
     pub used: Used,
     pub wallet: &'a Wallet,
     pub sharing: Option<SharingNow>,
@@ -260,7 +262,7 @@ impl<'a> Judge<'a> {
             standing,
             running,
             ladder: terms.quota_bytes.map(|quota| Ladder::new(quota, &terms.over_quota, running)),
-            period_end_ms: period::account_window(account, rule, now_ms, zone).end_ms,
+            period_end_ms: period::end_ms(account, standing.kept, rule, now_ms, zone),
             expiry: expiry(standing),
         }
     }
@@ -424,7 +426,8 @@ impl<'a> Judge<'a> {
 
     fn look_again(&self) -> Option<i64> {
         let Standing { terms, admin, created_ms, account, wallet, now_ms, zone, .. } = *self.standing;
-        if period::turn(account, Rule::of(terms, created_ms), now_ms, zone).is_some() {
+        let rule = Rule::of(terms, created_ms);
+        if matches!(period::due(account, self.standing.kept, rule, now_ms, zone), Due::Turns(_)) {
             return Some(now_ms);
         }
         let suspended_until = match admin {

@@ -60,6 +60,7 @@ impl Case {
             first_use_ms: self.first_use_ms,
             expires_ms: self.expires_ms,
             account: self.account,
+            kept: None,
             used: self.used,
             wallet: &self.wallet,
             sharing: self.sharing,

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use boxmeter_web::{
     api::{
-        change::{ImportOutcome, ImportReport, ImportRequest, ImportUser, Imported, NewUser, UserChange},
+        change::{
+            ImportOutcome, ImportReport, ImportRequest, ImportUsage, ImportUser, Imported, NewUser,
+            UserChange,
+        },
         error::ErrorKind,
         order::Envelope,
         types::{Schema, Time},
@@ -245,11 +248,7 @@ impl Answerer {
         }
         let mut usage = Vec::with_capacity(user.used.len());
         for one in &user.used {
-            let at_ms = match one.first_day()? {
-                Some(day) => first_instant(day, &self.zone)?,
-                None => user.created_at.map_or(0, |time| time.instant.as_millisecond()),
-            };
-            let account = self.account_at(record, at_ms);
+            let (at_ms, account) = self.when(user, one, record)?;
             usage.push(ImportedBytes { at_ms, account, bytes: [one.upload_bytes, one.download_bytes] });
         }
         let package = (user.package_bytes > 0).then(|| {
@@ -280,16 +279,29 @@ fn to_make(user: &ImportUser) -> ToMake {
 }
 
 impl Answerer {
-    /// What was used in the month in which the running account began counts against its quota; what was
-    /// used before has an account of its own.
-    fn account_at(&self, record: &UserRecord, at_ms: i64) -> AccountPeriod {
+    /// Where usage is shown, and what it counts against: the running account, if it is of the present month or
+    /// without one; what was used before has an account of its own.
+    fn when(
+        &self,
+        user: &ImportUser,
+        used: &ImportUsage,
+        record: &UserRecord,
+    ) -> Result<(i64, AccountPeriod), ApiError> {
+        let now_ms = clock::wall_ms();
+        // Not as traffic of this minute.
+        let began_ms = record.account.start_ms.clamp(0, now_ms);
+        let at_ms = match used.first_day()? {
+            Some(day) => first_instant(day, &self.zone)?,
+            None if used.month.is_none() => return Ok((began_ms, record.account)),
+            None => user.created_at.map_or(0, |time| time.instant.as_millisecond()),
+        };
         let month = |ms: i64| {
             let date = Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(self.zone.clone()).date();
             (date.year(), date.month())
         };
-        match month(at_ms) >= month(record.account.start_ms) {
-            true => record.account,
-            false => AccountPeriod { start_ms: at_ms, generation: 0 },
+        match used.month.as_deref() != Some(ImportUsage::EARLIER) && month(at_ms) == month(now_ms) {
+            true => Ok((at_ms.max(began_ms), record.account)),
+            false => Ok((at_ms, AccountPeriod { start_ms: at_ms, generation: 0 })),
         }
     }
 }

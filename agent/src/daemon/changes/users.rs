@@ -10,7 +10,7 @@ use boxmeter_web::{
         query::Page,
         types::{Schema, Time, User},
     },
-    backend::ApiError,
+    backend::{ApiError, ErrorKind},
 };
 
 use super::{asked, create::ToMake, named, refused, signed, to_api, to_core};
@@ -175,21 +175,51 @@ impl Answerer {
         if let Some(answer) = self.answered(&envelope).await? {
             return Ok(answer);
         }
-        let record = self.unchanged(&envelope, name).await?;
+        let record = match self.unchanged(&envelope, name).await {
+            Err(error) if purge && error.kind == ErrorKind::NotFound => {
+                return self.purge_again(envelope, name, error).await;
+            }
+            found => found?,
+        };
         self.tighten(Tighter::Out(record.id)).await?;
         let if_rev = envelope.if_rev.map(signed);
         let gone = self.ledger.delete_user(record.id, if_rev, asked(&envelope)).await;
         self.made(gone, &record).await?;
+        if purge {
+            // Noted before the entry goes: whatever happens until then, who is gone is purged.
+            self.is_purged(&envelope, name).await?;
+        }
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
         if let Err(error) = self.hands.change(name, Want::Deleted).await {
             tracing::warn!("taking out a deleted user: {}", error.message);
         }
-        if purge {
-            let envelope = Envelope::of(envelope.actor.clone());
-            self.ledger.purge_user(record.id, asked(&envelope)).await.map_err(refused)?;
+        let purged = purge && self.is_purged(&envelope, name).await?;
+        let answer = Deleted { schema: Schema, name: name.to_owned(), purged, rev: self.rev() };
+        self.remember(&envelope, &answer).await;
+        Ok(answer)
+    }
+
+    /// Does none of the name's deleted users wait for an entry to go?
+    async fn is_purged(&self, envelope: &Envelope, name: &str) -> Result<bool, ApiError> {
+        let by_itself = asked(&Envelope::of(envelope.actor.clone()));
+        let done = self.ledger.purge_deleted(name.to_owned(), by_itself).await.map_err(refused)?;
+        Ok(!done.contains(&false))
+    }
+
+    /// The user was deleted before: what is left of it goes, at once or with its entry.
+    async fn purge_again(
+        &self,
+        envelope: Envelope,
+        name: &str,
+        nobody: ApiError,
+    ) -> Result<Deleted, ApiError> {
+        let done = self.ledger.purge_deleted(name.to_owned(), asked(&envelope)).await.map_err(refused)?;
+        if done.is_empty() {
+            return Err(nobody);
         }
-        let answer = Deleted { schema: Schema, name: name.to_owned(), purged: purge, rev: self.rev() };
+        let purged = done.into_iter().all(|done| done);
+        let answer = Deleted { schema: Schema, name: name.to_owned(), purged, rev: self.rev() };
         self.remember(&envelope, &answer).await;
         Ok(answer)
     }

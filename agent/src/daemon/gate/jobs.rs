@@ -12,7 +12,7 @@ use crate::{
     clock,
     core::event::UserId,
     ledger::{
-        AdminChange, AdminState, Asked, CommitError, Ledger, PolicyRecord, Standing, StateChange, Turn,
+        AdminChange, AdminState, Asked, CommitError, Keep, Ledger, PolicyRecord, Standing, StateChange, Turn,
         Warning,
     },
 };
@@ -46,11 +46,15 @@ pub struct Writes {
     pub states: BTreeMap<UserId, StateChange>,
     pub warnings: Vec<Warning>,
     pub first_uses: Vec<(UserId, i64)>,
+    pub rules: BTreeMap<UserId, Keep>,
 }
 
 impl Writes {
     fn is_empty(&self) -> bool {
-        self.states.is_empty() && self.warnings.is_empty() && self.first_uses.is_empty()
+        self.states.is_empty()
+            && self.warnings.is_empty()
+            && self.first_uses.is_empty()
+            && self.rules.is_empty()
     }
 }
 
@@ -96,6 +100,9 @@ impl Gate {
         self.writing = false;
         for (user, state) in left.states {
             self.writes.states.entry(user).or_insert(state);
+        }
+        for (user, keep) in left.rules {
+            self.writes.rules.entry(user).or_insert(keep);
         }
         self.writes.warnings.splice(0..0, left.warnings);
         self.writes.first_uses.splice(0..0, left.first_uses);
@@ -177,6 +184,7 @@ impl Gate {
             let change = AdminChange {
                 why: Some(why),
                 evidence: Some(evidence),
+                if_enabled: true,
                 ..AdminChange::to(AdminState::Suspended)
             };
             let done = ledger.set_admin_state(user, change, None, asked).await;
@@ -214,6 +222,12 @@ async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitErr
             return (writes, Some(error));
         }
         writes.first_uses.clear();
+    }
+    if !writes.rules.is_empty() {
+        if let Err(error) = ledger.keep_rules(writes.rules.values().cloned().collect()).await {
+            return (writes, Some(error));
+        }
+        writes.rules.clear();
     }
     if !writes.states.is_empty() {
         if let Err(error) = ledger.set_states(writes.states.values().cloned().collect()).await {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use boxmeter_common::{DOWNLOAD, UPLOAD};
+use boxmeter_web::panel::options::Network as Addresses;
 
 use crate::core::{
     crowd::{Active, Crowd, CrowdCounters, Effect, Limits as UserLimits, Opened, Timing},
@@ -38,10 +39,12 @@ pub struct Limits {
     crowd: Crowd,
     known: HashMap<FlowId, Known>,
     effects: Vec<Effect>,
+    /// `[singbox] proxies`.
+    proxies: Vec<Addresses>,
 }
 
 impl Limits {
-    pub fn new() -> Self {
+    pub fn new(proxies: Vec<Addresses>) -> Self {
         let Timing { silent_ns, grace_ns, moved_ns, refused_ns } = Timing::default();
         let times = fault::hurry();
         let timing = Timing {
@@ -50,7 +53,7 @@ impl Limits {
             moved_ns: moved_ns / times,
             refused_ns: refused_ns / times,
         };
-        Limits { crowd: Crowd::new(timing), ..Limits::default() }
+        Limits { crowd: Crowd::new(timing), proxies, ..Limits::default() }
     }
 
     pub fn set(&mut self, user: UserId, limits: UserLimits, now_ns: u64) {
@@ -66,8 +69,9 @@ impl Limits {
             FlowNews::Owned(flow, user) => {
                 self.known.entry(flow.id).or_default();
                 let peer = flow.peer.ip();
-                // Behind a proxy of the same machine everybody has its address.
-                let opened = Opened { flow: flow.id, user, peer, address_known: !peer.is_loopback() };
+                // Behind a proxy everybody has its address.
+                let proxy = peer.is_loopback() || self.proxies.iter().any(|it| it.contains(peer));
+                let opened = Opened { flow: flow.id, user, peer, address_known: !proxy };
                 self.crowd.opened(opened, now_ns, &mut self.effects);
             }
             FlowNews::Ended(flow) => self.ended(flow, now_ns),
@@ -146,11 +150,37 @@ mod tests {
         FlowNews::Owned(flow, USER)
     }
 
+    /// Everybody behind a proxy has its address, or one of several.
+    #[test]
+    fn the_addresses_of_proxies_are_nobodys() {
+        let limits = |proxies: &[&str]| {
+            let mut limits = Limits::new(proxies.iter().map(|text| text.parse().unwrap()).collect());
+            let one = UserLimits { max_addresses: Some(1), wins: Wins::Newest, ..UserLimits::NONE };
+            limits.set(USER, one, 0);
+            let mut blocked = 0;
+            for (id, peer) in [(1, "10.1.0.1:1000"), (2, "10.1.0.2:1000")] {
+                limits.news(opened(id, peer), 0);
+            }
+            for now in 1..120 {
+                for id in [1, 2] {
+                    let bytes = [now * 1000, now * 1000];
+                    limits.news(FlowNews::Moved(FlowId(id), Network::Tcp, bytes), now * SECOND);
+                }
+                let effects = limits.tick(now * SECOND);
+                blocked += effects.iter().filter(|effect| matches!(effect, Effect::Block { .. })).count();
+            }
+            blocked
+        };
+        assert_eq!(limits(&[]), 1, "two addresses are one too many");
+        assert_eq!(limits(&["10.1.0.0/16"]), 0);
+        assert_eq!(limits(&["10.2.0.0/16", "10.1.0.1"]), 0, "one proxy and one client");
+    }
+
     /// However often somebody looks, two addresses that only download are two addresses in use.
     #[test]
     fn downloads_are_signs_of_life_at_any_rate_of_looks() {
         for look_ns in [SECOND / 50, SECOND, 10 * SECOND] {
-            let mut limits = Limits::new();
+            let mut limits = Limits::new(Vec::new());
             let one = UserLimits { max_addresses: Some(1), wins: Wins::Newest, ..UserLimits::NONE };
             limits.set(USER, one, 0);
             limits.news(opened(1, "192.0.2.1:1000"), 0);

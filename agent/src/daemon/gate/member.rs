@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     core::{
-        period::{self, Rule},
+        period::{self, Due, Kept, Rule},
         policy::{self, Admin, Before, Decision, SharingNow, Used},
         terms::Terms,
         wallet::{Usage, Wallet},
@@ -105,9 +105,14 @@ impl Member {
         Rule::of(&self.terms, self.standing.created_ms)
     }
 
-    /// The account that begins, if the present one's period is over.
-    pub fn turn(&self, now_ms: i64) -> Option<period::Turn> {
-        period::turn(self.standing.account, self.rule(), now_ms, &self.zone)
+    /// What becomes of the account.
+    pub fn due(&self, now_ms: i64) -> Due {
+        period::due(self.standing.account, self.standing.kept.as_ref(), self.rule(), now_ms, &self.zone)
+    }
+
+    /// The rule that holds now, for an account that begins.
+    pub fn kept(&self) -> Kept {
+        Kept::of(self.rule(), &self.zone)
     }
 
     /// The instants at which packages have expired of which something was left, until each is booked
@@ -147,6 +152,7 @@ impl Member {
             first_use_ms: self.standing.first_use_ms,
             expires_ms: self.standing.settings.expires_ms,
             account: self.standing.account,
+            kept: self.standing.kept.as_ref(),
             used: self.used(counted),
             wallet: &self.wallet,
             sharing: self.sharing,

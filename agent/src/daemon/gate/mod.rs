@@ -32,16 +32,19 @@ pub use reasons::settle;
 pub use rows::{GateRow, Rows};
 
 use super::meter::Meter;
+use boxmeter_web::panel::options::Network as Addresses;
+
 use crate::{
     clock,
     core::{
         account::Row,
         attribute::ReportedBytes,
         event::{Now, PolicyId, UserId},
+        period::Due,
         policy::SharingNow,
     },
     kernel::{KernelError, UserSlot},
-    ledger::{Ledger, PolicyRecord, Standing, StateRecord},
+    ledger::{Keep, Ledger, PolicyRecord, Standing, StateRecord, Turn},
 };
 use billing::OfMeter;
 use jobs::{Job, Writes};
@@ -123,10 +126,15 @@ impl Gate {
             turning: BTreeSet::new(),
             settling: BTreeSet::new(),
             rows: Arc::default(),
-            limits: Limits::new(),
+            limits: Limits::new(Vec::new()),
             reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
+    }
+
+    /// Reverse proxies and CDNs that clients come through: to be called before the first flow is.
+    pub fn set_proxies(&mut self, proxies: Vec<Addresses>) {
+        self.limits = Limits::new(proxies);
     }
 
     /// The next thing that a job has found; never, while there is none.
@@ -157,6 +165,15 @@ impl Gate {
     /// Something happened to a user: it is looked at in the next turn.
     pub fn touch(&mut self, user: UserId) {
         self.dirty.insert(user);
+    }
+
+    /// The kernel told that a threshold was crossed. It knows where the billed counter is: if that is not where
+    /// it was taken to be, the thresholds move.
+    pub fn crossed(&mut self, user: UserId) {
+        if let Some(member) = self.members.get_mut(&user) {
+            member.billed_offset = None;
+        }
+        self.touch(user);
     }
 
     /// Everybody anew, as the ledger has them.
@@ -271,11 +288,19 @@ impl Gate {
             Arc::make_mut(&mut self.rows).remove(&user);
             return Ok(());
         }
-        if let Some(turn) = member.turn(now.wall_ms)
-            && self.turning.insert(user)
-        {
-            let from = member.standing.account;
-            looked.turns.push(crate::ledger::Turn { user, from, to: turn.account });
+        let account = member.standing.account;
+        match member.due(now.wall_ms) {
+            Due::Lasts => {}
+            Due::Keeps(kept) => {
+                member.standing.kept = Some(kept.clone());
+                self.writes.rules.insert(user, Keep { user, account, kept });
+            }
+            Due::Turns(turn) => {
+                if self.turning.insert(user) {
+                    let (to, kept) = (turn.account, member.kept());
+                    looked.turns.push(Turn { user, from: account, to, kept });
+                }
+            }
         }
         let expired = member.expired(now.wall_ms);
         if !expired.is_empty() && self.settling.insert(user) {
@@ -348,8 +373,8 @@ pub fn counted(meter: &Meter, user: UserId, of_meter: OfMeter) -> u64 {
     slots.fold(0, |sum: u64, slot| sum.saturating_add(of_meter(&meter.kernel.counters(slot))))
 }
 
-/// How far the billed counter is from what the accounts have. The billed one is read first: if bytes
-/// come in between, the user gets that much less until the next start, never more.
+/// How far the billed counter is from what the accounts have. The billed one is read first, and a packet adds
+/// to it last: if one comes in between, the user gets that much less until [`Gate::crossed`], never more.
 fn measure_offset(meter: &mut Meter, slot: UserSlot, wanted: u32, of_meter: OfMeter) -> i128 {
     let info = meter.kernel.user(slot);
     if info.meter != wanted {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     core::{
-        period::{self, AccountPeriod, Rule},
+        period::{self, AccountPeriod, Due, Rule},
         policy::{self, Before, Cause, Reason, State},
         wallet::{Usage, Wallet, What},
     },
@@ -135,8 +135,12 @@ pub fn settle(billing_zone: TimeZone, of_meter: OfMeter, until_ms: i64) -> Settl
             return written(wallet.settle(usage, alive_ms));
         };
         let mut entries = wallet.spendings(usage, alive_ms);
-        let turn = period::turn(closing.account, Rule::of(&terms, closing.created_ms), until_ms, &zone);
-        if let Some(turn) = turn.filter(|turn| terms.rollover && turn.account == next) {
+        let rule = Rule::of(&terms, closing.created_ms);
+        let due = period::due(closing.account, closing.kept.as_ref(), rule, until_ms, &zone);
+        if let Due::Turns(turn) = due
+            && terms.rollover
+            && turn.account == next
+        {
             entries.extend(wallet.rollover(usage, &turn, alive_ms));
         }
         written(entries)

@@ -3,7 +3,13 @@
 use boxmeter_common::user::METER_PAYLOAD;
 
 use super::*;
-use crate::ledger::{AdminChange, AdminState, Asked, FoundInbound, FoundUser, Options};
+use crate::{
+    core::{
+        period::{Kept, Rule},
+        terms::PeriodKind,
+    },
+    ledger::{AdminChange, AdminState, Asked, FoundInbound, FoundUser, Options},
+};
 
 const EPOCH: [u8; 16] = [7; 16];
 
@@ -211,7 +217,9 @@ fn a_clock_that_jumps_over_expiry_and_turn_loses_no_payment() {
         let from = rig.standing().expect("a standing").account;
         let to = crate::core::period::AccountPeriod { start_ms: NOW - 1, generation: 0 };
         let turn = || {
-            let turns = vec![crate::ledger::Turn { user: rig.user, from, to }];
+            let rule = Rule { kind: PeriodKind::Month, reset_day: 1, created_ms: 0 };
+            let kept = Kept::of(rule, &TimeZone::UTC);
+            let turns = vec![crate::ledger::Turn { user: rig.user, from, to, kept }];
             rig.ledger.turn_accounts(turns, settle_at(NOW), NOW).wait().expect("turned");
         };
         let book = || rig.ledger.book_expiry(rig.user, settle_at(EXPIRY - 1), EXPIRY).wait().expect("booked");
@@ -245,7 +253,7 @@ fn a_deleted_user_stays_out_however_often_it_is_read() {
         let (policies, standings) = rig.everybody();
         rig.gate.load(policies, standings);
         assert!(!rig.connects());
-        rig.ledger.removed(rig.user).wait().expect("out of the file");
+        rig.ledger.removed(rig.user, 2_600).wait().expect("out of the file");
     }
     assert_eq!(rig.gate.kept_out(), Some(BTreeSet::new()), "there is nothing to take out");
 }

@@ -1,6 +1,7 @@
 //! The worker behind [`super::Hands`].
 
 mod orders;
+mod reloading;
 mod services;
 
 use std::{
@@ -20,15 +21,15 @@ use super::{
     Around, HandsNews, HandsStatus, Order,
     managed::Removed,
     steps::{self, Steps},
-    words::{self, Failure, Missed, blocking, living, reason},
+    words::{self, Failure, Missed, blocking, living},
 };
 use crate::{
     clock,
     core::event::UserId,
     enforcer::{
         reconcile::{self, Plan, Want, Wanted},
-        reloads::{BATCH, Decision, Reloads, Settings, Why},
-        singbox::{EditError, Reload, Singbox},
+        reloads::{BATCH, Decision, RETRY, Reloads, Settings},
+        singbox::{EditError, Singbox},
         users_edit::{self, Parked, What},
     },
     fault,
@@ -101,6 +102,11 @@ impl Done {
     }
 }
 
+/// See [`RETRY`].
+fn retry() -> Duration {
+    RETRY / u32::try_from(fault::hurry()).unwrap_or(1)
+}
+
 impl Worker {
     pub fn new(
         ledger: Ledger,
@@ -113,7 +119,7 @@ impl Worker {
             news,
             told,
             status: HandsStatus::default(),
-            reloads: Reloads::new(Settings { batch: BATCH, within }),
+            reloads: Reloads::new(Settings { batch: BATCH, within, retry: retry() }),
             within,
             around: Around::default(),
             plan_at_ns: None,
@@ -226,6 +232,8 @@ impl Worker {
 
     async fn outcome(&mut self, done: Result<(), Failure>) {
         match done {
+            // An edit that came to pass does not make up for a reload that did not.
+            Ok(()) if self.reloads.failing() => {}
             Ok(()) => {
                 if self.status.last_error.take().is_some() {
                     self.send(HandsNews::Trouble(None)).await;
@@ -437,64 +445,5 @@ impl Worker {
             self.send(HandsNews::Event { kind: "edit_refused", user: None, data }).await;
         }
         self.refused = refused;
-    }
-
-    async fn reload(&mut self, why: Why) {
-        let Ok(singbox) = self.singbox() else { return };
-        if singbox.reload == Reload::Never {
-            return;
-        }
-        let done = blocking(move || Ok::<_, Failure>(singbox.reload(|| Ok(())))).await;
-        let done: Result<bool, EditError> = match done {
-            Ok(done) => done,
-            Err(failure) => return self.outcome(Err(failure)).await,
-        };
-        fault::point("reloaded");
-        match done {
-            Ok(reloaded) => {
-                self.reloads.reloaded();
-                self.status.reloads = self.reloads.counts().reloads;
-                self.status.last_reload_ms = Some(clock::wall_ms());
-                let (reason, severity) = (reason(why), "info");
-                let message = match reloaded {
-                    true => format!("sing-box read its users anew ({reason}); open connections were dropped"),
-                    false => "sing-box does not run: it reads its users when it starts".to_owned(),
-                };
-                let data = json!({"why": reason, "message": message, "severity": severity});
-                self.send(HandsNews::Event { kind: "singbox_reloaded", user: None, data }).await;
-                self.outcome(Ok(())).await;
-            }
-            Err(error) => {
-                self.reloads.failed(clock::mono_ns());
-                // What is still wanted is written again.
-                self.outcome(Err(error.to_string())).await;
-            }
-        }
-    }
-
-    fn tell(&mut self) {
-        let (now_ns, now_ms) = (clock::mono_ns(), clock::wall_ms());
-        self.status.waiting = self.reloads.users().map(str::to_owned).collect();
-        let (admits, removes) = self.reloads.waiting();
-        self.status.pending = if admits + removes == 0 {
-            None
-        } else {
-            let never = self.around.singbox.as_ref().is_some_and(|singbox| singbox.reload == Reload::Never);
-            let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
-            let since = self.status.last_edit_ms.unwrap_or(now_ms);
-            let at = match self.reloads.decide(now_ns, self.around.scene) {
-                Decision::At(at) => {
-                    now_ms + i64::try_from(at.saturating_sub(now_ns) / 1_000_000).unwrap_or(0)
-                }
-                _ => since.saturating_add(within),
-            };
-            Some((since, (!never).then_some(at)))
-        };
-        let status = self.status.clone();
-        self.told.send_if_modified(|told| {
-            let new = *told != status;
-            *told = status;
-            new
-        });
     }
 }

@@ -45,8 +45,11 @@ fn the_tutorials_file_comes_over() {
         INSERT INTO users VALUES ('zoe', 'pw-zoe', '', '2026-10-01 12:00:00', 'active', 100, 0, 15);
         INSERT INTO users VALUES ('小明', 'pw-ming', 'm@example.org', '2026-10-01 12:00:00', 'disabled', 10, 500, 31);
         INSERT INTO users VALUES ('eve', 'pw-eve', NULL, NULL, 'disabled', 0, 0, 1);
-        INSERT INTO monthly_stats VALUES ('小明', '2026-10', {GIB}, 9 * {GIB});
-        INSERT INTO monthly_stats VALUES ('小明', '2026-11', 5, 6);
+        INSERT INTO users VALUES ('old', 'pw-old', NULL, NULL, 'disabled', 10, 0, 1);
+        INSERT INTO users VALUES ('gone', 'pw-gone', NULL, NULL, 'expired', 10, 0, 1);
+        INSERT INTO monthly_stats VALUES ('old', '2026-10', {GIB}, 9 * {GIB});
+        INSERT INTO monthly_stats VALUES ('小明', '2026-10', 5, 6);
+        INSERT INTO monthly_stats VALUES ('小明', '2026-11', {GIB}, 9 * {GIB});
         INSERT INTO monthly_stats VALUES ('zoe', '2026-11', 7, 8);
         INSERT INTO traffic_logs (username, upload_bytes, download_bytes, timestamp) VALUES
             ('zoe', 4, 8, '2026-10-31 23:59:59'), ('zoe', 10, 0, '2026-11-02 00:00:00'),
@@ -62,8 +65,8 @@ fn the_tutorials_file_comes_over() {
         created_ms: Some("2026-10-01T12:00:00Z".parse::<jiff::Timestamp>().unwrap().as_millisecond()),
         // 14 up by the log, 7 of them in the month's statistics: the rest was reset.
         used: vec![
-            ImportedUsage { month: None, upload_bytes: 7, download_bytes: 0 },
-            ImportedUsage { month: Some((2026, 11)), upload_bytes: 7, download_bytes: 8 },
+            ImportedUsage { when: UsedIn::Earlier, upload_bytes: 7, download_bytes: 0 },
+            ImportedUsage { when: UsedIn::Month(2026, 11), upload_bytes: 7, download_bytes: 8 },
         ],
         ..ImportedUser::default()
     };
@@ -73,7 +76,18 @@ fn the_tutorials_file_comes_over() {
     assert_eq!((ming.total_quota_bytes, ming.reset_day), (Some(Some(500 * GIB)), Some(31)));
     assert_eq!(ming.status, ImportedStatus::OverQuota, "10 of 10 GiB: the quota decides, not a person");
     assert_eq!((users[2].status, users[2].quota_bytes), (ImportedStatus::Disabled, Some(None)));
-    assert_eq!(not_understood, ["there is usage of users who are not in the table users: it was left out"]);
+    assert_eq!(users[3].status, ImportedStatus::Disabled, "not the quota of this month, so perhaps a person");
+    assert_eq!(users[4].status, ImportedStatus::Disabled, "nobody knows since when");
+    let told = not_understood.join("\n");
+    for (name, words) in [
+        ("there is usage of users", "it was left out"),
+        ("小明", "comes over enabled, and the quota decides"),
+        ("old", "`boxmeter users enable` lets it in"),
+        ("gone", "expired, without a date"),
+    ] {
+        assert!(told.lines().any(|line| line.contains(name) && line.contains(words)), "{name}: {told}");
+    }
+    assert_eq!(not_understood.len(), 4, "{told}");
 }
 
 #[test]

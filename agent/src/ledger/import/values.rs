@@ -26,6 +26,7 @@ enum Meaning {
     Quota,
     TotalQuota,
     ResetDay,
+    Addresses,
     Created,
     Expires,
     Bonus,
@@ -44,6 +45,8 @@ const MEANINGS: &[(Meaning, &[&str])] = &[
     (Meaning::Quota, &["monthly_quota", "quota", "monthly_limit", "traffic_limit", "data_limit"]),
     (Meaning::TotalQuota, &["total_quota", "total_limit"]),
     (Meaning::ResetDay, &["reset_day"]),
+    // What the tutorial calls connections are the places that somebody connects from.
+    (Meaning::Addresses, &["max_addresses", "concurrent_connections", "limit_ip", "ip_limit"]),
     (Meaning::Created, &["created_at", "created"]),
     (
         Meaning::Expires,
@@ -147,6 +150,10 @@ fn take(user: &mut ImportedUser, meaning: Meaning, unit: f64, value: ValueRef<'_
             let day = integer(value).and_then(|day| u8::try_from(day).ok());
             set_some(&mut user.reset_day, day.filter(|day| (1..=31).contains(day)))
         }
+        Meaning::Addresses => {
+            let count = integer(value).and_then(|count| u32::try_from(count).ok());
+            set_some(&mut user.max_addresses, count.map(|count| (count > 0).then_some(count)))
+        }
         Meaning::Created => set_some(&mut user.created_ms, instant(value)),
         Meaning::Expires => set_some(&mut user.expires_ms, instant(value)),
     }
@@ -176,8 +183,8 @@ fn set_status(user: &mut ImportedUser, said: Option<ImportedStatus>) -> bool {
 
 fn status(word: &str) -> Option<ImportedStatus> {
     match word.to_ascii_lowercase().as_str() {
-        // An expiry is a date of its own.
-        "active" | "enabled" | "ok" | "normal" | "on" | "1" | "expired" => Some(ImportedStatus::Active),
+        "active" | "enabled" | "ok" | "normal" | "on" | "1" => Some(ImportedStatus::Active),
+        "expired" => Some(ImportedStatus::Expired),
         "disabled" | "inactive" | "suspended" | "banned" | "off" | "0" => Some(ImportedStatus::Disabled),
         "limited" | "over_quota" | "exceeded" => Some(ImportedStatus::OverQuota),
         _ => None,

@@ -2,6 +2,29 @@
 
 use super::*;
 
+/// The rule stays with its account, and with that alone.
+#[test]
+fn accounts_keep_the_rule_that_they_go_by() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let alice = user(&rig, 0);
+    let kept =
+        |day| Kept::of(Rule { kind: PeriodKind::Month, reset_day: day, created_ms: 0 }, &TimeZone::UTC);
+    let account = standing(&rig, alice).account;
+    let keep = |account, day| {
+        rig.ledger.keep_rules(vec![Keep { user: alice, account, kept: kept(day) }]).wait().unwrap();
+        standing(&rig, alice).kept
+    };
+    assert_eq!(standing(&rig, alice).kept, None);
+    assert_eq!(keep(account, 15), Some(kept(15)));
+    let next = AccountPeriod { start_ms: start_ms() + 3_600_000, generation: 0 };
+    let turn = Turn { kept: kept(9), ..turn_of(alice, account, next) };
+    assert_eq!(rig.ledger.turn_accounts(vec![turn], nothing(), start_ms()).wait().unwrap(), [true]);
+    assert_eq!(standing(&rig, alice).kept, Some(kept(9)));
+    assert_eq!(keep(account, 15), Some(kept(9)), "that account is over");
+    rig.ledger.reset_account(alice, nothing(), asked()).wait().unwrap();
+    assert_eq!(standing(&rig, alice).kept, Some(kept(9)), "the period goes on");
+}
+
 #[test]
 fn a_name_that_comes_back_is_another_user() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
@@ -58,7 +81,7 @@ fn usage_belongs_to_the_account_in_force() {
     begin_account(&rig, alice, AccountPeriod { start_ms: turn, generation: 1 });
     rig.commit(turn + 2000, &[(Some(0), 131)]);
     let old = AccountPeriod { start_ms: turn, generation: 0 };
-    let back = Turn { user: alice, from: standing(&rig, alice).account, to: old };
+    let back = turn_of(alice, standing(&rig, alice).account, old);
     let turned = rig.ledger.turn_accounts(vec![back], Box::new(|_| vec![]), turn).wait().unwrap();
     assert_eq!(turned, [false], "no account comes back");
     let answer = rig.reader().usage(&ask(By::Period, "UTC", turn + 60_000)).unwrap();

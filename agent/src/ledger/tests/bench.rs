@@ -90,7 +90,7 @@ fn gate(rig: &Rig, reader: &Reader) {
         .iter()
         .map(|user| {
             let to = AccountPeriod { start_ms: start_ms() + 86_400_000, generation: 0 };
-            Turn { user: user.id, from: user.account, to }
+            turn_of(user.id, user.account, to)
         })
         .collect();
     let began = crate::clock::instant();

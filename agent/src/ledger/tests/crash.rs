@@ -106,7 +106,7 @@ fn changing_child() {
         once(buyer, i64::try_from(n).unwrap(), format!("k{n}"));
         let account = ledger.standing(turner, EPOCH).wait().unwrap().unwrap().account;
         let to = AccountPeriod { start_ms: account.start_ms + 60_000, generation: 0 };
-        let turns = vec![Turn { user: turner, from: account, to }];
+        let turns = vec![turn_of(turner, account, to)];
         assert_eq!(ledger.turn_accounts(turns, one_byte(), start_ms()).wait().unwrap(), [true]);
         println!("committed {n}");
         n += 1;

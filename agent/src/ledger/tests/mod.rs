@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use super::{query::level_sums, *};
 use crate::core::{
     event::{Counters, Now, UserId},
-    terms::{GIB, Overrides, Terms},
+    period::{Kept, Rule},
+    terms::{GIB, Overrides, PeriodKind, Terms},
 };
 
 mod access;
@@ -138,7 +139,7 @@ fn shown(answer: &UsageAnswer) -> Vec<String> {
 /// Begins another account of a user, with nothing to book.
 fn begin_account(rig: &Rig, user: UserId, to: AccountPeriod) {
     let from = rig.reader().standing(user, EPOCH).unwrap().unwrap().account;
-    let turns = vec![Turn { user, from, to }];
+    let turns = vec![turn_of(user, from, to)];
     let turned = rig.ledger.turn_accounts(turns, Box::new(|_| vec![]), to.start_ms).wait().unwrap();
     assert_eq!(turned, [true]);
 }
@@ -157,6 +158,11 @@ fn with_key(key: &str) -> Asked {
     let mut request = [0; 32];
     request[..key.len()].copy_from_slice(key.as_bytes());
     Asked { key: Some(IdempotencyKey { key: key.to_owned(), request }), ..asked() }
+}
+
+fn turn_of(user: UserId, from: AccountPeriod, to: AccountPeriod) -> Turn {
+    let rule = Rule { kind: PeriodKind::Month, reset_day: 1, created_ms: 0 };
+    Turn { user, from, to, kept: Kept::of(rule, &TimeZone::UTC) }
 }
 
 fn policy(rig: &Rig, name: &str) -> PolicyRecord {

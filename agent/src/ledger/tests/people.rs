@@ -39,7 +39,7 @@ fn an_addition_that_failed_leaves_the_name_free() {
     assert_eq!(living_of(&rig, &["alice", "bob"], &[], "bob"), 0);
     assert!(rig.reader().standings(EPOCH).unwrap().iter().any(|one| one.id == bob.id), "to be cut");
     // Seen without it, or told that it is nowhere: the name is free.
-    rig.ledger.removed(bob.id).wait().unwrap();
+    rig.ledger.removed(bob.id, start_ms()).wait().unwrap();
     let again = rig.ledger.create_user(new_user(&rig, "bob"), asked()).wait().unwrap();
     assert_ne!(again.id, bob.id);
     rig.ledger.give_up_adding(again.id, String::new(), asked()).wait().unwrap();
@@ -74,7 +74,7 @@ fn a_deleted_user_of_a_managed_inbound_is_nobody_new_until_its_service_was_told(
         }
         let removing = rig.ledger.removing().wait().unwrap();
         assert!(removing.may_be_on(id, "in") && !removing.may_be_on(id, "files"));
-        rig.ledger.removed(id).wait().unwrap();
+        rig.ledger.removed(id, start_ms()).wait().unwrap();
         assert_eq!(living_of(&rig, &["bob", name], &["in"], name), 1, "now it is somebody new");
     }
     // Who never was there is not held up by it.
@@ -174,6 +174,11 @@ fn a_deleted_name_in_the_file_is_nobody_new() {
     assert!(matches!(refusal(rig.ledger.delete_user(alice, None, asked())), Refusal::NoSuchUser));
 }
 
+fn of_id(rig: &Rig, id: UserId) -> UserRecord {
+    let users = rig.ledger.users().wait().unwrap();
+    users.into_iter().find(|user| user.id == id).expect("the row stays")
+}
+
 #[test]
 fn a_purge_leaves_bytes_and_no_name() {
     let rig = Rig::new("UTC", &["hushedname", "bob"]);
@@ -190,16 +195,15 @@ fn a_purge_leaves_bytes_and_no_name() {
     rig.ledger.park(vec![(gone, entry)], start_ms()).wait().unwrap();
     let package = NewEntry { note: Some("hushednote".to_owned()), ..package(GIB) };
     rig.ledger.add_entry(gone, package, nothing(), asked()).wait().unwrap();
-    assert!(matches!(refusal(rig.ledger.purge_user(gone, asked())), Refusal::Invalid(_)), "not deleted yet");
+    let purge = || rig.ledger.purge_deleted("hushedname".to_owned(), asked()).wait().unwrap();
+    assert!(purge().is_empty(), "not deleted yet");
     rig.ledger.delete_user(gone, None, asked()).wait().unwrap();
-    assert!(
-        matches!(refusal(rig.ledger.purge_user(gone, asked())), Refusal::Invalid(_)),
-        "still in the file"
-    );
-    rig.ledger.removed(gone).wait().unwrap();
+    assert_eq!(purge(), [false], "still in the file");
+    assert_eq!(&*of_id(&rig, gone).name, "hushedname");
     let sums = rig.reader().audit().unwrap();
-    rig.ledger.purge_user(gone, asked()).wait().unwrap();
-    rig.ledger.purge_user(gone, asked()).wait().unwrap();
+    rig.ledger.removed(gone, start_ms()).wait().unwrap();
+    assert!(of_id(&rig, gone).purged_ms.is_some(), "as soon as the entry is gone");
+    assert!(purge().is_empty(), "nobody has the name any more");
     assert_eq!(rig.reader().audit().unwrap(), sums);
     assert_eq!(rig.reader().wallet(gone).unwrap()[0].bytes, GIB as i64, "money is a fact");
     assert_eq!(kinds(&rig, gone).last().unwrap(), "user_purged");
@@ -284,6 +288,43 @@ fn built_in_policies_are_edited_and_keep_their_names() {
     rig.ledger.close();
     let ledger = Ledger::open(&rig.path(), options("UTC")).unwrap();
     assert_eq!(ledger.policies().wait().unwrap()[0].terms, more);
+}
+
+/// A validity that is new for everybody begins with the next use: nobody is over at once.
+#[test]
+fn a_validity_that_a_policy_gets_begins_anew() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let plan = rig.ledger.create_policy("plan".to_owned(), Terms::default(), asked()).wait().unwrap();
+    let own = Overrides { valid_days: Some(Some(7)), ..Overrides::default() };
+    for (index, overrides) in [(0, None), (1, Some(own))] {
+        let change = SettingsChange { policy: Some(plan.id), overrides, ..SettingsChange::default() };
+        rig.ledger.change_user(user(&rig, index), change, None, nothing(), asked()).wait().unwrap();
+    }
+    rig.ledger.mark_first_use(vec![(user(&rig, 0), 1), (user(&rig, 1), 2)]).wait().unwrap();
+    let first_uses = || [0, 1].map(|index| of_id(&rig, user(&rig, index)).first_use_ms);
+    let set = |terms: Terms| {
+        rig.ledger.change_policy(plan.id, None, Some(terms), None, nothing(), asked()).wait().unwrap();
+    };
+    set(Terms { max_flows: Some(3), ..Terms::default() });
+    assert_eq!(first_uses(), [Some(1), Some(2)], "another term is no new validity");
+    set(Terms { valid_days: Some(30), ..Terms::default() });
+    assert_eq!(first_uses(), [None, Some(2)], "bob has his own");
+}
+
+/// Who was switched off meanwhile stays what an admin made of it.
+#[test]
+fn a_suspension_that_comes_late_changes_nothing() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let suspend = || {
+        let change = AdminChange { if_enabled: true, ..AdminChange::to(AdminState::Suspended) };
+        rig.ledger.set_admin_state(user(&rig, 0), change, None, asked()).wait().unwrap().admin.state
+    };
+    let disabled = AdminChange::to(AdminState::Disabled);
+    rig.ledger.set_admin_state(user(&rig, 0), disabled, None, asked()).wait().unwrap();
+    assert_eq!(suspend(), AdminState::Disabled);
+    let enabled = AdminChange::to(AdminState::Enabled);
+    rig.ledger.set_admin_state(user(&rig, 0), enabled, None, asked()).wait().unwrap();
+    assert_eq!(suspend(), AdminState::Suspended);
 }
 
 #[test]

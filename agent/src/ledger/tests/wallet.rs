@@ -81,7 +81,7 @@ fn a_turn_books_what_was_counted_and_only_once() {
     rig.commit(start_ms() + 1000, &[(Some(0), 200), (Some(1), 5)]);
     let from = standing(&rig, alice).account;
     let to = next(from);
-    let turns = vec![Turn { user: alice, from, to }, Turn { user: bob, from, to }];
+    let turns = vec![turn_of(alice, from, to), turn_of(bob, from, to)];
     let turned = rig.ledger.turn_accounts(turns.clone(), settle(), to.start_ms).wait().unwrap();
     assert_eq!(turned, [true, true]);
     // The commit was answered, and the answer lost: asked again, nothing happens.
@@ -123,7 +123,7 @@ fn a_reset_is_an_account_of_its_own_and_deletes_nothing() {
     let now = standing(&rig, alice);
     assert_eq!((now.account, billed(&now.used), billed(&now.total)), (to, 11, 1111));
     // A turn that was decided before the reset does not undo it.
-    let late = vec![Turn { user: alice, from, to: next(from) }];
+    let late = vec![turn_of(alice, from, next(from))];
     assert_eq!(rig.ledger.turn_accounts(late, settle(), start_ms()).wait().unwrap(), [false]);
     assert_eq!(kinds(&rig, alice)[1..], ["package_added", "traffic_reset"]);
 }
@@ -143,10 +143,7 @@ fn nobody_spends_what_is_not_there() {
             account: Some(from),
             note: None,
         };
-        (
-            vec![Turn { user, from, to: next(from) }],
-            Box::new(move |_: &Closing| vec![entry.clone()]) as Settle,
-        )
+        (vec![turn_of(user, from, next(from))], Box::new(move |_: &Closing| vec![entry.clone()]) as Settle)
     };
     for (who, bytes) in [(alice, -101), (bob, -1)] {
         let (turns, books) = spend(who, bytes);
@@ -245,7 +242,7 @@ proptest! {
                     account = if n % 2 == 0 {
                         rig.ledger.reset_account(alice, settle(), asked()).wait().unwrap()
                     } else {
-                        let turns = vec![Turn { user: alice, from: account, to: next(account) }];
+                        let turns = vec![turn_of(alice, account, next(account))];
                         rig.ledger.turn_accounts(turns, settle(), wall).wait().unwrap();
                         next(account)
                     };

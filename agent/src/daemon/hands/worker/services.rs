@@ -192,7 +192,7 @@ impl Worker {
             let refused = told.missed.iter().any(|missed| missed.user.as_deref() == Some(&*user.name));
             let unheard = told.unheard.iter().any(|tag| removing.may_be_on(user.id, tag));
             if planned && !refused && !unheard {
-                self.ledger.removed(user.id).await.map_err(|error| error.to_string())?;
+                self.ledger.removed(user.id, clock::wall_ms()).await.map_err(|error| error.to_string())?;
             }
         }
         Ok(())
