@@ -5,6 +5,12 @@ use crate::core::event::Now;
 /// Both clocks, read together. `CLOCK_MONOTONIC` is what the kernel programs' `bpf_ktime_get_ns`
 /// reads.
 pub fn now() -> Now {
+    Now { mono_ns: mono_ns(), wall_ms: machine_ms() }
+}
+
+/// The same for periods and expiries, whose clock a test may move: that of sing-box, whose times are
+/// compared with [`now`], is the machine's.
+pub fn billing() -> Now {
     Now { mono_ns: mono_ns(), wall_ms: wall_ms() }
 }
 
@@ -18,6 +24,10 @@ pub fn mono_ns() -> u64 {
 
 /// Unix time in milliseconds. It may jump; nothing measures intervals with it.
 pub fn wall_ms() -> i64 {
+    machine_ms().saturating_add(crate::fault::clock_shift_ms())
+}
+
+fn machine_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 

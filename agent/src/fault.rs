@@ -29,6 +29,21 @@ pub fn hurry() -> u64 {
     1
 }
 
+/// How far the wall clock is from the machine's: 0, but in a test that moves it. `BOXMETER_CLOCK` names a file
+/// with a number of milliseconds, which may change at any time.
+pub fn clock_shift_ms() -> i64 {
+    #[cfg(debug_assertions)]
+    {
+        use std::sync::OnceLock;
+        static FILE: OnceLock<Option<std::path::PathBuf>> = OnceLock::new();
+        let file = FILE.get_or_init(|| std::env::var_os("BOXMETER_CLOCK").map(Into::into));
+        let text = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+    #[cfg(not(debug_assertions))]
+    0
+}
+
 /// Is this to fail, if a test wants it to? Once in the life of a process.
 #[inline]
 pub fn refuses(place: &'static str) -> bool {

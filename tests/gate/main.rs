@@ -17,3 +17,5 @@ mod managed;
 mod many;
 mod quota;
 mod rig;
+mod running;
+mod troubles;

@@ -211,3 +211,34 @@ fn a_start_with_many_who_are_out_is_few_transactions() {
     assert_eq!((&status["edits"], &status["reloads"]), (&json!(0), &json!(0)), "{status}");
     assert!(rev(&rig) - first < MANY as u64 / 3, "{first} to {}", rev(&rig));
 }
+
+/// A thousand who are out at once, and back at once, are one edit and one reload each.
+#[test]
+fn a_thousand_at_once_are_one_edit_and_one_reload() {
+    needs_machine!();
+    const THOUSAND: usize = 1_000;
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let before = rig.config();
+    rig.done(&["policies", "add", "plan"]);
+    let mut text = "username,password,policy,used\n".to_owned();
+    for at in 0..THOUSAND {
+        writeln!(text, "{},secret-{at},plan,5000", name(at)).unwrap();
+    }
+    let import = file(&rig, &text);
+    assert_eq!(count(&rig.done(&["users", "import", &import]), "added"), THOUSAND);
+    until_in_file(&rig, THOUSAND);
+    until_reloads(&rig, 1);
+    let full = rig.config();
+    let edits = || enforcement(&rig)["edits"].as_u64().unwrap();
+    let (once, twice) = (edits() + 1, edits() + 2);
+    rig.done(&["policies", "set", "plan", "--quota", "1000"]);
+    until_in_file(&rig, 0);
+    assert_eq!(rig.config(), before, "nobody else's entry is touched");
+    until_reloads(&rig, 2);
+    assert_eq!(edits(), once);
+    rig.done(&["policies", "set", "plan", "--quota", "none"]);
+    until_in_file(&rig, THOUSAND);
+    until_reloads(&rig, 3);
+    assert_eq!((edits(), rig.config()), (twice, full));
+    rig.exchange(rig.bob(), 0, MIB).unwrap();
+}

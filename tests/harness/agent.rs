@@ -7,6 +7,7 @@ use crate::{boxmeter, wait};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// An agent that may run or not; its ledger and pins stay until the end of the test.
 pub struct Agent {
@@ -50,6 +51,7 @@ impl Agent {
 
     fn configured(&self, words: &[&str]) -> Command {
         let mut command = Command::new(boxmeter());
+        command.env("BOXMETER_CLOCK", self.folder.join("clock"));
         command.arg("--config").arg(self.folder.join("boxmeter.toml")).args(words);
         command
     }
@@ -71,6 +73,15 @@ impl Agent {
     /// Intervals of a minute and more pass faster in the agents that are started from now on.
     pub fn hurries(&mut self) {
         self.hurry = true;
+    }
+
+    /// Moves the wall clock of the agent and its commands, so far from the machine's.
+    pub fn moves_clock(&self, to: Duration, back: bool) {
+        let ms = i64::try_from(to.as_millis()).unwrap() * if back { -1 } else { 1 };
+        // In one step: half a number would be another one.
+        let new = self.folder.join("clock.new");
+        std::fs::write(&new, ms.to_string()).unwrap();
+        std::fs::rename(new, self.folder.join("clock")).unwrap();
     }
 
     /// Waits until it has died by itself.

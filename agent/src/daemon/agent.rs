@@ -264,7 +264,7 @@ impl Agent {
         self.kernel_news()?;
         let tick = self.meter.tick()?;
         self.refusals = 0;
-        self.gate.seen(&tick.rows, clock::now());
+        self.gate.seen(&tick.rows, clock::billing());
         self.gate.reported(&tick.reported);
         self.commits.take(tick);
         self.start_commit();

@@ -61,7 +61,7 @@ impl Agent {
         for effect in self.gate.limits.tick(now.mono_ns) {
             done = done.and(self.limit(effect, now, &mut ended));
         }
-        let looked = self.gate.look(&mut self.meter, now);
+        let looked = self.gate.look(&mut self.meter, clock::billing());
         ended.extend(self.meter.flows_of(&looked.cut));
         self.end_flows(&ended);
         if !looked.turns.is_empty() {
@@ -272,12 +272,12 @@ impl Agent {
                     self.gate.reload(user, standing);
                 }
             }
-            gate::News::Written(left, error) => {
+            gate::News::Written(left, first_used, error) => {
                 match error {
                     Some(error) => self.gate_trouble(&error.to_string()),
                     None => self.meter.publisher.restore("gate"),
                 }
-                self.gate.written(left);
+                self.gate.written(left, first_used);
             }
             gate::News::Settled(users, booked, error) => {
                 match error {
@@ -331,7 +331,7 @@ impl Agent {
 
     /// Before a limit is lowered in the ledger.
     pub(super) fn tighten(&mut self, tighter: &Tighter) {
-        let now = clock::now();
+        let now = clock::billing();
         self.gate.tighten(tighter, &mut self.meter, now);
     }
 }

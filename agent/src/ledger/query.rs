@@ -76,7 +76,7 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Usage
     // One transaction: all statements see the same tick.
     let connection = connection.unchecked_transaction()?;
     let info = info(&connection)?;
-    let scope = scope(&connection, query)?;
+    let scope = scope(&connection, query, users_max(&connection, query, &info)?)?;
     let open = query.to_ms.is_none_or(|to| to >= query.now_ms);
     let whole = query.from_ms.is_none() && open;
     let mut answer = match query.by {
@@ -89,7 +89,20 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Usage
     Ok(answer)
 }
 
-fn scope(connection: &Connection, query: &UsageQuery) -> Result<Scope, QueryError> {
+/// Rows of one answer, unless one user alone has more: a page is a few MiB, however long the range is.
+const ROWS_MAX: usize = 20_000;
+
+/// Users of one page: as many as asked for, or as their rows leave room for.
+fn users_max(connection: &Connection, query: &UsageQuery, info: &LedgerInfo) -> Result<usize, QueryError> {
+    let kept = kept(info)?;
+    let rows = match range(connection, query, &kept)? {
+        Some(range) => intervals::intervals(query.by, range, &query.zone, &kept)?.len(),
+        None => 1,
+    };
+    Ok((ROWS_MAX / rows.max(1)).clamp(1, query.users_max.max(1)))
+}
+
+fn scope(connection: &Connection, query: &UsageQuery, users_max: usize) -> Result<Scope, QueryError> {
     let mut users = match &query.user {
         None => people::users(connection)?,
         Some(name) => match people::bearer(connection, name)? {
@@ -98,8 +111,8 @@ fn scope(connection: &Connection, query: &UsageQuery) -> Result<Scope, QueryErro
         },
     };
     users.retain(|user| query.after.is_none_or(|after| user.id > after));
-    let more = users.len() > query.users_max;
-    users.truncate(query.users_max);
+    let more = users.len() > users_max;
+    users.truncate(users_max);
     let next = if more { users.last().map(|user| user.id) } else { None };
     let index: HashMap<UserId, usize> =
         users.iter().enumerate().map(|(index, user)| (user.id, index)).collect();

@@ -210,8 +210,8 @@ impl Attributor {
         };
         let at = (key, flow.id);
         let owner = owner.and_then(|user| self.users.number(user));
-        if self.flows.find(flow.id).is_some() {
-            self.flow_seen_again(flow, owner);
+        if let Some(known) = self.flows.find(flow.id) {
+            self.flow_seen_again(known, flow, owner);
             return;
         }
         if self.flows.len() >= FLOWS_MAX {
@@ -258,8 +258,7 @@ impl Attributor {
         others.iter().map(|&(_, other_opened_ns, _)| other_opened_ns).filter(|&other| other > opened_ns).min()
     }
 
-    fn flow_seen_again(&mut self, flow: FlowSeen, owner: Option<UserNo>) {
-        let Some(at) = self.flows.find(flow.id) else { return };
+    fn flow_seen_again(&mut self, at: FlowRef, flow: FlowSeen, owner: Option<UserNo>) {
         let Some(known) = self.flows.get(at).copied() else { return };
         match (known.owner, owner) {
             (None, Some(owner)) => self.flows.set_owner(at, owner, None, 0),

@@ -31,8 +31,8 @@ pub enum News {
     Everybody(Result<(Vec<PolicyRecord>, Vec<Standing>), CommitError>),
     /// Some users, as the ledger has them now.
     Some(Vec<(UserId, Option<Standing>)>),
-    /// What could not be written comes back.
-    Written(Writes, Option<CommitError>),
+    /// What could not be written comes back; and whose first use is written now.
+    Written(Writes, Vec<UserId>, Option<CommitError>),
     /// Users of whom packages have expired, as the ledger has them now; the expiries that are booked; and why
     /// others are not.
     Settled(Vec<(UserId, Option<Standing>)>, Vec<(UserId, i64)>, Option<CommitError>),
@@ -87,17 +87,23 @@ impl Gate {
         self.writing = true;
         let (ledger, writes) = (self.ledger.clone(), std::mem::take(&mut self.writes));
         self.jobs.push(Box::pin(async move {
+            let first_used: Vec<UserId> = writes.first_uses.iter().map(|(user, _)| *user).collect();
             let (left, error) = write(&ledger, writes).await;
+            let first_used = if left.first_uses.is_empty() { first_used } else { Vec::new() };
             if error.is_some() {
                 tokio::time::sleep(AGAIN).await;
             }
-            News::Written(left, error)
+            News::Written(left, first_used, error)
         }));
     }
 
     /// A write is over; what is left of it is older than what came meanwhile.
-    pub fn written(&mut self, left: Writes) {
+    pub fn written(&mut self, left: Writes, first_used: Vec<UserId>) {
         self.writing = false;
+        // Somebody may have been read meanwhile, when it was not there yet.
+        if !first_used.is_empty() {
+            self.ask(first_used);
+        }
         for (user, state) in left.states {
             self.writes.states.entry(user).or_insert(state);
         }

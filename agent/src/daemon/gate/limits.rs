@@ -1,9 +1,10 @@
 //! Feeds the core's view of how many flows and addresses a user has, from what the meter sees.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use boxmeter_common::{DOWNLOAD, UPLOAD};
 use boxmeter_web::panel::options::Network as Addresses;
+use hashbrown::HashMap;
 
 use crate::core::{
     crowd::{Active, Crowd, CrowdCounters, Effect, Limits as UserLimits, Opened, Timing},

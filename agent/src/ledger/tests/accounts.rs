@@ -119,6 +119,35 @@ fn answers_come_in_pages_of_users() {
     }
 }
 
+/// However many users are asked for, an answer has room for a long range: fewer users a page, none left out.
+#[test]
+fn a_long_range_has_fewer_users_a_page() {
+    const HOUR_MS: i64 = 3_600_000;
+    let names: Vec<String> = (0..25).map(|n| format!("user{n:02}")).collect();
+    let rig = Rig::new("UTC", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let later = start_ms() + 40 * HOUR_MS;
+    for (at, base) in [(start_ms(), 1), (later, 100)] {
+        let rows: Vec<_> = (0..25).map(|n| (Some(n), n as u64 + base)).collect();
+        rig.commit(at, &rows);
+    }
+    // 40 hours by minute: no more than eight users have room.
+    let mut query = UsageQuery { users_max: 1_000, ..ask(By::Minute, "UTC", later) };
+    let (mut seen, mut pages) = (vec![], 0);
+    loop {
+        let page = rig.reader().usage(&query).unwrap();
+        pages += 1;
+        seen.extend(page.rows.iter().map(|row| row.name.to_string()));
+        query.after = page.next;
+        if page.next.is_none() {
+            break;
+        }
+        assert!((2..=16).contains(&page.rows.len()), "{} rows", page.rows.len());
+    }
+    let twice: Vec<&String> = names.iter().flat_map(|name| [name, name]).collect();
+    assert_eq!(seen.iter().collect::<Vec<_>>(), twice);
+    assert!(pages >= 4, "{pages}");
+}
+
 #[test]
 fn events_are_kept_in_order_and_read_in_pages() {
     let rig = Rig::new("UTC", &["alice"]);

@@ -1,0 +1,167 @@
+//! What goes wrong around a change: sing-box refuses its files, the disk is full, a file of another program.
+
+use boxmeter_tests::{
+    agent::Agent,
+    cases::named,
+    needs_machine,
+    singbox::{Site, VERSIONS},
+    wait,
+};
+use serde_json::json;
+
+use crate::rig::{MIB, Rig};
+
+fn hurried(reload_within: &str, prepare: impl FnOnce(&mut Site)) -> Rig {
+    let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    prepare(&mut site);
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.configure("singbox", &format!("reload_within = {reload_within:?}"));
+    agent.hurries();
+    agent.start();
+    Rig { agent, site }
+}
+
+fn until_trouble(rig: &Rig, words: &str) {
+    wait(&format!("people are told: {words}"), || {
+        let status = rig.agent.ask(&["status"])?;
+        let parts = status["degraded"].as_array().cloned().unwrap_or_default();
+        let told = |part: &serde_json::Value| {
+            part["part"] == json!("enforcement")
+                && part["reason"].as_str().is_some_and(|it| it.contains(words))
+        };
+        if parts.iter().any(told) { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
+fn until_well(rig: &Rig) {
+    wait("all is well again", || {
+        let status = rig.agent.ask(&["status"])?;
+        match status["degraded"].as_array().is_some_and(Vec::is_empty) {
+            true => Ok(()),
+            false => Err(status.to_string()),
+        }
+    });
+}
+
+/// An edit by hand that sing-box does not take comes between a change and its reload: the reload is not lost,
+/// and it is not called well until it was made.
+#[test]
+fn a_reload_that_sing_box_refuses_is_made_when_the_files_are_good() {
+    needs_machine!();
+    let rig = hurried("2s", |_| {});
+    let name = rig.alice().name.clone();
+    rig.done(&["users", "disable", &name]);
+    let reloads = |rig: &Rig| rig.done(&["status"])["enforcement"]["reloads"].as_u64().unwrap();
+    wait("sing-box reads that alice is out", || match reloads(&rig) {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    });
+    let before = reloads(&rig);
+    rig.done(&["users", "enable", &name]);
+    wait("the entry is back", || if rig.config().contains(&name) { Ok(()) } else { Err(rig.config()) });
+    // Within the two seconds for others to come along.
+    let good = rig.config();
+    let bad = good.replacen('{', "{\"nobody_knows_this\": true,", 1);
+    std::fs::write(rig.site.config(), &bad).unwrap();
+    until_trouble(&rig, "it was not told to read them");
+    // Nothing is left to be edited, and yet it is not well: looked at again and again.
+    wait("it was planned again", || match rig.done(&["status"])["enforcement"]["pending"].is_object() {
+        true => Ok(()),
+        false => Err("nothing waits".to_owned()),
+    });
+    assert_eq!(reloads(&rig), before);
+    rig.exchange(rig.bob(), 0, MIB).unwrap();
+    std::fs::write(rig.site.config(), &good).unwrap();
+    wait("alice is let in", || rig.exchange(rig.alice(), 0, MIB));
+    until_well(&rig);
+    assert_eq!(reloads(&rig), before + 1);
+}
+
+/// No room for the new text: the old one stays, the kernel cuts, and the edit is made when there is room.
+#[test]
+fn a_full_disk_keeps_the_configuration_whole() {
+    needs_machine!();
+    // The file is a link to one on a small disk, as people have it.
+    let rig = hurried("10m", |site| {
+        let disk = site.scratch.mount("etc", "tmpfs", Some("size=64k"));
+        std::fs::rename(site.config(), site.scratch.join("moved.json")).unwrap();
+        std::fs::copy(site.scratch.join("moved.json"), disk.join("server.json")).unwrap();
+        std::os::unix::fs::symlink(disk.join("server.json"), site.config()).unwrap();
+    });
+    let (name, before) = (rig.alice().name.clone(), rig.config());
+    let filler = rig.site.scratch.join("etc/filler");
+    let mut bytes = 64 << 10;
+    while bytes > 0 {
+        // As full as it can be made.
+        if std::fs::write(&filler, vec![b'x'; bytes]).is_ok() {
+            break;
+        }
+        bytes -= 4096;
+    }
+    let refused = rig.refused(&["users", "add", "carol"]);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("No space left"), "{refused}");
+    assert_eq!(rig.config(), before);
+    rig.done(&["users", "disable", &name]);
+    until_trouble(&rig, "No space left");
+    assert_eq!(rig.config(), before, "not a byte is missing");
+    rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("a disabled user got through");
+    rig.exchange(rig.bob(), 0, MIB).unwrap();
+    std::fs::remove_file(&filler).unwrap();
+    wait(
+        "alice is out of the file",
+        || if rig.config().contains(&name) { Err(rig.config()) } else { Ok(()) },
+    );
+    until_well(&rig);
+    assert!(rig.site.config().is_symlink(), "the link is a link");
+    rig.done(&["users", "enable", &name]);
+    wait("the file is as it was", || if rig.config() == before { Ok(()) } else { Err(rig.config()) });
+    rig.done(&["users", "add", "carol"]);
+    assert!(rig.config().contains("carol"));
+}
+
+/// The script's database of the tutorial, with what was used this month and before.
+#[test]
+fn a_database_of_the_tutorials_script_comes_over_whole() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let name = rig.alice().name.clone();
+    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::system());
+    let (year, month) = (now.year(), now.month());
+    let (last_year, last) = if month == 1 { (year - 1, 12) } else { (year, month - 1) };
+    let file = rig.site.scratch.join("traffic.db");
+    let database = rusqlite::Connection::open(&file).unwrap();
+    database
+        .execute_batch(&format!(
+            "CREATE TABLE users (username TEXT PRIMARY KEY, password TEXT NOT NULL, status TEXT, monthly_quota INTEGER,
+                 total_quota INTEGER, reset_day INTEGER, concurrent_connections INTEGER);
+             CREATE TABLE traffic_logs (id INTEGER PRIMARY KEY, username TEXT, upload_bytes INTEGER,
+                 download_bytes INTEGER, timestamp TIMESTAMP);
+             CREATE TABLE monthly_stats (username TEXT, month TEXT, upload_bytes INTEGER, download_bytes INTEGER);
+             INSERT INTO users VALUES ('{name}', 'pw', 'active', 2, 0, 1, 3);
+             INSERT INTO users VALUES ('carol', 'carols own', 'disabled', 1, 0, 1, 0);
+             INSERT INTO users VALUES ('dave', 'daves own', 'disabled', 1, 0, 1, 0);
+             INSERT INTO monthly_stats VALUES ('{name}', '{year:04}-{month:02}', 1000, 2000);
+             INSERT INTO monthly_stats VALUES ('{name}', '{last_year:04}-{last:02}', 30000, 40000);
+             INSERT INTO monthly_stats VALUES ('carol', '{year:04}-{month:02}', 1, 1073741823);
+             INSERT INTO monthly_stats VALUES ('dave', '{last_year:04}-{last:02}', 1, 1073741823);"
+        ))
+        .unwrap();
+    drop(database);
+    let report = rig.done(&["users", "import", file.to_str().unwrap()]);
+    let told = report["not_understood"].to_string();
+    for words in ["carol", "the quota decides", "dave", "users enable"] {
+        assert!(told.contains(words), "{words}: {report}");
+    }
+    let shown = rig.show(&name);
+    assert_eq!(shown["period"]["used_bytes"], json!(3000), "this month's: {shown}");
+    assert_eq!(shown["total"]["used_bytes"], json!(73_000), "{shown}");
+    assert_eq!(shown["period"]["quota_bytes"], json!(2_u64 << 30));
+    assert_eq!(shown["max_addresses"], json!(3), "connections are places: {shown}");
+    rig.until_state("carol", "limited");
+    rig.until_state("dave", "disabled");
+    rig.exchange(rig.alice(), 0, MIB).unwrap();
+    rig.done(&["users", "import", file.to_str().unwrap()]);
+    let again = rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();
+    assert!((MIB + 3000..2 * MIB).contains(&again), "nothing twice: {again}");
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
