@@ -24,7 +24,7 @@ use super::{
     delays::Delays,
     gate::Gate,
     hands::Hands,
-    meter::Meter,
+    meter::{Meter, Tick},
     people,
     proxy::{Changes, News, Proxy, Synced},
     shared::{Directory, PictureSender, Question, UserRecords},
@@ -264,9 +264,7 @@ impl Agent {
         self.kernel_news()?;
         let tick = self.meter.tick()?;
         self.refusals = 0;
-        self.gate.seen(&tick.rows, clock::billing());
-        self.gate.reported(&tick.reported);
-        self.commits.take(tick);
+        self.take(tick);
         self.start_commit();
         self.tell_hands();
         self.publish();
@@ -279,10 +277,17 @@ impl Agent {
             return;
         }
         match self.meter.read_now() {
-            Ok(tick) => self.commits.take(tick),
+            Ok(tick) => self.take(tick),
             Err(error) => tracing::warn!("reading the counters: {error}"),
         }
         self.start_commit();
+    }
+
+    /// A reading, whoever asked for it: each byte is in one only.
+    fn take(&mut self, tick: Tick) {
+        self.gate.seen(&tick.rows, clock::billing());
+        self.gate.reported(&tick.reported);
+        self.commits.take(tick);
     }
 
     fn start_commit(&mut self) {

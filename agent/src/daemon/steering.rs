@@ -1,7 +1,7 @@
 //! The part of the agent that carries out what the gate decides: thresholds and rates are written by
 //! the gate itself; flows are blocked and ended here, accounts turned, users suspended.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -265,10 +265,7 @@ impl Agent {
             }
             gate::News::Some(users) => {
                 for (user, standing) in users {
-                    let gone = standing.as_ref().is_none_or(|now| now.tombstoned_ms.is_some());
-                    if gone && self.directory.users.contains_key(&user) {
-                        std::sync::Arc::make_mut(&mut self.directory.users).remove(&user);
-                    }
+                    self.note(user, standing.as_ref());
                     self.gate.reload(user, standing);
                 }
             }
@@ -292,6 +289,22 @@ impl Agent {
             }
         }
         self.steer()
+    }
+
+    /// What readers see of a user follows what the gate has read.
+    fn note(&mut self, user: UserId, standing: Option<&Standing>) {
+        let Some(known) = self.directory.users.get(&user) else { return };
+        let Some(now) = standing.filter(|now| now.tombstoned_ms.is_none()) else {
+            Arc::make_mut(&mut self.directory.users).remove(&user);
+            return;
+        };
+        if (now.account, now.first_use_ms) == (known.account, known.first_use_ms) {
+            return;
+        }
+        if let Some(record) = Arc::make_mut(&mut self.directory.users).get_mut(&user) {
+            let record = Arc::make_mut(record);
+            (record.account, record.first_use_ms) = (now.account, now.first_use_ms);
+        }
     }
 
     fn gate_trouble(&mut self, reason: &str) {

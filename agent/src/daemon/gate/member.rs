@@ -39,6 +39,9 @@ pub struct Member {
     pub wallet: Wallet,
     pub sharing: Option<SharingNow>,
     pub decision: Option<Decision>,
+    /// As the hands were told last; somebody new is taken to be in sing-box's files. It outlives a reading
+    /// anew, which a turn brings: what follows from that is a change.
+    pub connected: bool,
     /// What was written to the kernel last.
     pub held: Option<Held>,
     /// The kernel's billed counter less what its accounts have of the billed meter: 0 but where the
@@ -72,6 +75,7 @@ impl Member {
             zone: zone_of(&terms, billing_zone),
             policy_known: policy.is_some(),
             sharing: old.as_ref().and_then(|old| old.sharing),
+            connected: old.as_ref().is_none_or(|old| old.connected),
             held: old.as_ref().and_then(|old| old.held),
             billed_offset: old.as_ref().and_then(|old| old.billed_offset),
             tightened: false,

@@ -306,7 +306,6 @@ impl Gate {
         if !expired.is_empty() && self.settling.insert(user) {
             looked.expired.extend(expired.into_iter().map(|at_ms| (user, at_ms)));
         }
-        let connected = member.connects();
         if member.decide(counted, now.wall_ms) {
             let change = reasons::state_change(member, now.wall_ms);
             member.standing.state = StateRecord {
@@ -319,9 +318,8 @@ impl Gate {
         if !member.tightened {
             hold(member, meter, slot, counted);
         }
-        if connected != member.connects() {
-            looked.membership = true;
-        }
+        let connects = member.connects();
+        looked.membership |= std::mem::replace(&mut member.connected, connects) != connects;
         if !member.connects() {
             looked.cut.insert(user);
         }
