@@ -58,6 +58,8 @@ enum Verb {
     Test(test::Args),
     /// Run the kernel tests on Debian's kernel 6.1, in QEMU
     Vm(vm::Args),
+    /// Try the package in a clean Debian
+    Package,
     /// Drill the package on a server with systemd, in QEMU
     Server(server::Args),
     /// Measure the figures of docs/benchmarks.md
@@ -88,6 +90,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&args)?,
         Verb::Test(args) => return test::run(&args),
         Verb::Vm(args) => return vm::run(&args),
+        Verb::Package => return package::run(),
         Verb::Server(args) => return server::run(&args),
         Verb::Bench(args) => bench::run(&args)?,
         Verb::Dist(args) => dist::run(&args)?,

@@ -6,6 +6,7 @@ use crate::shell::{clean, is_root};
 use crate::{debian, dist, paths, test};
 use anyhow::{Result, bail};
 use std::fs;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// What the stage is called.
@@ -13,6 +14,11 @@ pub const STAGE: &str = "package";
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Runs inside, and prints as `cargo test` does.
 const SCRIPT: &str = include_str!("package/inside.sh");
+
+pub fn run() -> Result<ExitCode> {
+    let failed = crate::report::print(&[stage()?], &[]);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
 
 /// Makes two builds of the package and tries them.
 ///

@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{error::LedgerError, schema};
+use super::{before, error::LedgerError, schema};
 
 /// The only directory that opening creates: elsewhere a missing directory is more likely a typing
 /// error or a missing mount.
@@ -30,22 +30,22 @@ pub(super) struct Claimed {
     /// Held as long as the connection; other programs that only read do not need it.
     pub lock: File,
     pub check: Check,
-    /// The version of the schema that the file had; `None`: it was made just now.
-    pub version: Option<i64>,
 }
 
 pub(super) fn claim(path: &Path, busy: Duration, check_max: Duration) -> Result<Claimed, LedgerError> {
     prepare_directory(path)?;
     let lock = lock(path)?;
-    let (check, version) = match prepare_file(path)? {
-        true => inspect(path, busy, check_max).map(|(check, version)| (check, Some(version)))?,
-        false => (Check::Full, None),
-    };
+    let mut check = Check::Full;
+    if prepare_file(path)? {
+        let (read, version) = inspect(path, busy, check_max)?;
+        check = read;
+        before::keep(path, version)?;
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| LedgerError::from_sqlite(path, &error))?;
     schema::configure_writer(&connection, busy).map_err(|error| LedgerError::from_sqlite(path, &error))?;
-    Ok(Claimed { connection, lock, check, version })
+    Ok(Claimed { connection, lock, check })
 }
 
 pub(super) fn prepare_directory(path: &Path) -> Result<(), LedgerError> {

@@ -19,7 +19,6 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    before,
     bucket::Buckets,
     commit::{Committer, Stale, insert_event},
     error::{CommitError, LedgerError},
@@ -117,9 +116,6 @@ impl Ledger {
     /// See [`LedgerError`]; a damaged, foreign or newer file is left as it is.
     pub fn open(path: &Path, options: Options) -> Result<Ledger, LedgerError> {
         let mut claimed = open::claim(path, options.busy, options.check_max)?;
-        if let Some(version) = claimed.version {
-            before::keep(path, version)?;
-        }
         schema::migrate(&mut claimed.connection, path)?;
         schema::ensure_meta(&claimed.connection, &options.zone, options.now_ms)
             .map_err(|error| LedgerError::from_sqlite(path, &error))?;
