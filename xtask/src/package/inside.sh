@@ -47,7 +47,7 @@ version() {
 
 # Everything of the file system that is not the package manager's own or a cache.
 listing() {
-    find / -xdev \( -path /proc -o -path /packages -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/apt \
+    find / -xdev \( -path /proc -o -path /run -o -path /packages -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/apt \
         -o -path /var/cache -o -path /var/log \) -prune -o -printf '%p %y %m %u:%g %l\n' | sort
 }
 
