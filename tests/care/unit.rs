@@ -54,7 +54,7 @@ fn the_rights_of_the_unit_are_enough() {
     wait("alice is back", || {
         rig.alice().proxy.exchange(rig.site.target, 0, MIB).map_err(|it| it.to_string())
     });
-    assert_eq!(config(), before);
+    wait("the file is what it was", || if config() == before { Ok(()) } else { Err(config()) });
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
 }
 

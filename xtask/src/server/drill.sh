@@ -25,7 +25,10 @@ try() {
     else
         echo "test server::$1 ... FAILED"
         tail -n 60 "$log"
-        systemctl --no-pager --lines=30 status boxmeter boxmeter-panel sing-box 2>&1 | tail -n 90
+        for unit in boxmeter boxmeter-panel sing-box; do
+            echo "-- $unit: $(systemctl is-active $unit)"
+            journalctl -b -o cat --no-pager -u $unit | tail -n 25
+        done
         failed=$((failed + 1))
     fi
     echo "drill: $1 took $((SECONDS - began)) s"
@@ -136,8 +139,10 @@ installed_it_counts_and_limits_nobody() {
     until_so systemctl is-active --quiet sing-box
     sha256sum $CONFIG > $PLACE/original
     must apt-get install -y -q /packages/first.deb
-    must systemctl is-active boxmeter boxmeter-panel
-    must systemctl is-enabled boxmeter boxmeter-panel
+    for unit in boxmeter boxmeter-panel; do
+        must systemctl is-active $unit
+        must systemctl is-enabled $unit
+    done
     must sha256sum --check --status $PLACE/original
     must fetch alice small
 }
