@@ -44,7 +44,12 @@ fn the_rights_of_the_unit_are_enough() {
         let meta = std::fs::metadata(rig.site.config()).unwrap();
         (meta.uid(), meta.gid(), meta.mode())
     };
-    std::os::unix::fs::chown(rig.site.config(), Some(4242), Some(4343)).unwrap();
+    // Files of a user whom nobody else may look at, not even root without a right to.
+    let folder = rig.site.config().parent().unwrap().to_owned();
+    for (path, mode) in [(rig.site.config(), 0o600), (folder, 0o700)] {
+        std::os::unix::fs::chown(&path, Some(4242), Some(4343)).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
     let owned = owner(&rig);
     rig.done(&["users", "disable", &alice]);
     wait("alice is out of the file", || if config().contains(&alice) { Err(config()) } else { Ok(()) });

@@ -72,11 +72,11 @@ pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::here()?;
     let native = match args.debug {
         true => debug_build()?,
-        false => release_build(None)?,
+        false => remapped_build(false, None)?,
     };
     let mut made = pack(&wanted(machine, &native, &native, args)?)?;
     if args.arm64 && machine != ARM64 {
-        let program = release_build(Some(ARM64))?;
+        let program = remapped_build(args.debug, Some(ARM64))?;
         made.extend(pack(&wanted(ARM64, &program, &native, args)?)?);
     }
     checksums(&made)?;
@@ -161,10 +161,11 @@ fn debug_build() -> Result<PathBuf> {
     Ok(paths::program(false))
 }
 
-/// The optimised program, without names of this machine's folders in it.
-fn release_build(cross: Option<Machine>) -> Result<PathBuf> {
+/// The program, without names of this machine's folders in it.
+fn remapped_build(debug: bool, cross: Option<Machine>) -> Result<PathBuf> {
+    let (profile, place) = if debug { ("dev", "debug") } else { ("dist", "dist") };
     let mut cargo = crate::shell::cargo();
-    cargo.args(["build", "--locked", "--profile", "dist", "-p", "boxmeter"]);
+    cargo.args(["build", "--locked", "--profile", profile, "-p", "boxmeter"]);
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let mut flags = format!("--remap-path-prefix={}=/boxmeter", paths::root().display());
@@ -177,7 +178,7 @@ fn release_build(cross: Option<Machine>) -> Result<PathBuf> {
         program.push(machine.target);
     }
     succeed(cargo.env("RUSTFLAGS", flags))?;
-    Ok(program.join("dist/boxmeter"))
+    Ok(program.join(place).join("boxmeter"))
 }
 
 /// The sums of what was made, in the form that `sha256sum -c` reads.
