@@ -83,6 +83,10 @@ used_is() {
     [ "$now" = "$2" ]
 }
 
+grows() {
+    [ "$(used "$1")" -gt "$2" ]
+}
+
 state_of() {
     ask users show "$1" | jq -r .user.state
 }
@@ -109,7 +113,7 @@ in_service() {
 fetch() {
     local user=$1 file=$2
     shift 2
-    curl -s -S -o /dev/null --max-time 300 --socks5 127.0.0.1:1080 --proxy-user "$user:secret-of-$user" \
+    curl -s -S -o /dev/null --max-time 900 --socks5 127.0.0.1:1080 --proxy-user "$user:secret-of-$user" \
         -w '%{size_download} %{size_header}\n' "$@" "http://127.0.0.1:8000/$file" | awk '{ print $1 + $2 }'
     [ "${PIPESTATUS[0]}" = 0 ]
 }
@@ -125,7 +129,16 @@ counts() {
     until_so used_is "$1" $((before + got + SOCKS))
 }
 
+# Two files, and a stream on one connection that ends when somebody says so.
 serve() {
+    if ! [ -e /srv/big ]; then
+        head -c 2M /dev/urandom > /srv/small
+        head -c 12M /dev/urandom > /srv/big
+        mkdir -p /srv/cgi-bin
+        printf '#!/bin/sh\nprintf "Content-Type: application/octet-stream\\r\\n\\r\\n"\n%s\n' \
+            'until [ -e /run/stop-stream ]; do head -c 131072 /dev/zero; sleep 0.1; done' > /srv/cgi-bin/stream
+        chmod +x /srv/cgi-bin/stream
+    fi
     busybox httpd -p 127.0.0.1:8000 -h /srv
 }
 
@@ -197,13 +210,18 @@ a_reboot_forgets_nothing() {
 an_upgrade_misses_no_byte() {
     before=$(used bob)
     was=$(main_pid)
-    fetch bob big --limit-rate 1M > $PLACE/got &
+    rm -f /run/stop-stream
+    fetch bob cgi-bin/stream > $PLACE/got &
     transfer=$!
-    until_so test "$(used bob)" -gt "$before"
-    must apt-get install -y -q /packages/second.deb
+    until_so grows bob "$before"
+    must dpkg -i /packages/second.deb
     mustnt test "$(main_pid)" = "$was"
-    must kill -0 $transfer
+    is "$(dpkg-query -W -f '${Version}' boxmeter | cut -d- -f2)" 2
     in_service
+    # The connection is the one that was open before, and is still counted.
+    must kill -0 $transfer
+    until_so grows bob "$(used bob)"
+    touch /run/stop-stream
     wait $transfer || exit 1
     until_so used_is bob $((before + $(cat $PLACE/got) + SOCKS))
     must limited alice
@@ -231,7 +249,8 @@ a_stuck_agent_is_started_anew() {
 
 # Traffic and figures until the machine is switched off.
 lose_power() {
-    (while fetch bob big --limit-rate 1M; do :; done) > /dev/null 2>&1 &
+    rm -f /run/stop-stream
+    fetch bob cgi-bin/stream > /dev/null 2>&1 &
     for round in $(seq 1 10000); do
         echo "drill: counted $(used bob)"
         [ "$round" = 5 ] && echo "drill: cut the power"
@@ -278,10 +297,6 @@ purged_it_was_never_there() {
 mkdir -p $PLACE
 phase=$(cat $PLACE/phase 2> /dev/null || echo install)
 echo "drill: phase $phase after $(cut -d. -f1 /proc/uptime) s"
-if ! [ -e /srv/big ]; then
-    head -c 2M /dev/urandom > /srv/small
-    head -c 40M /dev/urandom > /srv/big
-fi
 serve
 next=
 case "$phase" in
