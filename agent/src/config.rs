@@ -20,6 +20,8 @@ pub use values::{AutoPath, Reload};
 
 mod kernel;
 mod ledger;
+#[cfg(test)]
+mod packaged;
 mod values;
 
 /// Read when no file is named and it exists.

@@ -18,6 +18,20 @@ pub fn point(place: &'static str) {
     let _ = place;
 }
 
+/// This thread goes no further here, if a test wants it to.
+#[inline]
+pub fn hang(place: &'static str) {
+    #[cfg(debug_assertions)]
+    if wanted(place) {
+        tracing::warn!("hanging at {place}, as a test wants");
+        loop {
+            std::thread::park();
+        }
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = place;
+}
+
 /// How many times faster long intervals are to pass: 1, but in a test that says otherwise.
 pub fn hurry() -> u64 {
     #[cfg(debug_assertions)]

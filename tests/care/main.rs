@@ -10,3 +10,4 @@ mod backups;
 mod exports;
 mod restore;
 mod rig;
+mod unit;

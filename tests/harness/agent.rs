@@ -17,6 +17,9 @@ pub struct Agent {
     /// A place where it is to die or to be refused something (see `boxmeter::fault`).
     fault: Option<&'static str>,
     hurry: bool,
+    environment: Vec<(String, String)>,
+    /// What of root's rights it has (`setpriv`'s names); all where empty.
+    rights: Vec<String>,
 }
 
 impl Agent {
@@ -32,7 +35,15 @@ impl Agent {
             folder.display()
         );
         std::fs::write(folder.join("boxmeter.toml"), text).unwrap();
-        Agent { folder, netns: netns.clone(), process: None, fault: None, hurry: false }
+        Agent {
+            folder,
+            netns: netns.clone(),
+            process: None,
+            fault: None,
+            hurry: false,
+            environment: vec![],
+            rights: vec![],
+        }
     }
 
     /// Its programs meet only sockets made in a control group. To be called before it starts.
@@ -60,6 +71,14 @@ impl Agent {
     pub fn spawn(&mut self) {
         let log = self.folder.join("agent.log");
         let mut command = self.configured(&["run"]);
+        if !self.rights.is_empty() {
+            let mut limited = Command::new("setpriv");
+            let rights: Vec<String> = self.rights.iter().map(|it| format!("+{it}")).collect();
+            limited.arg(format!("--bounding-set=-all,{}", rights.join(","))).arg("--no-new-privs");
+            limited.arg(command.get_program()).args(command.get_args());
+            command = limited;
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.envs(self.fault.map(|fault| ("BOXMETER_FAULT", fault)));
         command.envs(self.hurry.then_some(("BOXMETER_HURRY", "5")));
         self.process = Some(Process::start(&mut command, &self.netns, &log));
@@ -82,6 +101,16 @@ impl Agent {
         let new = self.folder.join("clock.new");
         std::fs::write(&new, ms.to_string()).unwrap();
         std::fs::rename(new, self.folder.join("clock")).unwrap();
+    }
+
+    /// In the environment of the agents that are started from now on.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// What the agents that are started from now on may do of what root may.
+    pub fn rights(&mut self, rights: Vec<String>) {
+        self.rights = rights;
     }
 
     /// Waits until it has died by itself.

@@ -80,7 +80,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = nix::mount::umount2(self.directory.path(), nix::mount::MntFlags::MNT_DETACH);
-        let lock = format!("/run/boxmeter-{}.lock", self.pins().to_string_lossy().replace('/', "%2F"));
+        let lock = format!("/run/boxmeter/pins-{}.lock", self.pins().to_string_lossy().replace('/', "%2F"));
         let _ = std::fs::remove_file(Path::new(&lock));
     }
 }

@@ -9,9 +9,12 @@ mod bench_lib;
 mod bpf;
 mod browser;
 mod build;
+mod debian;
 mod demo;
+mod dist;
 mod elf;
 mod leftovers;
+mod package;
 mod packages;
 mod paths;
 mod prometheus;
@@ -19,6 +22,7 @@ mod report;
 mod run;
 mod schemathesis;
 mod screenshots;
+mod server;
 mod setup;
 mod shell;
 mod singbox;
@@ -54,8 +58,14 @@ enum Verb {
     Test(test::Args),
     /// Run the kernel tests on Debian's kernel 6.1, in QEMU
     Vm(vm::Args),
+    /// Try the package in a clean Debian
+    Package,
+    /// Drill the package on a server with systemd, in QEMU
+    Server(server::Args),
     /// Measure the figures of docs/benchmarks.md
     Bench(bench::Args),
+    /// Make the Debian package and the tarball that are handed out
+    Dist(dist::Args),
     /// Write the pictures of the panel that the documentation shows
     Screenshots,
     /// Check the rules of the source tree
@@ -80,7 +90,10 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&args)?,
         Verb::Test(args) => return test::run(&args),
         Verb::Vm(args) => return vm::run(&args),
+        Verb::Package => return package::run(),
+        Verb::Server(args) => return server::run(&args),
         Verb::Bench(args) => bench::run(&args)?,
+        Verb::Dist(args) => dist::run(&args)?,
         Verb::Screenshots => screenshots::run()?,
         Verb::Tidy => tidy::run()?,
     }

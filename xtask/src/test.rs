@@ -6,7 +6,7 @@ use crate::bpf::Comparison;
 use crate::leftovers::{self, RUN_VARIABLE};
 use crate::report::{self, Stage};
 use crate::shell::{cargo, is_root, succeed};
-use crate::{bpf, paths, setup, skips, tidy, vm};
+use crate::{bpf, package, paths, server, setup, skips, tidy, vm};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -93,7 +93,9 @@ impl Run<'_> {
         for (package, target) in integration_targets()? {
             self.tests(&target, &["-p", &package, "--test", &target], &["--test-threads=1"])?;
         }
+        self.package();
         self.older_kernel();
+        self.server();
         self.judge_skips()
     }
 
@@ -136,19 +138,39 @@ impl Run<'_> {
         self.object = rebuilt;
     }
 
+    fn package(&mut self) {
+        if !self.wanted(package::STAGE) {
+            return;
+        }
+        eprintln!("\n== {}", package::STAGE);
+        self.machine(package::STAGE, package::stage());
+    }
+
+    /// A stage that needs more of the machine than some have.
+    fn machine(&mut self, name: &str, stage: Result<Stage>) {
+        match stage {
+            Ok(stage) => self.stages.push(stage),
+            Err(error) if self.args.unprivileged => eprintln!("xtask: going on without: {error:#}"),
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.stages.push(Stage::of_check(name, Duration::ZERO, Err(error)));
+            }
+        }
+    }
+
     fn older_kernel(&mut self) {
         if !self.wanted(vm::STAGE) {
             return;
         }
         eprintln!("\n== {}", vm::STAGE);
         let which = if self.args.long { vm::Which::All } else { vm::Which::Short };
-        match vm::stage(self.object.as_deref(), which) {
-            Ok(stage) => self.stages.push(stage),
-            Err(error) if self.args.unprivileged => eprintln!("xtask: going on without: {error:#}"),
-            Err(error) => {
-                eprintln!("{error:#}");
-                self.stages.push(Stage::of_check(vm::STAGE, Duration::ZERO, Err(error)));
-            }
+        self.machine(vm::STAGE, vm::stage(self.object.as_deref(), which));
+    }
+
+    fn server(&mut self) {
+        if self.wanted(server::STAGE) {
+            eprintln!("\n== {}", server::STAGE);
+            self.machine(server::STAGE, server::stage(self.args.long));
         }
     }
 

@@ -2,8 +2,8 @@
 //! It loads the kernel object, runs the kernel tests and some end-to-end tests with a real sing-box. Owns the
 //! choice of tests and how the machine is started; needs no root once QEMU is installed.
 
-mod image;
-mod linux;
+pub mod image;
+pub mod linux;
 
 use crate::report::Stage;
 use crate::shell::{cargo, find_program, is_root, succeed};
@@ -122,7 +122,11 @@ pub fn stage(object: Option<&Path>, which: Which) -> Result<Stage> {
     Ok(stage)
 }
 
-fn qemu() -> Result<PathBuf> {
+/// The emulator.
+///
+/// # Errors
+/// It cannot be installed here.
+pub fn qemu() -> Result<PathBuf> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the older kernel runs on x86-64 only");
     }
@@ -138,6 +142,6 @@ fn qemu() -> Result<PathBuf> {
 }
 
 /// Where the kernel and the image are kept.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     paths::target().join("vm")
 }

@@ -20,10 +20,19 @@ pub struct DetachArgs {
     /// Leave users out of sing-box's configuration who are out.
     #[arg(long)]
     pub leave_out: bool,
+    /// Only say what would stop holding, and who is out.
+    #[arg(long, conflicts_with_all = ["yes", "leave_out"])]
+    pub dry_run: bool,
 }
 
 pub fn run(context: &Context, args: &DetachArgs) -> Result<(), Failure> {
     let leaving = local::leaving(context.config.as_deref())?;
+    if args.dry_run {
+        return match context.json {
+            true => context.print_json(&would(&leaving)),
+            false => context.print(&stops(context, &leaving)),
+        };
+    }
     let mut put_back = !args.leave_out && !leaving.out.is_empty();
     if !args.yes {
         let need_yes = context.text("detach.need_yes");
@@ -60,6 +69,17 @@ fn stops(context: &Context, leaving: &Leaving) -> String {
         text = format!("{text}\n{}", context.fill("detach.out", &out));
     }
     text
+}
+
+fn would(leaving: &Leaving) -> serde_json::Value {
+    json!({
+        "schema": 1,
+        "attached": leaving.attached,
+        "ledger": leaving.ledger,
+        "limits": leaving.limits,
+        "limited_users": leaving.limited,
+        "out": leaving.out,
+    })
 }
 
 fn answer(leaving: &Leaving, left: &Left) -> serde_json::Value {

@@ -29,6 +29,7 @@ use super::{
     proxy::{Changes, News, Proxy, Synced},
     shared::{Directory, PictureSender, Question, UserRecords},
     totals::Totals,
+    watchdog::Watchdog,
 };
 use crate::{
     clock,
@@ -75,6 +76,7 @@ pub struct Agent {
     /// Since when nobody tells owners (ns, monotonic).
     pub source_down_ns: Option<u64>,
     pub guard: super::guard::Guard,
+    pub watchdog: Watchdog,
 }
 
 /// A kernel that refuses for so many ticks will go on to: the agent ends, and whoever starts it again
@@ -175,6 +177,8 @@ impl Agent {
                 _ = looks.tick() => {
                     let changes = self.proxy.look();
                     self.changed(changes);
+                    // From here and from no other thread: a loop that is stuck must be missed.
+                    self.watchdog.alive();
                     Ok(())
                 }
                 () = &mut end => return Ok(()),

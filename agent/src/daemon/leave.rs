@@ -21,7 +21,9 @@ use crate::{
         users_edit::Parked,
     },
     kernel::Kernel,
-    ledger::{AdminState, FileState, Ledger, Options, ParkedRecord, ParkedStage, Reader, UserRecord},
+    ledger::{
+        AdminState, FileState, Ledger, NewEvent, Options, ParkedRecord, ParkedStage, Reader, UserRecord,
+    },
     singbox::{
         config::LOCKED_USER,
         files::{self, FileText},
@@ -32,6 +34,10 @@ use crate::{
 /// What stops holding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaving {
+    /// There are pinned programs.
+    pub attached: bool,
+    /// There is a ledger.
+    pub ledger: bool,
     /// Quotas, speeds, numbers and dates that users have, by their policy or of their own.
     pub limits: u64,
     /// Users who have any.
@@ -91,8 +97,9 @@ fn out(users: &[UserRecord], parked: &[ParkedRecord]) -> Vec<String> {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
+    let attached = config.kernel.pins.exists();
     if !config.ledger.path.exists() {
-        return Ok(Leaving::default());
+        return Ok(Leaving { attached, ..Leaving::default() });
     }
     let reader = Reader::open(&config.ledger.path)?;
     let (users, policies, parked) = (reader.users()?, reader.policies()?, reader.parked()?);
@@ -103,6 +110,8 @@ pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
     let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
     let limits: Vec<u64> = living.map(|user| count(&terms(user), user)).collect();
     Ok(Leaving {
+        attached,
+        ledger: true,
         limits: limits.iter().sum(),
         limited: limits.iter().map(|&limits| u64::from(limits > 0)).sum(),
         out: out(&users, &parked),
@@ -147,6 +156,11 @@ pub fn detach(config: &Config, put_back: bool) -> anyhow::Result<Left> {
     })
 }
 
+fn event(kind: &str, at_ms: i64) -> NewEvent {
+    let (user, actor, data) = (None, "uid:0".to_owned(), serde_json::json!({}));
+    NewEvent { at_ms, kind: kind.to_owned(), user, actor, data }
+}
+
 async fn commit_last(kernel: Kernel, ledger: &Ledger) -> anyhow::Result<Meter> {
     let mut meter = Meter::new(kernel, METER_PAYLOAD)?;
     let inbounds = ledger.inbounds().await?;
@@ -156,7 +170,9 @@ async fn commit_last(kernel: Kernel, ledger: &Ledger) -> anyhow::Result<Meter> {
     commits.set_inbounds(&inbounds, &tags);
     let tick = meter.read_now()?;
     commits.take(tick);
-    commits.start(meter.kernel.epoch(), meter.watched(), Vec::new(), clock::now());
+    let now = clock::now();
+    let detached = event("detached", now.wall_ms);
+    commits.start(meter.kernel.epoch(), meter.watched(), vec![detached], now);
     commits.done().await.map_err(|(error, _)| error).context("committing the last counts")?;
     Ok(meter)
 }

@@ -29,6 +29,7 @@ mod reported;
 mod shared;
 mod steering;
 mod totals;
+mod watchdog;
 
 use std::{
     path::Path,
@@ -186,6 +187,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         turns: backend::Turns::default(),
         hashing: door::Hashing::default(),
     };
+    let before = Reader::open(&config.ledger.path).ok();
+    let cut_off = before.as_ref().and_then(|it| it.cut_off(epoch).ok().flatten());
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
     let proxy = proxy_of(config, &hands);
@@ -194,10 +197,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         gate,
         hands,
         care,
-        restored: Reader::open(&config.ledger.path)
-            .ok()
-            .and_then(|it| it.is_restored().ok())
-            .unwrap_or(false),
+        restored: before.as_ref().is_some_and(|it| it.is_restored().unwrap_or(false)),
         way: edit_way(config)?,
         news,
         commits: Commits::new(ledger),
@@ -213,10 +213,29 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         delays: delays::Delays::default(),
         source_down_ns: None,
         guard: guard::Guard::new(guard_bytes),
+        watchdog: watchdog::Watchdog::of_environment(),
     };
+    if let Some(committed_ms) = cut_off {
+        agent.event("counts_lost", None, cut_off_told(committed_ms, config.ledger.tick));
+    }
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
     answered(agent, answerer, listener, asked, &config.api.socket).await
+}
+
+/// The machine went down under the agent before this one: what of the usage nobody knows.
+fn cut_off_told(committed_ms: i64, tick: std::time::Duration) -> serde_json::Value {
+    let at = jiff::Timestamp::from_millisecond(committed_ms).map(|at| at.strftime("%F %T UTC").to_string());
+    let at = at.unwrap_or_else(|_| committed_ms.to_string());
+    serde_json::json!({
+        "severity": "warning",
+        "message": format!(
+            "the machine went down while the agent ran: what was counted after the last commit ({at}) is lost. There is \
+             one every {} ms",
+            tick.as_millis()
+        ),
+        "committed_ms": committed_ms,
+    })
 }
 
 /// Runs the agent and answers questions, until it is told to end.

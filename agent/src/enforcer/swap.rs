@@ -23,7 +23,7 @@ pub enum SwapError {
     Changed { path: PathBuf },
     #[error("{path} is immutable (chattr +i); `chattr -i` it, or make the change by hand", path = path.display())]
     Immutable { path: PathBuf },
-    #[error("{path} is on a read-only file system; make the change where the file comes from (an image, a configuration management)", path = path.display())]
+    #[error("{path} is on a read-only file system; make the change where the file comes from (an image, a configuration management). Where only boxmeter.service may not write there, `systemctl edit boxmeter` with [Service] ReadWritePaths= and its directory", path = path.display())]
     ReadOnly { path: PathBuf },
     #[error("{path} is a mount of its own (as Docker's `-v FILE:FILE`), which cannot be replaced as a whole; mount its directory instead, or make the change by hand", path = path.display())]
     Mount { path: PathBuf },

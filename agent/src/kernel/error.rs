@@ -4,9 +4,7 @@ use std::{io, path::PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    #[error(
-        "no permission for {what}: run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"
-    )]
+    #[error("no permission for {what}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Permission { what: &'static str },
     #[error("this kernel has no bpf(2): it needs CONFIG_BPF_SYSCALL (a container may also forbid the call)")]
     NoBpf,

@@ -27,6 +27,6 @@ pub use drain::{Events, KernelEvent, PeerCursor, key, seen};
 pub use error::KernelError;
 pub use limits::RATE_MIN;
 pub use load::{Kernel, KernelConfig};
-pub use netns::Namespace;
+pub use netns::{MAY_NOT_ENTER, Namespace};
 pub use pins::present_epoch;
 pub use watch::{InboundInfo, WatchPort, cut};

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt as _,
+    },
     sync::Arc,
     thread,
 };
@@ -48,18 +51,38 @@ impl Namespace {
         self.cookie
     }
 
-    /// Calls `act` inside the namespace, in a thread of its own: a thread that could not come back
-    /// would do everything else in the wrong one.
+    /// Calls `act` inside the namespace. Another one than this thread's in a thread of its own: one that could not
+    /// come back would do everything else in the wrong one.
     pub(super) fn run<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         inside(&self.file, act)
     }
 }
 
+/// What may be done in another namespace needs CAP_SYS_ADMIN, which the agent only has where sing-box runs in a
+/// container.
+pub const MAY_NOT_ENTER: &str = "boxmeter may not enter sing-box's container: boxmeter.service has that right only \
+                                 with the drop-in of docs/deploy.md, *Containers*";
+
+/// Whether it is the namespace of this thread: then nothing has to be entered, and no right to do so is needed.
+fn is_own(file: &File) -> bool {
+    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let own = std::fs::metadata("/proc/thread-self/ns/net").map(identity);
+    own.is_ok_and(|own| file.metadata().map(identity).is_ok_and(|it| it == own))
+}
+
 fn inside<T: Send>(file: &File, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    if is_own(file) {
+        return act();
+    }
     thread::scope(|scope| {
         // A machine without room for one more thread is an error like others, not a reason to end.
         let thread = thread::Builder::new().spawn_scoped(scope, || {
-            nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
+            match nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET) {
+                Err(nix::errno::Errno::EPERM) => {
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, MAY_NOT_ENTER));
+                }
+                entered => entered?,
+            }
             act()
         })?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that entered it panicked")))

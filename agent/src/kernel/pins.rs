@@ -151,15 +151,20 @@ fn remove(path: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// A bpf file system holds no ordinary files: the lock is in /run, named by the directory.
+/// Where locks are: the one folder of /run that the unit may write to, and that it does not remove when it stops,
+/// since `detach` and `restore` hold the lock then.
+const LOCKS: &str = "/run/boxmeter";
+
+/// A bpf file system holds no ordinary files: the lock is elsewhere, named by the directory.
 fn lock_path(pins: &Path) -> PathBuf {
     let absolute = std::path::absolute(pins).unwrap_or_else(|_| pins.to_path_buf());
     let name = absolute.to_string_lossy().replace('%', "%25").replace('/', "%2F");
-    Path::new("/run").join(format!("boxmeter-{name}.lock"))
+    Path::new(LOCKS).join(format!("pins-{name}.lock"))
 }
 
 fn lock_file(pins: &Path) -> Result<File, KernelError> {
     let path = lock_path(pins);
+    fs::create_dir_all(LOCKS).map_err(KernelError::io(format!("making {LOCKS}")))?;
     loop {
         let mut file = fs::OpenOptions::new()
             .read(true)

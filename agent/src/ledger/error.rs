@@ -22,6 +22,12 @@ pub enum LedgerError {
          install the newer version again, or restore a backup made by this one"
     )]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the ledger {path} has schema {found} and must be brought to {known}; the copy of it that is kept before \
+         that could not be made: {source}. Nothing was changed, and counting goes on in the kernel; mend that and \
+         start again"
+    )]
+    NotKept { path: PathBuf, found: i64, known: i64, source: Box<super::backup::BackupError> },
     #[error("another boxmeter has the ledger {path} open; stop it first, or set another [ledger] path")]
     InUse { path: PathBuf },
     #[error("the ledger {path} is locked by another program; close it and start again")]

@@ -13,11 +13,16 @@ mod attempts;
 mod audit;
 mod backup;
 mod backups;
+mod before;
 mod bucket;
 mod cache;
 mod columns;
 mod commit;
+<<<<<<< HEAD
 mod deleting;
+=======
+mod endings;
+>>>>>>> h/dist
 mod entries;
 mod error;
 mod gate;

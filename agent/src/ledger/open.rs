@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{error::LedgerError, schema};
+use super::{before, error::LedgerError, schema};
 
 /// The only directory that opening creates: elsewhere a missing directory is more likely a typing
 /// error or a missing mount.
@@ -35,7 +35,12 @@ pub(super) struct Claimed {
 pub(super) fn claim(path: &Path, busy: Duration, check_max: Duration) -> Result<Claimed, LedgerError> {
     prepare_directory(path)?;
     let lock = lock(path)?;
-    let check = if prepare_file(path)? { inspect(path, busy, check_max)? } else { Check::Full };
+    let mut check = Check::Full;
+    if prepare_file(path)? {
+        let (read, version) = inspect(path, busy, check_max)?;
+        check = read;
+        before::keep(path, version)?;
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| LedgerError::from_sqlite(path, &error))?;
@@ -109,12 +114,12 @@ fn prepare_file(path: &Path) -> Result<bool, LedgerError> {
 
 /// Looks at an existing file through a connection that cannot write, so that a damaged or foreign
 /// file is left as it is.
-fn inspect(path: &Path, busy: Duration, check_max: Duration) -> Result<Check, LedgerError> {
+fn inspect(path: &Path, busy: Duration, check_max: Duration) -> Result<(Check, i64), LedgerError> {
     let sqlite = |error: rusqlite::Error| LedgerError::from_sqlite(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     connection.busy_timeout(busy).map_err(sqlite)?;
-    schema::check_identity(&connection, path)?;
+    let version = schema::check_identity(&connection, path)?;
     let (done, wait) = mpsc::channel::<()>();
     let interrupt = connection.get_interrupt_handle();
     let watchdog = std::thread::spawn(move || {
@@ -131,10 +136,10 @@ fn inspect(path: &Path, busy: Duration, check_max: Duration) -> Result<Check, Le
         });
     }
     match result {
-        Ok(None) => Ok(Check::Full),
+        Ok(None) => Ok((Check::Full, version)),
         Ok(Some(detail)) => Err(LedgerError::Damaged { path: path.to_owned(), detail }),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
-            Ok(Check::Partial)
+            Ok((Check::Partial, version))
         }
         Err(error) => Err(sqlite(error)),
     }

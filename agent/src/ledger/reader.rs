@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use super::{
-    audit,
+    audit, endings,
     error::{LedgerError, QueryError},
     model::{
         AuditRange, AuditSums, EventRecord, EventsWanted, InboundRecord, LedgerInfo, UsageAnswer, UsageQuery,
@@ -242,6 +242,15 @@ impl Reader {
     /// See [`QueryError`].
     pub fn is_restored(&self) -> Result<bool, QueryError> {
         Ok(restore::untouched_since(&self.connection)?)
+    }
+
+    /// When the last commit was, if the machine went down under the agent before: what was counted between the two is
+    /// lost.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn cut_off(&self, epoch: [u8; 16]) -> Result<Option<i64>, QueryError> {
+        Ok(endings::cut_off(&self.connection, epoch)?)
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -27,6 +27,7 @@ pub struct Process {
     /// Inode of its network namespace.
     pub netns: u64,
     pub other_netns: bool,
+    /// It sees files that this process does not, in another mount namespace.
     pub other_mount_ns: bool,
     /// From its cgroup: `sing-box.service`. Its MainPID may still be another process.
     pub unit: Option<String>,
@@ -221,12 +222,24 @@ pub fn inspect(pid: u32) -> Option<Process> {
         exe,
         netns: namespace("ns/net")?,
         other_netns: namespace("ns/net") != own("ns/net"),
-        other_mount_ns: namespace("ns/mnt") != own("ns/mnt"),
+        other_mount_ns: namespace("ns/mnt") != own("ns/mnt")
+            && (may_enter() || identity(&proc("root")) != identity(Path::new("/"))),
         unit: fs::read_to_string(proc("cgroup")).ok().and_then(|text| unit(&text)),
         user_id: fs::metadata(proc("")).ok()?.uid(),
         config_args,
         raw_args,
     })
+}
+
+/// Whether this process may enter mount namespaces at all. A unit that may not has one of its own, in which the same
+/// files are where they are for everybody else: the same root says that of sing-box too.
+fn may_enter() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|it| it & CAP_SYS_ADMIN != 0)
 }
 
 /// What sing-box reads: `-c`, `-C` (repeatable), else `config.json`; relative to `-D`, else to where

@@ -69,6 +69,11 @@ pub fn in_netns<T>(netns: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Re
         io::Error::new(error.kind(), format!("{what} network namespace {}: {error}", netns.display()))
     };
     let namespace = File::open(netns).map_err(|e| named("open", e))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|e| named("join", e.into()))?;
+    match setns(namespace, CloneFlags::CLONE_NEWNET) {
+        Err(nix::errno::Errno::EPERM) => {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, crate::kernel::MAY_NOT_ENTER));
+        }
+        joined => joined.map_err(|e| named("join", e.into()))?,
+    }
     work()
 }

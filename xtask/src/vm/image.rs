@@ -58,7 +58,7 @@ pub fn build(linux: &Linux, object: Option<&Path>, tests: &[(&str, String)]) -> 
         fs::copy(object, root.join("object")).with_context(|| object.display().to_string())?;
     }
     write_init(&root, tests)?;
-    pack(&root, &linux.busybox)
+    pack(&root, &linux.busybox, "initrd")
 }
 
 fn write_init(root: &Path, tests: &[(&str, String)]) -> Result<()> {
@@ -124,10 +124,11 @@ fn search(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The archive that the kernel unpacks; busybox makes it, so that no package is needed for that.
-fn pack(root: &Path, busybox: &Path) -> Result<PathBuf> {
-    let image = folder().join("initrd");
+pub fn pack(root: &Path, busybox: &Path, name: &str) -> Result<PathBuf> {
+    let image = folder().join(name);
     let mut command = clean(busybox);
-    command.args(["sh", "-c", "\"$0\" find . | \"$0\" cpio -o -H newc > ../initrd"]).arg(busybox);
+    command.args(["sh", "-c", "\"$0\" find . | \"$0\" cpio -o -H newc > \"$1\""]);
+    command.arg(busybox).arg(&image);
     let made = command.current_dir(root).output()?;
     ensure!(made.status.success(), "packing the image: {}", String::from_utf8_lossy(&made.stderr));
     fs::remove_dir_all(root)?;

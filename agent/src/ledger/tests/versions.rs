@@ -106,3 +106,73 @@ fn an_audit_of_a_range_begins_where_there_are_buckets() {
     assert!(range.start_ms >= from, "{range:?}");
     assert_eq!(range.sums, AuditSums::default());
 }
+
+fn beside(ledger: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(ledger.parent().unwrap()).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.contains(".schema-"));
+    names.sort();
+    names
+}
+
+fn opened(path: &std::path::Path) {
+    Ledger::open(path, options("Asia/Kolkata")).unwrap().close();
+}
+
+#[test]
+fn what_a_ledger_was_is_kept_before_its_schema_changes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, path) = frozen(FROZEN[0].0, "");
+    let before = std::fs::read(&path).unwrap();
+    opened(&path);
+    assert_eq!(beside(&path), ["ledger.db.schema-1"]);
+    let copy = directory.path().join("ledger.db.schema-1");
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o7777, 0o600);
+    let kept = Connection::open(&copy).unwrap();
+    let version: i64 = kept.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 1);
+    let sums = level_sums(&kept);
+    assert!(sums.iter().all(|(_, sums)| sums[0] == i64::try_from(7 * FROZEN[0].1).unwrap()), "{sums:?}");
+    drop(kept);
+    // Up to date: nothing more to keep.
+    opened(&path);
+    assert_eq!(beside(&path), ["ledger.db.schema-1"]);
+    // Killed after the copy and before the change: the copy is found again.
+    std::fs::write(&path, &before).unwrap();
+    opened(&path);
+    assert_eq!(beside(&path), ["ledger.db.schema-1"]);
+    // The older version was installed again, and counted on: that is another state.
+    std::fs::write(&path, &before).unwrap();
+    Connection::open(&path).unwrap().execute("UPDATE meta SET rev = rev + 1", []).unwrap();
+    opened(&path);
+    assert_eq!(beside(&path), ["ledger.db.schema-1", "ledger.db.schema-1.1"]);
+    // A new ledger has nothing to keep.
+    assert_eq!(beside(&Rig::new("UTC", &[]).path()), [""; 0]);
+}
+
+#[test]
+fn without_room_for_the_copy_the_schema_stays() {
+    use std::io::Write as _;
+    let (_directory, frozen) = frozen(FROZEN[0].0, "");
+    let Some(disk) = super::faults::Tmpfs::new("2m") else { return };
+    let path = disk.path().join("ledger.db");
+    std::fs::copy(frozen, &path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let filler = disk.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    // Room for SQLite's own side files.
+    while rustix::fs::statvfs(disk.path()).unwrap().f_bavail * 4096 > 64 << 10 {
+        file.write_all(&[1; 4096]).unwrap();
+    }
+    drop(file);
+    let error = Ledger::open(&path, options("UTC")).map(|_| ()).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, LedgerError::NotKept { found: 1, known: schema::SCHEMA, .. }), "{said}");
+    assert!(said.contains("no space") && said.contains("Nothing was changed"), "{said}");
+    assert!(std::fs::read(&path).unwrap() == before, "the ledger was changed");
+    assert_eq!(beside(&path), [""; 0], "no half of a copy");
+    std::fs::remove_file(&filler).unwrap();
+    opened(&path);
+    assert_eq!(beside(&path), ["ledger.db.schema-1"]);
+}
