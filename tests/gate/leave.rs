@@ -49,6 +49,9 @@ fn leaves_as_it_was(version: &'static str) {
     });
     rig.agent.stop();
     let out = rig.config();
+    let would = rig.done(&["detach", "--dry-run"]);
+    assert_eq!((&would["attached"], &would["ledger"]), (&json!(true), &json!(true)), "{would}");
+    assert_eq!((&would["out"], &would["limits"]), (&json!([alice, bob]), &json!(4)), "{would}");
     // There is nobody to say yes.
     let asked = rig.refused(&["detach"]);
     assert!(asked.to_string().contains("--yes"), "{asked}");
@@ -75,6 +78,8 @@ fn leaves_as_it_was(version: &'static str) {
     for user in [rig.alice(), rig.bob()] {
         wait("everybody is let in", || rig.exchange(user, 0, MIB));
     }
+    let would = rig.done(&["detach", "--dry-run"]);
+    assert_eq!((&would["attached"], &would["out"]), (&json!(false), &json!([])), "{would}");
     // A second time there is nothing to do.
     assert!(rig.refused(&["detach", "--yes"]).to_string().contains("nothing is attached"));
     rig.agent.start_unheard();
