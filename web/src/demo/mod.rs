@@ -418,7 +418,7 @@ impl Backend for Demo {
 
     async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
         let state = self.state();
-        Ok(state.shared.credentials(state.user(name)?, state.rev))
+        Ok(state.shared.credentials(state.user(name)?, &state.inbounds, state.rev))
     }
 
     async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
@@ -427,13 +427,13 @@ impl Backend for Demo {
             envelope.check_rev(user.rev, &user)?;
             state.shared.rotate(&user);
             state.rev += 1;
-            Ok(state.shared.credentials(&user, state.rev))
+            Ok(state.shared.credentials(&user, &state.inbounds, state.rev))
         })
     }
 
     async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
         let state = self.state();
-        state.shared.subscription(&self.now(), &state.users, token)
+        state.shared.subscription(&self.now(), &state.users, &state.inbounds, token)
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -20,7 +20,7 @@ async fn state(demo: &Demo, name: &str) -> UserState {
 }
 
 #[tokio::test]
-async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
+async fn adding_a_user_hands_over_and_a_second_post_adds_nobody() {
     let rig = Rig::new().await;
     let form = rig.get("/add-user").await;
     let once = form.field("once");
@@ -49,7 +49,9 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
     assert_eq!(user.note.as_deref(), Some("first line\nsecond"));
     let shown = rig.get(&format!("/users/{}", super::segment("新用户 1"))).await;
     assert_eq!(shown.status, StatusCode::OK);
-    assert!(!shown.has(&secret), "credentials are shown once");
+    assert!(!shown.has(&secret), "credentials stand where somebody asks for them");
+    let path = format!("/users/{}/connect", super::segment("新用户 1"));
+    assert!(rig.get(&path).await.has(&secret), "and can be handed over later as well");
     // The same key for something else is refused.
     let other = rig.post("/add-user", &[("once", &once), ("name", "another")]).await;
     assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY);
