@@ -134,11 +134,14 @@
 
   function put(element, value) {
     if (element.tagName === "PROGRESS") {
+      // Without a quota there is no bar.
+      element.hidden = value === null;
       element.value = Math.min(value, 100);
       element.className = value >= 100 ? "bad" : value >= 80 ? "warn" : "ok";
     } else if (typeof value === "object") {
       element.textContent = value.text;
       if (value.state) element.dataset.state = value.state;
+      if (value.title !== undefined) element.title = value.title;
       if (value.href) element.setAttribute("href", value.href);
       else if (element.tagName === "A") element.removeAttribute("href");
     } else {

@@ -446,8 +446,9 @@ pub struct Stats {
     #[serde(default)]
     pub schema: Schema,
     pub total_users: u64,
+    /// Whose state is `active`.
     pub active_users: u64,
-    /// Both directions of `meter`, over all time and users.
+    /// Both directions of `meter`, over all time and users; `unattributed_bytes` come on top.
     pub total_traffic_bytes: u64,
     pub meter: Meter,
     #[serde(default)]
@@ -455,7 +456,9 @@ pub struct Stats {
     #[serde(default)]
     pub limited_users: u64,
     #[serde(default)]
+    /// Of the calendar day, unattributed included.
     pub today_bytes: u64,
+    /// Of the calendar month, unattributed included.
     #[serde(default)]
     pub month_bytes: u64,
     #[serde(default)]

@@ -311,23 +311,7 @@ impl Backend for Demo {
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {
-        let month = self.life().map(|life| life.month(&self.now()));
-        let live = self.snapshot();
-        let state = self.state();
-        let count = |wanted: fn(&User) -> bool| state.users.iter().filter(|it| wanted(it)).count();
-        Ok(Stats {
-            schema: Schema,
-            total_users: state.users.len() as u64,
-            active_users: count(|user| user.state == UserState::Active) as u64,
-            total_traffic_bytes: live.totals.total_bytes,
-            meter: Meter::Payload,
-            online_users: count(|user| user.live.flows > 0) as u64,
-            limited_users: count(|user| user.state == UserState::Limited) as u64,
-            today_bytes: live.totals.today_bytes,
-            month_bytes: month.unwrap_or(live.totals.total_bytes),
-            unattributed_bytes: live.totals.unattributed_bytes,
-            as_of: Some(Time::from(&self.now())),
-        })
+        Ok(Stats::from(&self.snapshot()))
     }
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     Shared, Visit,
     frame::{Answer, Frame, render},
-    view::{Choice, Moment, State as Word, Use, query, segment, short, shown, switched_off},
+    view::{Choice, Moment, Seen, State as Word, Use, query, segment, short, shown, switched_off},
 };
 use crate::{
     api::{
@@ -71,8 +71,7 @@ pub struct Row {
     pub total: String,
     pub down: String,
     pub up: String,
-    pub online: bool,
-    pub seen: Option<Moment>,
+    pub seen: Seen,
     pub expires: Option<Moment>,
     pub off: bool,
 }
@@ -167,8 +166,7 @@ fn row(f: &Frame, user: &User, now: jiff::Timestamp) -> Row {
         total: Size(user.total.used_bytes).to_string(),
         down: Rate(user.live.download_rate).to_string(),
         up: Rate(user.live.upload_rate).to_string(),
-        online: user.live.flows > 0,
-        seen: user.last_seen_at.as_ref().map(|at| Moment::near(f.lang, at, now)),
+        seen: Seen::of(f.lang, user.live.flows > 0, user.last_seen_at.as_ref(), now),
         expires: user.expires_at.as_ref().map(|at| Moment::near(f.lang, at, now)),
         off: switched_off(user),
     }

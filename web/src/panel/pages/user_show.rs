@@ -10,7 +10,7 @@ use super::{
     charts::Chart,
     events_list::{Entry, entry},
     frame::{Answer, Frame, render},
-    user_flows::{self, Connection},
+    user_flows::{self, Connections},
     view::{Moment, State as Word, Use, segment, shown, switched_off},
 };
 use crate::{
@@ -59,7 +59,7 @@ struct Page {
     spans: Vec<(String, String, bool)>,
     chart: Chart,
     live_chart: Chart,
-    flows: Vec<Connection>,
+    flows: Connections,
     packages: Vec<Bought>,
     events: Vec<Entry>,
     events_address: String,
@@ -142,7 +142,7 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         spans: Vec::new(),
         chart: Chart { json: String::new(), rows: Vec::new() },
         live_chart: Chart { json: String::new(), rows: Vec::new() },
-        flows: Vec::new(),
+        flows: Connections::default(),
         packages: Vec::new(),
         events: Vec::new(),
         events_address: String::new(),

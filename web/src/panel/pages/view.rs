@@ -71,10 +71,35 @@ impl Moment {
     }
 }
 
+/// When somebody was seen last.
+pub struct Seen {
+    pub text: String,
+    /// The exact moment; empty where it is now, or never was.
+    pub title: String,
+}
+
+impl Seen {
+    pub fn of(lang: Lang, online: bool, last: Option<&Time>, now: Timestamp) -> Self {
+        match last {
+            _ if online => Seen { text: lang.text("panel.time.now").to_owned(), title: String::new() },
+            Some(at) => {
+                let Moment { text, title, .. } = Moment::near(lang, at, now);
+                Seen { text, title }
+            }
+            None => Seen { text: lang.text("never").to_owned(), title: String::new() },
+        }
+    }
+}
+
+/// A quota behind what is used of it.
+pub fn of_quota(quota: u64) -> String {
+    format!("/ {}", Size(quota))
+}
+
 /// How much of a quota is used.
 pub struct Use {
     pub used: String,
-    /// The quota; `None` is no limit.
+    /// The quota as it stands behind what is used; `None` is no limit.
     pub quota: Option<String>,
     pub percent: u64,
     pub level: &'static str,
@@ -85,7 +110,7 @@ impl Use {
         let percent = quota.map_or(0, |quota| percent(used, quota));
         Use {
             used: Size(used).to_string(),
-            quota: quota.map(|quota| Size(quota).to_string()),
+            quota: quota.map(of_quota),
             percent: percent.min(100),
             level: level(percent),
         }
