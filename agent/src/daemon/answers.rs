@@ -408,7 +408,7 @@ pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
 
 /// What a user has used: what the ledger and the gate know, also of what was imported or reported; what the
 /// kernel counted where they do not know the user yet.
-fn used(row: Option<&GateRow>, live: &UserLive, counted: u64, meter: Meter) -> Used {
+fn used(row: Option<&Arc<GateRow>>, live: &UserLive, counted: u64, meter: Meter) -> Used {
     row.map_or(Used { period: counted, total: counted }, |row| {
         row.bases.used(of_meter(meter, live.activity.totals))
     })

@@ -39,6 +39,8 @@ pub struct Banner {
     pub part: String,
     /// The agent's own words, or ours.
     pub text: String,
+    /// The agent's own words beside ours.
+    pub detail: Option<String>,
     pub advice: Option<String>,
     pub since: Option<Moment>,
     /// Whether `text` is English whatever the page's language is.
@@ -156,16 +158,21 @@ impl Frame {
 }
 
 impl Banner {
+    /// In the reader's words as far as the part is known; the agent's own words, which are English, have the
+    /// details.
     fn of(lang: Lang, it: &Degradation) -> Banner {
-        let key = format!("part.{}", it.part);
-        let part = lang.text(&key);
+        let said = |key: String| lang.find(&key).map(str::to_owned);
+        let english = shown(&it.reason);
+        let own = said(format!("degraded.{}", it.part)).filter(|_| lang != Lang::En);
+        let advice = it.advice.as_deref().map(shown).filter(|_| lang == Lang::En || own.is_none());
         Banner {
             bad: false,
-            part: if part == key { shown(&it.part) } else { part.to_owned() },
-            text: shown(&it.reason),
-            advice: it.advice.as_deref().map(shown),
+            part: said(format!("part.{}", it.part)).unwrap_or_else(|| shown(&it.part)),
+            english: own.is_none(),
+            detail: own.is_some().then(|| english.clone()),
+            text: own.unwrap_or(english),
+            advice: advice.or_else(|| said(format!("degraded.{}_advice", it.part))),
             since: Some(Moment::at(&it.since)),
-            english: true,
         }
     }
 
@@ -179,6 +186,7 @@ impl Banner {
             bad: true,
             part: lang.text("part.agent").to_owned(),
             text: lang.text(key).to_owned(),
+            detail: None,
             advice: advice.map(|key| lang.text(key).to_owned()),
             since: None,
             english: false,

@@ -41,7 +41,7 @@ const PACE: Duration = Duration::from_millis(900);
 /// A sentence for screen readers comes once in so many messages.
 const SAY_EVERY: u64 = 30;
 /// The list of a user's connections is made anew once in so many messages, while there are any.
-const REFRESH_EVERY: u64 = 5;
+pub const REFRESH_EVERY: u64 = 5;
 /// Rows of the list of the busiest users.
 pub const TOP_ROWS: usize = 8;
 /// Users that one page may ask for.

@@ -50,6 +50,8 @@ struct Page {
     filtered: bool,
     next: Option<String>,
     first: Option<String>,
+    /// Whether some of them are on other pages.
+    several_pages: bool,
     /// Where a change comes back to.
     back: String,
 }
@@ -116,6 +118,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         sorts: sorts.collect(),
         count: users.matching.unwrap_or(users.users.len() as u64).to_string(),
         filtered: !(asked.q.is_empty() && asked.state.is_empty() && asked.policy.is_empty()),
+        several_pages: users.matching.is_some_and(|all| all > users.users.len() as u64),
         next: users.next.as_deref().map(address),
         first: (!asked.after.is_empty()).then(|| address("")),
         back: address(&asked.after),
@@ -127,17 +130,23 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
     render(&page)
 }
 
-/// A filter that does not make sense filters nothing: who changes the address by hand is not told off.
 fn wanted(asked: &Asked) -> (UserFilter, Cursor) {
+    let sort = UserSort::ALL.into_iter().find(|it| it.as_str() == asked.sort).unwrap_or_default();
+    let after = Some(asked.after.trim().to_owned()).filter(|it| !it.is_empty());
+    (UserFilter { sort, ..filter(&asked.q, &asked.state, &asked.policy) }, Cursor { after, limit: ROWS })
+}
+
+/// Whom the fields of the filter take, by name. One that does not make sense filters nothing: who changes the
+/// address by hand is not told off.
+pub fn filter(search: &str, state: &str, policy: &str) -> UserFilter {
     let text = |text: &str| Some(text.trim().to_owned()).filter(|it| !it.is_empty());
-    let filter = UserFilter {
-        state: UserState::ALL.into_iter().find(|it| it.as_str() == asked.state),
-        search: text(&asked.q),
-        policy: text(&asked.policy),
-        online: asked.state == ONLINE,
-        sort: UserSort::ALL.into_iter().find(|it| it.as_str() == asked.sort).unwrap_or_default(),
-    };
-    (filter, Cursor { after: text(&asked.after), limit: ROWS })
+    UserFilter {
+        state: UserState::ALL.into_iter().find(|it| it.as_str() == state),
+        search: text(search),
+        policy: text(policy),
+        online: state == ONLINE,
+        sort: UserSort::Name,
+    }
 }
 
 /// The names of all policies. Whoever only meters has none.

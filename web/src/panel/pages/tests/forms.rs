@@ -106,6 +106,7 @@ async fn deleting_asks_first() {
     assert_eq!(ask.status, StatusCode::OK);
     assert!(ask.has("Delete 2 users?"));
     assert!(rig.demo.user("alice").await.is_ok(), "nothing is done before the answer");
+    assert!(ask.has("alice") && ask.has("bob"), "of whom");
     let sure = [marked[0], marked[1], marked[2], ("sure", "yes")];
     rig.follow(&rig.post("/change-users", &sure).await).await;
     assert!(rig.demo.user("alice").await.is_err() && rig.demo.user("bob").await.is_err());

@@ -1,10 +1,12 @@
 //! The pages over made-up data: what they show, what their forms do, and what they never do.
 
+mod bulk;
 mod catalogue;
 mod connect;
 mod figures;
 mod forms;
 mod hostile;
+mod live;
 mod looks;
 mod settings;
 
