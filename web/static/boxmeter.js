@@ -100,7 +100,7 @@
       scales: { x, y: { range: (_, __, max) => [0, Math.max(max, 1024) * 1.05] } },
       axes: [
         time,
-        { ...axis, values: (_, marks) => marks.map((it) => size(it)), incrs: STEPS, size: 76 },
+        { ...axis, values: (_, marks) => marks.map((it) => size(it) + (spec.rate ? "/s" : "")), incrs: STEPS, size: 84 },
       ],
       series: [{}, series("down", "--bm-down"), series("up", "--bm-up")],
       hooks: { setCursor: [(it) => readout(box, spec, data, it.cursor.idx)] },
@@ -215,10 +215,7 @@
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
-    if (!button) {
-      for (const menu of all("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
-      return;
-    }
+    if (!button) return;
     const source = document.getElementById(button.dataset.copy);
     try {
       await navigator.clipboard.writeText(source.value ?? source.textContent);
@@ -232,7 +229,6 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") for (const menu of all("details.menu[open]")) menu.open = false;
     if (event.key === "/" && !event.target.closest("input, textarea, select")) {
       const search = document.querySelector("input[type='search']");
       if (search) {

@@ -229,6 +229,14 @@ pub struct Enforcement {
     pub speed: Speed,
 }
 
+impl User {
+    /// What the user's traffic is held to now: the throttle where there is one, else what the terms say.
+    pub fn speed_now(&self) -> Speed {
+        let (held, terms) = (self.enforcement.speed, self.speed);
+        Speed { up: held.up.or(terms.up), down: held.down.or(terms.down) }
+    }
+}
+
 /// The billing window. A quota of `None` is unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Period {

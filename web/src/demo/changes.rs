@@ -295,6 +295,9 @@ impl State {
         (user.state, user.cause) = standing(now, &user, &terms);
         user.reason = user.cause.as_ref().map(|it| it.sentence(Lang::En, user.time_zone.as_deref()));
         user.enforcement = enforcement(user.state, &terms);
+        if let Some(Reason::OverQuota { rate, .. } | Reason::Shared { rate, .. }) = user.cause {
+            user.enforcement.speed = Speed { up: Some(rate), down: Some(rate) };
+        }
         user.terms = Some(terms);
         user.rev = self.rev;
         self.users[at].clone_from(&user);

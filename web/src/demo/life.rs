@@ -214,7 +214,6 @@ impl Life {
     fn wander(&mut self, user: &mut User) {
         let aim = self.aims.get(&id_of(user)).copied().unwrap_or_default();
         let limit = user.enforcement.speed.down.unwrap_or(RATE_MAX).min(RATE_MAX);
-        let limit = if user.state == UserState::Throttled { MIB } else { limit };
         let noise = 50 + self.random.below(100);
         let wanted = (aim * noise / 100).min(limit);
         let before = user.live.download_rate;

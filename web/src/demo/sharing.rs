@@ -152,7 +152,7 @@ impl Shared {
             period: user.period.clone(),
             total: user.total,
             packages: user.packages,
-            speed: user.speed,
+            speed: user.speed_now(),
             expires_at: user.expires_at,
             last_seen_at: user.last_seen_at,
             time_zone: user.time_zone.clone(),

@@ -229,6 +229,7 @@ impl Answerer {
         let sharing = settings(&kept)?;
         let found = self.hands.servers(&record.name).await?;
         let (servers, _) = told(found, &sharing, found_address(&self.public_url).as_deref());
+        let speed = user.speed_now();
         Ok(Subscription {
             schema: Schema,
             state: user.state,
@@ -254,7 +255,7 @@ impl Answerer {
             period: user.period,
             total: user.total,
             packages: user.packages,
-            speed: user.speed,
+            speed,
             time_zone: user.time_zone,
         })
     }

@@ -29,6 +29,8 @@ pub struct Frame {
     pub stream: Option<String>,
     /// For forms that change something.
     pub csrf: String,
+    /// The zone that moments are typed in: that of billing.
+    pub zone: String,
     /// Whether somebody is signed in: the frame then has its navigation.
     pub signed_in: bool,
 }
@@ -50,11 +52,14 @@ pub struct Banner {
 impl Frame {
     /// The frame of a page, with what the agent says of itself.
     pub async fn load(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
-        let banners = match visit.backend().status().await {
-            Ok(status) => status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect(),
-            Err(error) => vec![Banner::unreachable(visit.lang, &error)],
+        let (banners, zone) = match visit.backend().status().await {
+            Ok(status) => {
+                let banners = status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect();
+                (banners, status.time_zone.as_deref().map(shown))
+            }
+            Err(error) => (vec![Banner::unreachable(visit.lang, &error)], None),
         };
-        Frame { banners, ..Frame::bare(pages, visit, nav, title) }
+        Frame { banners, zone: zone.unwrap_or_else(|| "UTC".to_owned()), ..Frame::bare(pages, visit, nav, title) }
     }
 
     /// Without asking the agent.
@@ -69,6 +74,7 @@ impl Frame {
             messages: visit.flash.as_ref().map(|it| it.lines(visit.lang)).unwrap_or_default(),
             stream: None,
             csrf: visit.csrf(),
+            zone: String::new(),
             signed_in: visit.inside.is_some(),
         }
     }
@@ -86,6 +92,11 @@ impl Frame {
     /// The text of a key with one value.
     pub fn t1(&self, key: &str, name: &str, value: impl std::fmt::Display) -> String {
         self.lang.fill(key, &[(name, &value.to_string())])
+    }
+
+    /// What stands under a field.
+    pub fn hint(&self, key: &str) -> String {
+        self.t1(key, "zone", &self.zone)
     }
 
     /// The address of an asset; it changes with the content.

@@ -42,6 +42,7 @@ struct Page {
     states: Vec<Choice>,
     policies: Vec<Choice>,
     sorts: Vec<Choice>,
+    columns: Vec<Column>,
     rows: Vec<Row>,
     /// The live stream of the rows.
     stream: String,
@@ -54,6 +55,17 @@ struct Page {
     several_pages: bool,
     /// Where a change comes back to.
     back: String,
+}
+
+/// The head of a column.
+struct Column {
+    key: &'static str,
+    class: &'static str,
+    /// Where the list is in the order of this column.
+    address: Option<String>,
+    /// Whether it is now, and in which direction.
+    chosen: bool,
+    direction: &'static str,
 }
 
 /// One user.
@@ -102,6 +114,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         ];
         format!("/users{}", query(&pairs))
     };
+    let sorted = |sort: UserSort| {
+        let name = if sort == UserSort::Name { "" } else { sort.as_str() };
+        format!("/users{}", query(&[("q", &*asked.q), ("state", &asked.state), ("policy", &asked.policy), ("sort", name)]))
+    };
     let any = |key: &str| Choice::new("", lang.text(key), false);
     let states = UserState::ALL
         .iter()
@@ -116,6 +132,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         states: std::iter::once(any("panel.users.any_state")).chain(states).collect(),
         policies: std::iter::once(any("panel.users.any_policy")).chain(chosen).collect(),
         sorts: sorts.collect(),
+        columns: columns(filter.sort, sorted),
         count: users.matching.unwrap_or(users.users.len() as u64).to_string(),
         filtered: !(asked.q.is_empty() && asked.state.is_empty() && asked.policy.is_empty()),
         several_pages: users.matching.is_some_and(|all| all > users.users.len() as u64),
@@ -128,6 +145,29 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         asked,
     };
     render(&page)
+}
+
+/// Whoever matters most comes first; names and expiries go up.
+fn columns(chosen: UserSort, address: impl Fn(UserSort) -> String) -> Vec<Column> {
+    let column = |key, class, sort: Option<UserSort>| Column {
+        key,
+        class,
+        address: sort.map(&address),
+        chosen: sort == Some(chosen),
+        direction: match sort {
+            Some(UserSort::Name | UserSort::Expires) => "ascending",
+            _ => "descending",
+        },
+    };
+    vec![
+        column("panel.col.user", "", Some(UserSort::Name)),
+        column("col.state", "", None),
+        column("panel.col.used", "", Some(UserSort::Used)),
+        column("panel.col.total", "num total", Some(UserSort::Total)),
+        column("panel.col.rate", "num", Some(UserSort::Rate)),
+        column("col.last_seen", "seen", Some(UserSort::LastSeen)),
+        column("col.expires", "expires", Some(UserSort::Expires)),
+    ]
 }
 
 fn wanted(asked: &Asked) -> (UserFilter, Cursor) {

@@ -17,7 +17,7 @@ use crate::{
     api::{
         query::{By, EventQuery, Page as Cursor, UsageQuery},
         terms::Terms,
-        types::{Package, PackageOrigin, Usage, User},
+        types::{Package, PackageOrigin, Usage, User, UserState},
     },
     backend::{ApiError, ErrorKind},
     units::{Rate, Size},
@@ -248,6 +248,11 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
     ];
     if let Some(terms) = &user.terms {
         lines.extend(limits(f, user, terms));
+    }
+    if user.state == UserState::Throttled {
+        let rate = |value: Option<u64>| value.map_or_else(|| f.t("panel.form.no_limit").to_owned(), |it| Rate(it).to_string());
+        let now = user.enforcement.speed;
+        lines.push(("panel.user.speed_now", format!("↓ {}  ↑ {}", rate(now.down), rate(now.up)), false));
     }
     let inbounds: Vec<String> = user.inbounds.iter().map(|it| shown(it)).collect();
     let seen = user

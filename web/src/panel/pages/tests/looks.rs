@@ -184,6 +184,53 @@ async fn events_are_newest_first_and_the_audit_trail_is_what_people_did() {
     assert!(warnings.has("Quota used up") && !warnings.has("User added"));
 }
 
+#[tokio::test]
+async fn events_of_a_half_typed_name_offer_whom_it_may_be() {
+    let rig = Rig::new().await;
+    let half = rig.get("/events?user=ali").await;
+    assert!(half.has("<option value=\"alice\">"), "while it is typed");
+    assert!(half.has("Did you mean") && half.has("href=\"/events?user=alice\""), "{}", half.words());
+    let whole = rig.get("/events?user=alice").await;
+    assert!(!whole.has("Did you mean") && whole.has(">alice</a>"), "{}", whole.words());
+    // Each key presses asks for names only; the list follows when the name is there.
+    let form = whole.text.split("role=\"search\"").nth(1).unwrap().split('>').next().unwrap();
+    assert!(form.contains("change from:#user") && !form.contains("input"), "{form}");
+}
+
+#[tokio::test]
+async fn who_is_throttled_is_told_the_speed_of_now() {
+    let rig = Rig::new().await;
+    let users = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
+    let slow = users.iter().find(|it| it.state == UserState::Throttled).unwrap();
+    let Some(Reason::OverQuota { rate, .. }) = slow.cause else { panic!("{:?}", slow.cause) };
+    let rate = crate::units::Rate(rate).to_string();
+    assert_ne!(slow.terms.as_ref().unwrap().speed_down.map(|it| crate::units::Rate(it).to_string()), Some(rate.clone()));
+    let page = rig.get(&format!("/users/{}", segment(&slow.name))).await.words();
+    assert!(page.contains(&format!("Speed now ↓ {rate} ↑ {rate}")), "{page}");
+    let token = rig.demo.credentials(&slow.name).await.unwrap().token;
+    let own = rig.demo.subscription(&token).await.unwrap();
+    assert_eq!(crate::units::Rate(own.speed.down.unwrap()).to_string(), rate, "the user's own page says it too");
+}
+
+#[tokio::test]
+async fn heads_of_columns_put_the_list_in_their_order_and_keep_the_filter() {
+    let rig = Rig::new().await;
+    let page = rig.get("/users?q=a&sort=total").await;
+    assert_eq!(page.text.matches("aria-sort=\"descending\"").count(), 1);
+    let head = page.text.split("aria-sort=\"descending\"").nth(1).unwrap().split("</th>").next().unwrap();
+    assert!(head.contains("Total usage"), "{head}");
+    assert!(page.has("class=\"sort\" href=\"/users?q=a&#38;sort=expires\""), "{}", page.text);
+    assert!(rig.get("/users").await.has("aria-sort=\"ascending\""));
+}
+
+#[tokio::test]
+async fn moments_are_typed_in_a_zone_that_stands_there() {
+    let rig = Rig::new().await;
+    for path in ["/add-user", "/users/alice/edit", "/users/alice/package"] {
+        assert!(rig.get(path).await.has("Time zone: Asia/Shanghai"), "{path}");
+    }
+}
+
 /// An agent that is away.
 struct Away;
 
