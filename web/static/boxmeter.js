@@ -136,8 +136,8 @@
     if (element.tagName === "PROGRESS") {
       // Without a quota there is no bar.
       element.hidden = value === null;
-      element.value = Math.min(value, 100);
-      element.className = value >= 100 ? "bad" : value >= 80 ? "warn" : "ok";
+      element.value = value?.percent ?? 0;
+      element.className = value?.level ?? "";
     } else if (typeof value === "object") {
       element.textContent = value.text;
       if (value.state) element.dataset.state = value.state;
@@ -218,14 +218,15 @@
     if (!button) return;
     const source = document.getElementById(button.dataset.copy);
     try {
-      await navigator.clipboard.writeText(source.value ?? source.textContent);
-      button.dataset.done = "";
-      document.getElementById("live-say").textContent = button.dataset.copied || "";
-      setTimeout(() => delete button.dataset.done, 2000);
+      await navigator.clipboard.writeText(source.textContent);
     } catch {
-      // No clipboard without https: mark the text, so that a key press copies it.
+      // There is no clipboard without https: the marked text is copied, or at least a key press copies it.
       getSelection().selectAllChildren(source);
+      if (!document.execCommand("copy")) return;
     }
+    button.dataset.done = "";
+    document.getElementById("live-say").textContent = button.dataset.copied || "";
+    setTimeout(() => delete button.dataset.done, 2000);
   });
 
   document.addEventListener("keydown", (event) => {

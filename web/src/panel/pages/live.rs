@@ -338,8 +338,10 @@ fn user_line(lang: Lang, user: &LiveUser, now: Timestamp, out: &mut Map<String, 
     put("addresses", json!(user.live.addresses.to_string()));
     put("used", json!(Size(user.period_bytes).to_string()));
     put("total", json!(Size(user.total_bytes).to_string()));
-    put("quota", json!(user.quota_bytes.map_or_else(String::new, view::of_quota)));
-    put("bar", json!(user.quota_bytes.map(|quota| view::percent(user.period_bytes, quota))));
+    let usage = view::Use::of(user.period_bytes, user.quota_bytes, user.state);
+    let bar = usage.quota.as_ref().map(|_| json!({"percent": usage.percent, "level": usage.level}));
+    put("bar", json!(bar));
+    put("quota", json!(usage.quota.unwrap_or_default()));
     let state = view::State::of(lang, user.state);
     put("state", json!({"text": state.text, "state": state.word}));
     let seen = view::Seen::of(lang, user.live.flows > 0, user.last_seen_at.as_ref(), now);

@@ -210,7 +210,7 @@ fn row(f: &Frame, user: &User, now: jiff::Timestamp) -> Row {
         policy: user.policy.as_deref().map(short).unwrap_or_default(),
         state: Word::of(f.lang, user.state),
         reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
-        usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
+        usage: Use::of(user.period.used_bytes, user.period.quota_bytes, user.state),
         extra: Some(user.packages.remaining_bytes).filter(|it| *it > 0).map(|it| Size(it).to_string()),
         total: Size(user.total.used_bytes).to_string(),
         down: Rate(user.live.download_rate).to_string(),

@@ -316,3 +316,26 @@ async fn users_have_any_name() {
         assert!(page.status.is_success() && page.has(&format!(">{name}</h1>")), "{name}: {}", page.words());
     }
 }
+
+#[tokio::test]
+async fn a_policy_that_somebody_else_changed_shows_both_values() {
+    let rig = Rig::new().await;
+    let page = rig.get("/policies/basic").await;
+    let rev = page.field("rev");
+    let mut fields: Vec<(&str, &str)> = vec![("rev", &rev), ("over", "cut"), ("period", "month"), ("wins", "newest")];
+    fields.extend([("reset_day", "1"), ("rollover", "no"), ("sharing", "note"), ("sharing_networks", "3")]);
+    fields.push(("sharing_minutes", "5"));
+    let with = |quota| [&fields[..], &[("quota", quota)]].concat();
+    let first = rig.post("/policies/basic", &with("111 GiB")).await;
+    assert_eq!(first.status, StatusCode::SEE_OTHER, "{}", first.words());
+    let late = rig.post("/policies/basic", &with("222 GiB")).await;
+    assert_eq!(late.status, StatusCode::PRECONDITION_FAILED, "{}", late.words());
+    assert!(late.has(">111 GiB</td><td>222 GiB<"), "{}", late.words());
+    assert_eq!(late.field("quota"), "222 GiB", "what was typed stays");
+    assert_eq!(rig.demo.policy("basic").await.unwrap().policy.terms.quota_bytes, Some(111 * GIB));
+    let rev = late.field("rev");
+    fields[0] = ("rev", &rev);
+    let again = [&fields[..], &[("quota", "222 GiB")]].concat();
+    assert_eq!(rig.post("/policies/basic", &again).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(rig.demo.policy("basic").await.unwrap().policy.terms.quota_bytes, Some(222 * GIB));
+}
