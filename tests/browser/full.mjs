@@ -13,8 +13,8 @@ const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const LONG = { timeout: 60_000 };
 const BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-async function step(what) {
-  console.log(`step ${what}`);
+async function step(what, said = "") {
+  console.log(`step ${what} ${said}`.trimEnd());
   const { value, done } = await lines.next();
   if (done || value !== "go") throw new Error(`after ${what}: ${value}`);
 }
@@ -46,11 +46,21 @@ await main(async (browser, report) => {
 
   await page.goto(`${base}/add-user`);
   await page.locator("#name").fill(name);
-  await page.locator("#quota").fill("3MiB");
+  await page.locator("#quota").fill("5MiB");
   await page.locator("form:has(#name) .actions button").click();
-  await page.locator("dd.copy code").first().waitFor(LONG);
+  await page.locator(".qr svg").first().waitFor(LONG);
   await clean("added");
-  await step("added");
+  // What stands on the page is all that is handed over: the code, the link, and what the panel's own process
+  // gives a client at the address.
+  const url = await page.locator("#subscription").textContent();
+  const answer = await page.request.get(url, { headers: { "user-agent": "sing-box" } });
+  const given = {
+    qr: await page.locator(".qr svg").first().evaluate((it) => it.outerHTML),
+    link: await page.locator("#link-0").textContent(),
+    status: answer.status(),
+    subscription: await answer.text(),
+  };
+  await step("added", JSON.stringify(given));
 
   await page.goto(`${base}/users/${name}`);
   const used = page.locator("[data-live$=':used']").first();
@@ -60,6 +70,18 @@ await main(async (browser, report) => {
   await step("watching");
   await rises;
   await clean("watching");
+  // The overview and the list rise by themselves as well.
+  for (const [path, key] of [["/", "[data-live=today]"], ["/users", "[data-live$=':used']"]]) {
+    await page.goto(base + path);
+    const shown = () => page.locator(key).allTextContents().then((all) => all.join());
+    const before = await shown();
+    const moves = page.waitForFunction(
+      ([key, before]) => [...document.querySelectorAll(key)].map((it) => it.textContent).join() !== before,
+      [key, before], LONG);
+    await step("moving");
+    await moves;
+  }
+  await page.goto(`${base}/users/${name}`);
 
   const limited = page.waitForFunction(
     () => document.querySelector("[data-live$=':state']").dataset.state === "limited", null, LONG);
@@ -68,7 +90,7 @@ await main(async (browser, report) => {
   // Without loading the page again.
   await page.locator(".notice.bad").first().waitFor(LONG);
   const why = await page.locator(".notice.bad").first().textContent();
-  if (!/limited at .* of 3\.00 MiB used/.test(why)) report("cut", [`the page says: ${why}`]);
+  if (!/limited at .* of 5\.00 MiB used/.test(why)) report("cut", [`the page says: ${why}`]);
   await clean("cut");
 
   await page.goto(`${base}/users/${name}/package`);
@@ -79,6 +101,14 @@ await main(async (browser, report) => {
   await page.locator(".notice.bad").waitFor({ state: "detached", ...LONG });
   await clean("back");
   await step("back");
+
+  // The agent ends and comes back: the page that stayed open goes on where it was.
+  const last = await used.textContent();
+  await step("restart");
+  const goesOn = page.waitForFunction(
+    (last) => document.querySelector("[data-live$=':used']").textContent !== last, last, LONG);
+  await step("moving");
+  await goesOn;
 
   // The second factor: offered, proven by a code, asked for at the next way in, and off again.
   await page.goto(`${base}/settings`);

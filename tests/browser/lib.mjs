@@ -24,7 +24,7 @@ export async function launch() {
 }
 
 /// A visitor with a language, a theme and a screen.
-export async function visitor(browser, { lang = "en", theme = "light", phone = false, storageState } = {}) {
+export async function visitor(browser, { lang = "en", theme = "light", phone = false, storageState, script = true } = {}) {
   const context = await browser.newContext({
     locale: lang === "zh-CN" ? "zh-CN" : "en-US",
     colorScheme: theme,
@@ -33,6 +33,7 @@ export async function visitor(browser, { lang = "en", theme = "light", phone = f
     hasTouch: phone,
     reducedMotion: "reduce",
     timezoneId: "Asia/Shanghai",
+    javaScriptEnabled: script,
     storageState,
   });
   context.setDefaultTimeout(LIMIT_MS);
@@ -88,36 +89,40 @@ export async function faults(page, { axe = true, phone = false } = {}) {
   return found;
 }
 
-/// What a page is built of: landmarks, headings, forms. What they hold, and whether there is a table of it,
-/// changes with the data and the day.
+/// What a page is built of: landmarks, headings, forms, and what stands over columns and beside values. What they
+/// hold, and where it depends on the data whether there is a table at all, changes from day to day.
 const ROLES = [
   "banner", "navigation", "main", "contentinfo", "region", "complementary", "search", "form", "dialog", "alert",
   "heading", "group", "textbox", "searchbox", "spinbutton", "combobox", "checkbox",
   "radio", "button", "link", "list",
 ];
-const CLOSED = ["table", "row", "listitem", "option", "term", "definition"];
+const CLOSED = ["listitem", "option", "cell", "gridcell", "rowheader", "definition"];
+/// Seen through: a row's name is everything in it.
+const OPEN = ["table", "rowgroup", "row"];
 
-function steady(snapshot) {
+function steady(snapshot, columns) {
   const kept = [];
   // Deeper lines than this belong to something that is left out.
   let closed = Infinity;
+  const [roles, without] = columns ? [[...ROLES, "columnheader", "term"], CLOSED] : [ROLES, [...CLOSED, ...OPEN, "term"]];
   for (const line of snapshot.split("\n")) {
     const [, blanks, role] = /^( *)- '?"?([a-z]+)/.exec(line) ?? [];
     if (role === undefined) continue;
     if (blanks.length > closed) continue;
     // How many others are signed in depends on which visitor is faster.
     if (/button "(End|End all others|结束|结束其他全部会话)"/.test(line)) continue;
-    closed = CLOSED.includes(role) ? blanks.length : Infinity;
-    if (ROLES.includes(role)) kept.push(line);
+    closed = without.includes(role) ? blanks.length : Infinity;
+    if (roles.includes(role)) kept.push(role === "columnheader" || role === "term" ? line.replace(/"?:.*$/, "") : line);
   }
   return kept.join("\n").replace(/\d+([.,:-]\d+)*/g, "#").replaceAll(/(January|February|March|April|May|June|July|August|September|October|November|December)/g, "Month");
 }
 
 /// Compares the page's landmarks with those that are stored; with BOXMETER_UPDATE they are stored anew.
-export async function landmarks(page, name) {
+/// `columns`: with the heads of its tables, which are there whatever the data are.
+export async function landmarks(page, name, columns = false) {
   const folder = join(import.meta.dirname, "snapshots");
   const file = join(folder, `${name}.yml`);
-  const now = steady(await page.locator("body").ariaSnapshot()) + "\n";
+  const now = steady(await page.locator("body").ariaSnapshot(), columns) + "\n";
   if (process.env.BOXMETER_UPDATE || !existsSync(file)) {
     mkdirSync(folder, { recursive: true });
     writeFileSync(file, now);

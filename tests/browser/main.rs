@@ -10,6 +10,10 @@ mod browser;
 mod full;
 mod panel;
 mod public;
+#[allow(dead_code, reason = "pages with several codes are read elsewhere")]
+#[path = "../../web/src/share/qr_reader.rs"]
+mod qr_reader;
 #[allow(dead_code, reason = "the tests of subscriptions ask more of it")]
 #[path = "../share/rig.rs"]
 mod rig;
+mod rough;

@@ -8,13 +8,18 @@ const base = process.env.PANEL_URL;
 const user = "alice";
 const limited = encodeURIComponent("韩梅梅");
 
+/// Pages whose tables are there on every day.
+const COLUMNS = ["overview", "users", "users-found", "events", "policies", "settings"];
+
 /// Name and address of every page.
 const PAGES = [
   ["overview", "/"],
   ["users", "/users"],
-  ["users-found", "/users?search=a&sort=used"],
+  ["users-found", "/users?q=a&sort=used"],
   ["user-new", "/add-user"],
   ["user", `/users/${user}`],
+  ["user-by-hour", `/users/${user}?by=hour`],
+  ["user-by-period", `/users/${user}?by=period`],
   ["user-limited", `/users/${limited}`],
   ["user-connect", `/users/${user}/connect`],
   ["user-flows", `/users/${user}/flows`],
@@ -31,10 +36,64 @@ const PAGES = [
   ["settings-links", "/settings/links"],
 ];
 
+const FORM = "main form";
+const press = (page, selector) => Promise.all([page.waitForEvent("load"), page.locator(selector).first().click()]);
+
+/// Pages that are answers: what leads to each, and the status that it has. `mine` is a name that no other visitor
+/// uses.
+const ANSWERS = [
+  ["user-added", 200, async (page, mine) => {
+    await page.goto(`${base}/add-user`);
+    await page.locator("#name").fill(mine);
+    await press(page, `${FORM} .actions button`);
+  }],
+  ["user-new-mistakes", 422, async (page) => {
+    await page.goto(`${base}/add-user`);
+    await page.locator("#name").fill("a[b");
+    await page.locator("#quota").fill("ten");
+    await press(page, `${FORM} .actions button`);
+  }],
+  ["user-clash", 412, async (page, mine) => {
+    await page.goto(`${base}/users/${mine}/edit`);
+    const other = await page.context().newPage();
+    await other.goto(`${base}/users/${mine}/edit`);
+    await other.locator("#note").fill("theirs");
+    await press(other, `${FORM} .actions button`);
+    await other.close();
+    await page.locator("#note").fill("ours");
+    await press(page, `${FORM} .actions button`);
+  }],
+  ["users-delete", 200, async (page) => {
+    await page.goto(`${base}/users`);
+    for (const row of [1, 2]) await page.locator("input[name=user]").nth(row).check();
+    await press(page, "button[name=do][value=delete]");
+  }],
+  ["users-more", 200, async (page) => {
+    await page.goto(`${base}/users`);
+    await page.locator("input[name=user]").first().check();
+    await page.locator("input[name=everybody]").check();
+    await press(page, "button.quiet[value=more]");
+  }],
+  ["users-more-mistakes", 422, async (page) => {
+    await page.goto(`${base}/users`);
+    await page.locator("input[name=user]").first().check();
+    await press(page, "button.quiet[value=more]");
+    await page.locator("#days").fill("0");
+    await press(page, "button[value=extend]");
+  }],
+  ["token-made", 200, async (page, mine) => {
+    await page.goto(`${base}/settings`);
+    await page.locator("form[action$='/settings/tokens'] input[name=name]").fill(mine);
+    await press(page, "form[action$='/settings/tokens'] button");
+  }],
+  ["not-found", 404, async (page) => page.goto(`${base}/no-such-page`)],
+  ["nobody", 404, async (page) => page.goto(`${base}/users/nobody-of-this-name`)],
+];
+
 /// One visitor sees every page.
 async function visitAll(browser, report, { lang, theme, phone }) {
   const context = await visitor(browser, { lang, theme, phone });
-  const page = await watched(context);
+  const page = await watched(context, [404, 412, 422]);
   const combination = `${lang} ${theme} ${phone ? "phone" : "desktop"}`;
   const stored = theme === "light" && !phone;
   await signIn(page, base, async () => {
@@ -47,6 +106,19 @@ async function visitAll(browser, report, { lang, theme, phone }) {
     if (response.status() !== 200 || there !== path.split("?")[0]) {
       report(`${name} ${combination}`, [`status ${response.status()} at ${there}`]);
     }
+    report(`${name} ${combination}`, await faults(page, { phone }));
+    if (stored) report(name, await landmarks(page, `${name}.${lang}`, COLUMNS.includes(name)));
+  }
+  const mine = `visitor-${lang.toLowerCase()}-${theme}-${phone ? "phone" : "desktop"}`;
+  for (const [name, status, go] of ANSWERS) {
+    let seen = 0;
+    const see = (response) => {
+      if (response.frame() === page.mainFrame() && response.request().isNavigationRequest()) seen = response.status();
+    };
+    page.on("response", see);
+    await go(page, mine);
+    page.off("response", see);
+    if (seen !== status) report(`${name} ${combination}`, [`status ${seen} at ${page.url()}`]);
     report(`${name} ${combination}`, await faults(page, { phone }));
     if (stored) report(name, await landmarks(page, `${name}.${lang}`));
   }
@@ -78,7 +150,8 @@ async function measure(browser, report, lang) {
   }
   await page.setViewportSize({ width: 390, height: 844 });
   const rows = await page.locator(".people tbody tr").evaluateAll((all) => all.map((it) => it.offsetHeight));
-  if (Math.max(...rows) > 120) report(`users ${lang}`, [`a row of ${Math.max(...rows)} px on a phone`]);
+  // Everything of a user and everything that can be done is there: two of them fit on the screen.
+  if (Math.max(...rows) > 250) report(`users ${lang}`, [`a row of ${Math.max(...rows)} px on a phone`]);
   await context.close();
 }
 

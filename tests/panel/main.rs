@@ -15,3 +15,4 @@ mod schema;
 mod signing_in;
 mod tls;
 mod tokens;
+mod trail;

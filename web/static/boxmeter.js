@@ -100,7 +100,7 @@
       scales: { x, y: { range: (_, __, max) => [0, Math.max(max, 1024) * 1.05] } },
       axes: [
         time,
-        { ...axis, values: (_, marks) => marks.map((it) => size(it)), incrs: STEPS, size: 76 },
+        { ...axis, values: (_, marks) => marks.map((it) => size(it) + (spec.rate ? "/s" : "")), incrs: STEPS, size: 84 },
       ],
       series: [{}, series("down", "--bm-down"), series("up", "--bm-up")],
       hooks: { setCursor: [(it) => readout(box, spec, data, it.cursor.idx)] },
@@ -134,11 +134,14 @@
 
   function put(element, value) {
     if (element.tagName === "PROGRESS") {
-      element.value = Math.min(value, 100);
-      element.className = value >= 100 ? "bad" : value >= 80 ? "warn" : "ok";
+      // Without a quota there is no bar.
+      element.hidden = value === null;
+      element.value = value?.percent ?? 0;
+      element.className = value?.level ?? "";
     } else if (typeof value === "object") {
       element.textContent = value.text;
       if (value.state) element.dataset.state = value.state;
+      if (value.title !== undefined) element.title = value.title;
       if (value.href) element.setAttribute("href", value.href);
       else if (element.tagName === "A") element.removeAttribute("href");
     } else {
@@ -212,24 +215,21 @@
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
-    if (!button) {
-      for (const menu of all("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
-      return;
-    }
+    if (!button) return;
     const source = document.getElementById(button.dataset.copy);
     try {
-      await navigator.clipboard.writeText(source.value ?? source.textContent);
-      button.dataset.done = "";
-      document.getElementById("live-say").textContent = button.dataset.copied || "";
-      setTimeout(() => delete button.dataset.done, 2000);
+      await navigator.clipboard.writeText(source.textContent);
     } catch {
-      // No clipboard without https: mark the text, so that a key press copies it.
+      // There is no clipboard without https: the marked text is copied, or at least a key press copies it.
       getSelection().selectAllChildren(source);
+      if (!document.execCommand("copy")) return;
     }
+    button.dataset.done = "";
+    document.getElementById("live-say").textContent = button.dataset.copied || "";
+    setTimeout(() => delete button.dataset.done, 2000);
   });
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") for (const menu of all("details.menu[open]")) menu.open = false;
     if (event.key === "/" && !event.target.closest("input, textarea, select")) {
       const search = document.querySelector("input[type='search']");
       if (search) {

@@ -25,8 +25,12 @@ pub fn run() -> Result<()> {
     succeed(cargo().args(["build", "-p", "boxmeter", "--locked"]))?;
     let folder = paths::root().join("docs/images");
     std::fs::create_dir_all(&folder)?;
+    // As it looks where phones reach it.
+    let settings = tempfile::NamedTempFile::new()?;
+    std::fs::write(settings.path(), "[panel]\npublic_url = \"https://panel.example.org\"\n")?;
     let mut panel = clean(paths::program(false));
-    panel.args(["--config", "/dev/null", "--lang", "en", "panel", "--demo", "--listen", "127.0.0.1:0"]);
+    panel.arg("--config").arg(settings.path());
+    panel.args(["--lang", "en", "panel", "--demo", "--listen", "127.0.0.1:0"]);
     let mut panel = Ending(panel.stdout(Stdio::piped()).spawn().context("the panel does not start")?);
     let output = panel.0.stdout.take().context("no output of the panel")?;
     let mut lines = BufReader::new(output).lines();

@@ -1,6 +1,6 @@
 //! Turns what the agent knows into the words of the contract. Pure: no IO, no clock.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use boxmeter_common::{DOWNLOAD, UPLOAD};
 use boxmeter_web::{
@@ -166,13 +166,9 @@ pub fn user(
     let live = picture.snapshot.user(record.id);
     let traffic = total.copied().unwrap_or_default();
     let row = picture.directory.gate.get(&record.id);
-    let counted = of_meter(meter, live.activity.totals);
     let zone = row.map_or(zone, |row| &row.zone);
     let terms = row.map(|row| terms_to_api(&row.terms)).unwrap_or_default();
-    let used = row.map_or_else(
-        || Used { period: traffic.total(meter), total: traffic.total(meter) },
-        |row| row.bases.used(counted),
-    );
+    let used = used(row, &live, traffic.total(meter), meter);
     let packages_left = row.map_or(0, |row| row.packages_left);
     let zone_name = zone.iana_name();
     User {
@@ -405,59 +401,48 @@ fn sum(picture: &Picture) -> Traffic {
     users.plus(&traffic(picture.unattributed))
 }
 
+/// What [`live`] says, without the users.
 pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
-    let users = picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
-    let (mut total, mut online, mut active, mut limited) = (0, 0, 0, 0);
-    for user in users {
-        total += 1;
-        let state = picture.directory.gate.get(&user.id).map_or(State::Active, |row| row.state);
-        active += u64::from(state.connects());
-        limited += u64::from(state == State::Limited);
-        online += u64::from(picture.snapshot.user(user.id).live.flows > 0);
-    }
-    let traffic_total = sum(picture).total(meter);
-    let unattributed_bytes = traffic(picture.unattributed).total(meter);
-    Stats {
-        schema: Schema,
-        total_users: total,
-        active_users: active,
-        total_traffic_bytes: traffic_total.saturating_sub(unattributed_bytes),
-        meter,
-        online_users: online,
-        limited_users: limited,
-        today_bytes: traffic_total.saturating_sub(traffic(picture.before_today).total(meter)),
-        month_bytes: traffic_total.saturating_sub(traffic(picture.before_month).total(meter)),
-        unattributed_bytes,
-        as_of: Some(Time::from_ms(picture.snapshot.as_of_ms, zone)),
-    }
+    Stats::from(&live(picture, meter, zone))
+}
+
+/// What a user has used: what the ledger and the gate know, also of what was imported or reported; what the
+/// kernel counted where they do not know the user yet.
+fn used(row: Option<&Arc<GateRow>>, live: &UserLive, counted: u64, meter: Meter) -> Used {
+    row.map_or(Used { period: counted, total: counted }, |row| {
+        row.bases.used(of_meter(meter, live.activity.totals))
+    })
 }
 
 pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
-    let mut totals = LiveTotals::default();
-    let mut users = Vec::new();
-    for record in picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none()) {
+    let living = picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
+    let of = |record: &Arc<UserRecord>| {
         let live = picture.snapshot.user(record.id);
-        let bytes = picture.totals.get(&record.id).map_or(0, |total| traffic(*total).total(meter));
         let row = picture.directory.gate.get(&record.id);
-        let counted = of_meter(meter, live.activity.totals);
-        let line = line(&live);
-        totals.flows += line.flows;
-        totals.upload_rate = totals.upload_rate.saturating_add(line.upload_rate);
-        totals.download_rate = totals.download_rate.saturating_add(line.download_rate);
-        users.push(LiveUser {
+        let counted = picture.totals.get(&record.id).map_or(0, |total| traffic(*total).total(meter));
+        let used = used(row, &live, counted, meter);
+        LiveUser {
             id: record.id.to_string(),
             name: record.name.to_string(),
             state: row.map_or(UserState::Active, |row| state(row.state)),
-            live: line,
-            period_bytes: row.map_or(bytes, |row| row.bases.used(counted).period),
+            live: line(&live),
+            period_bytes: used.period,
             quota_bytes: row.and_then(|row| row.terms.quota_bytes),
-            total_bytes: bytes,
-        });
-    }
-    let total = sum(picture).total(meter);
-    totals.total_bytes = total;
-    totals.today_bytes = total.saturating_sub(traffic(picture.before_today).total(meter));
-    totals.unattributed_bytes = traffic(picture.unattributed).total(meter);
+            total_bytes: used.total,
+            last_seen_at: live.activity.last_seen_ms.map(|ms| Time::from_ms(ms, zone)),
+        }
+    };
+    let users: Vec<LiveUser> = living.map(of).collect();
+    let total_bytes = sum(picture).total(meter);
+    let since = |before: Counters| total_bytes.saturating_sub(traffic(before).total(meter));
+    let mut totals = LiveTotals {
+        total_bytes,
+        today_bytes: since(picture.before_today),
+        month_bytes: since(picture.before_month),
+        unattributed_bytes: traffic(picture.unattributed).total(meter),
+        ..LiveTotals::default()
+    };
+    totals.count(users.iter());
     LiveSnapshot {
         schema: Schema,
         at: Time::from_ms(picture.snapshot.as_of_ms, zone),
@@ -468,3 +453,6 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
         users,
     }
 }
+
+#[cfg(test)]
+mod tests;

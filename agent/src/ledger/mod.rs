@@ -18,11 +18,8 @@ mod bucket;
 mod cache;
 mod columns;
 mod commit;
-<<<<<<< HEAD
 mod deleting;
-=======
 mod endings;
->>>>>>> h/dist
 mod entries;
 mod error;
 mod gate;

@@ -137,6 +137,8 @@ fn apps(config: &Config, client: Client, demo: bool) -> anyhow::Result<(Router, 
         base_path: settings.base_path.clone(),
         tls: !settings.tls_cert.is_empty(),
         public_url: settings.public_url.trim_end_matches('/').to_owned(),
+        listen: elsewhere(Some(settings.listen)),
+        public_listen: elsewhere(settings.public_listen.parse().ok()),
         trusted_proxies: settings.proxies().map_err(anyhow::Error::msg)?,
         language: match settings.language {
             config::Language::Auto => None,
@@ -153,6 +155,11 @@ fn apps(config: &Config, client: Client, demo: bool) -> anyhow::Result<(Router, 
         }
     };
     Ok((panel::app(Arc::clone(&front), options.clone()), panel::public_app(front, options)))
+}
+
+/// A listener that others than this machine reach, at a port that is known.
+fn elsewhere(listener: Option<SocketAddr>) -> Option<SocketAddr> {
+    listener.filter(|it| !it.ip().is_loopback() && it.port() != 0)
 }
 
 /// Where a browser on this machine finds the panel. Port 0 was whatever was free.

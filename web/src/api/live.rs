@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Degradation, Live, Meter, Schema, Time, UserState};
+use super::types::{Degradation, Live, Meter, Schema, Stats, Time, UserState};
 
 /// Everything that `top` and the panel's overview show, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,54 @@ pub struct LiveTotals {
     pub total_bytes: u64,
     /// The unattributed part of `total_bytes`.
     pub unattributed_bytes: u64,
+    /// Bytes of `meter` this calendar month, both directions, unattributed included.
+    #[serde(default)]
+    pub month_bytes: u64,
+    #[serde(default)]
+    pub total_users: u64,
+    /// Whose state is `active`, and of no other.
+    #[serde(default)]
+    pub active_users: u64,
+    /// Who has a connection open.
+    #[serde(default)]
+    pub online_users: u64,
+    #[serde(default)]
+    pub limited_users: u64,
+}
+
+impl LiveTotals {
+    /// Counts the users and adds up what they do now.
+    pub fn count<'a>(&mut self, users: impl Iterator<Item = &'a LiveUser>) {
+        for user in users {
+            self.total_users += 1;
+            self.active_users += u64::from(user.state == UserState::Active);
+            self.limited_users += u64::from(user.state == UserState::Limited);
+            self.online_users += u64::from(user.live.flows > 0);
+            self.flows += user.live.flows;
+            self.upload_rate = self.upload_rate.saturating_add(user.live.upload_rate);
+            self.download_rate = self.download_rate.saturating_add(user.live.download_rate);
+        }
+    }
+}
+
+impl From<&LiveSnapshot> for Stats {
+    /// The same figures, so that a page and its stream never say different things.
+    fn from(snapshot: &LiveSnapshot) -> Stats {
+        let totals = snapshot.totals;
+        Stats {
+            schema: Schema,
+            total_users: totals.total_users,
+            active_users: totals.active_users,
+            total_traffic_bytes: totals.total_bytes.saturating_sub(totals.unattributed_bytes),
+            meter: snapshot.meter,
+            online_users: totals.online_users,
+            limited_users: totals.limited_users,
+            today_bytes: totals.today_bytes,
+            month_bytes: totals.month_bytes,
+            unattributed_bytes: totals.unattributed_bytes,
+            as_of: Some(snapshot.at),
+        }
+    }
 }
 
 /// One user's line.
@@ -48,6 +96,8 @@ pub struct LiveUser {
     pub quota_bytes: Option<u64>,
     /// Bytes of `meter` over all time.
     pub total_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<Time>,
 }
 
 /// A message of the stream. The first one is [`LiveUpdate::State`]; after a gap there is another.

@@ -13,6 +13,7 @@ pub mod fields;
 pub mod live;
 pub mod metrics;
 pub mod names;
+pub mod notes;
 pub mod openapi;
 pub mod order;
 pub mod pages;

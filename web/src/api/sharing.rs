@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::ApiError,
     fields::{Fields, FromFields},
+    notes::Note,
     reason::Reason,
     types::{Meter, Packages, Period, Schema, Speed, Time, Total, UserState},
 };
@@ -131,6 +132,9 @@ pub struct UserCredentials {
     pub servers: Vec<SharedServer>,
     /// Why links are missing or may not work, in English.
     pub notes: Vec<String>,
+    /// The same by codes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Note>,
     pub rev: u64,
 }
 

@@ -229,6 +229,14 @@ pub struct Enforcement {
     pub speed: Speed,
 }
 
+impl User {
+    /// What the user's traffic is held to now: the throttle where there is one, else what the terms say.
+    pub fn speed_now(&self) -> Speed {
+        let (held, terms) = (self.enforcement.speed, self.speed);
+        Speed { up: held.up.or(terms.up), down: held.down.or(terms.down) }
+    }
+}
+
 /// The billing window. A quota of `None` is unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Period {
@@ -446,8 +454,9 @@ pub struct Stats {
     #[serde(default)]
     pub schema: Schema,
     pub total_users: u64,
+    /// Whose state is `active`.
     pub active_users: u64,
-    /// Both directions of `meter`, over all time and users.
+    /// Both directions of `meter`, over all time and users; `unattributed_bytes` come on top.
     pub total_traffic_bytes: u64,
     pub meter: Meter,
     #[serde(default)]
@@ -455,7 +464,9 @@ pub struct Stats {
     #[serde(default)]
     pub limited_users: u64,
     #[serde(default)]
+    /// Of the calendar day, unattributed included.
     pub today_bytes: u64,
+    /// Of the calendar month, unattributed included.
     #[serde(default)]
     pub month_bytes: u64,
     #[serde(default)]

@@ -117,13 +117,11 @@ impl State {
     }
 
     /// What a client of an inbound is given.
-    fn credential(&self, name: &str, inbound: String) -> Credential {
+    fn credential(&self, user: &User, inbound: String) -> Credential {
         let kind = self.inbounds.iter().find(|(tag, _)| *tag == inbound);
         let kind = kind.map_or("trojan", |(_, kind)| kind).to_owned();
-        let secret = json!(Uuid::new_v4().to_string());
-        let field = if kind == "vless" { "uuid" } else { "password" };
-        let entry = [("name".to_owned(), json!(name)), (field.to_owned(), secret)].into();
-        Credential { inbound, kind, entry }
+        let entry = super::sharing::entry(user, &kind).into_iter();
+        Credential { inbound, kind, entry: entry.map(|(name, value)| (name, json!(value))).collect() }
     }
 
     /// The terms of a policy that a user names.
@@ -166,8 +164,8 @@ impl State {
         self.packages.remove(&new.name);
         let user = self.settle(now, self.users.len() - 1)?;
         self.tell(now, envelope, "user.added", &user, &format!("added with the policy {}", policy_of(&user)));
-        let credentials = inbounds.into_iter().map(|inbound| self.credential(&new.name, inbound));
-        Ok(UserAdded { schema: Schema, user, credentials: credentials.collect(), rev: self.rev })
+        let credentials = inbounds.into_iter().map(|inbound| self.credential(&user, inbound)).collect();
+        Ok(UserAdded { schema: Schema, user, credentials, rev: self.rev })
     }
 
     pub fn change_user(
@@ -297,6 +295,9 @@ impl State {
         (user.state, user.cause) = standing(now, &user, &terms);
         user.reason = user.cause.as_ref().map(|it| it.sentence(Lang::En, user.time_zone.as_deref()));
         user.enforcement = enforcement(user.state, &terms);
+        if let Some(Reason::OverQuota { rate, .. } | Reason::Shared { rate, .. }) = user.cause {
+            user.enforcement.speed = Speed { up: Some(rate), down: Some(rate) };
+        }
         user.terms = Some(terms);
         user.rev = self.rev;
         self.users[at].clone_from(&user);

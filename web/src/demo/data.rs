@@ -252,24 +252,26 @@ pub(super) fn snapshot(now: &Zoned, users: &[User]) -> LiveSnapshot {
             period_bytes: user.period.used_bytes,
             quota_bytes: user.period.quota_bytes,
             total_bytes: user.total.used_bytes,
+            last_seen_at: user.last_seen_at,
         })
         .collect();
     let sum = |of: fn(&LiveUser) -> u64| users.iter().map(of).sum::<u64>();
-    let unattributed = traffic(3 * MIB).total(Meter::Payload);
+    let unattributed_bytes = traffic(3 * MIB).total(Meter::Payload);
+    let mut totals = LiveTotals {
+        today_bytes: (sum(|user| user.period_bytes) + unattributed_bytes) / 10,
+        month_bytes: sum(|user| user.period_bytes) + unattributed_bytes,
+        total_bytes: sum(|user| user.total_bytes) + unattributed_bytes,
+        unattributed_bytes,
+        ..LiveTotals::default()
+    };
+    totals.count(users.iter());
     LiveSnapshot {
         schema: Schema,
         at: Time::from(now),
         ok: true,
         degraded: Vec::new(),
         meter: Meter::Payload,
-        totals: LiveTotals {
-            upload_rate: sum(|user| user.live.upload_rate),
-            download_rate: sum(|user| user.live.download_rate),
-            flows: sum(|user| user.live.flows),
-            today_bytes: sum(|user| user.period_bytes) / 10,
-            total_bytes: sum(|user| user.total_bytes) + unattributed,
-            unattributed_bytes: unattributed,
-        },
+        totals,
         users,
     }
 }

@@ -39,7 +39,8 @@ pub(super) struct Life {
     /// The rate that each user wanders around, by id; 0 is who is not there.
     aims: BTreeMap<String, u64>,
     pub flows: Vec<Flow>,
-    unattributed: Traffic,
+    /// What belongs to nobody.
+    unattributed: Hours,
     settled: usize,
 }
 
@@ -54,7 +55,9 @@ impl World {
             meet(now, user, fate(number));
             hours.insert(id_of(user), made);
         }
-        let unattributed = wire([GIB / 3, 2 * GIB]);
+        // From numbers of its own, so that everybody else stays who they are.
+        let unattributed = Hours::made_up(now, &mut Random::new(!seed), GIB / 25, DAYS);
+        let nobodys = wire(unattributed.sum(Timestamp::UNIX_EPOCH, now.timestamp()));
         let mut state = State::new(users, policies(), Vec::new());
         state.inbounds = INBOUNDS.map(|(tag, kind, ..)| (tag.to_owned(), kind.to_owned())).into();
         for number in 0..state.users.len() {
@@ -73,7 +76,7 @@ impl World {
         for user in &mut state.users {
             life.wander(user);
         }
-        World { status: world_status(now, state.users.len()), state, life, unattributed }
+        World { status: world_status(now, state.users.len()), state, life, unattributed: nobodys }
     }
 }
 
@@ -211,7 +214,6 @@ impl Life {
     fn wander(&mut self, user: &mut User) {
         let aim = self.aims.get(&id_of(user)).copied().unwrap_or_default();
         let limit = user.enforcement.speed.down.unwrap_or(RATE_MAX).min(RATE_MAX);
-        let limit = if user.state == UserState::Throttled { MIB } else { limit };
         let noise = 50 + self.random.below(100);
         let wanted = (aim * noise / 100).min(limit);
         let before = user.live.download_rate;
@@ -241,6 +243,8 @@ impl Life {
                 self.count(now, user);
             }
         }
+        // Somebody always knocks without having a key.
+        self.unattributed.add(now.timestamp(), 180, 240);
         for flow in &mut self.flows {
             flow.upload_payload_bytes += flow.upload_rate;
             flow.download_payload_bytes += flow.download_rate;
@@ -264,22 +268,23 @@ impl Life {
 
     pub fn snapshot(&self, now: &Zoned, users: &[User]) -> LiveSnapshot {
         let mut told = snapshot(now, users);
-        let day = now.start_of_day().map_or(now.timestamp(), |it| it.timestamp());
-        let unattributed = self.unattributed.total(Meter::Payload);
-        told.totals.today_bytes = self.sum(day, now.timestamp());
-        told.totals.total_bytes = users.iter().map(|it| it.total.used_bytes).sum::<u64>() + unattributed;
-        told.totals.unattributed_bytes = unattributed;
+        let begin = |of: Result<Zoned, jiff::Error>| of.map_or(Timestamp::UNIX_EPOCH, |it| it.timestamp());
+        let month = now.first_of_month().and_then(|it| it.start_of_day());
+        told.totals.today_bytes = self.sum(begin(now.start_of_day()), now.timestamp());
+        told.totals.month_bytes = self.sum(begin(month), now.timestamp());
+        told.totals.unattributed_bytes = self.nobodys().total(Meter::Payload);
+        let of_users = users.iter().map(|it| it.total.used_bytes).sum::<u64>();
+        told.totals.total_bytes = of_users + told.totals.unattributed_bytes;
         told
     }
 
-    /// Everybody's bytes of the running month.
-    pub fn month(&self, now: &Zoned) -> u64 {
-        let first = now.first_of_month().and_then(|it| it.start_of_day());
-        self.sum(first.map_or(Timestamp::UNIX_EPOCH, |it| it.timestamp()), now.timestamp())
+    fn nobodys(&self) -> Traffic {
+        wire(self.unattributed.sum(Timestamp::UNIX_EPOCH, Timestamp::MAX))
     }
 
+    /// Everybody's bytes and nobody's.
     fn sum(&self, from: Timestamp, to: Timestamp) -> u64 {
-        let sums = self.hours.values().map(|it| it.sum(from, to));
+        let sums = self.hours.values().chain([&self.unattributed]).map(|it| it.sum(from, to));
         sums.map(|[up, down]| up + down).sum()
     }
 
@@ -310,7 +315,7 @@ impl Life {
             schema: Schema,
             meter: Meter::Payload,
             rows,
-            unattributed: self.unattributed,
+            unattributed: self.nobodys(),
             unattributed_by_inbound: Vec::new(),
             from: query.from.map(|it| Time::new(it, zone)),
             to: Some(Time::new(to, zone)),

@@ -311,23 +311,7 @@ impl Backend for Demo {
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {
-        let month = self.life().map(|life| life.month(&self.now()));
-        let live = self.snapshot();
-        let state = self.state();
-        let count = |wanted: fn(&User) -> bool| state.users.iter().filter(|it| wanted(it)).count();
-        Ok(Stats {
-            schema: Schema,
-            total_users: state.users.len() as u64,
-            active_users: count(|user| user.state == UserState::Active) as u64,
-            total_traffic_bytes: live.totals.total_bytes,
-            meter: Meter::Payload,
-            online_users: count(|user| user.live.flows > 0) as u64,
-            limited_users: count(|user| user.state == UserState::Limited) as u64,
-            today_bytes: live.totals.today_bytes,
-            month_bytes: month.unwrap_or(live.totals.total_bytes),
-            unattributed_bytes: live.totals.unattributed_bytes,
-            as_of: Some(Time::from(&self.now())),
-        })
+        Ok(Stats::from(&self.snapshot()))
     }
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
@@ -418,7 +402,7 @@ impl Backend for Demo {
 
     async fn credentials(&self, name: &str) -> Result<UserCredentials, ApiError> {
         let state = self.state();
-        Ok(state.shared.credentials(state.user(name)?, state.rev))
+        Ok(state.shared.credentials(state.user(name)?, &state.inbounds, state.rev))
     }
 
     async fn rotate_subscription(&self, envelope: Envelope, name: &str) -> Result<UserCredentials, ApiError> {
@@ -427,13 +411,13 @@ impl Backend for Demo {
             envelope.check_rev(user.rev, &user)?;
             state.shared.rotate(&user);
             state.rev += 1;
-            Ok(state.shared.credentials(&user, state.rev))
+            Ok(state.shared.credentials(&user, &state.inbounds, state.rev))
         })
     }
 
     async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
         let state = self.state();
-        state.shared.subscription(&self.now(), &state.users, token)
+        state.shared.subscription(&self.now(), &state.users, &state.inbounds, token)
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -11,17 +11,40 @@ use super::data::MIB;
 use crate::{
     api::{
         error::ApiError,
+        notes::Note,
         sharing::{
             Basis, Day, Profile, Server, ServerTls, Sharing, SharingChange, SharingShow, Subscription,
             UserCredentials,
         },
         types::{Meter, Schema, Time, User},
     },
+    locale::Lang,
     share,
 };
 
+fn demonstration() -> Note {
+    Note::new("demonstration", [])
+}
+
 /// Days that the page shows.
 const DAYS: i64 = 30;
+
+/// Tag and type.
+pub(super) type Inbound = (String, String);
+
+/// What a user has in an inbound of a type; it follows from the user, so that it is the same each time.
+pub(super) fn entry(user: &User, kind: &str) -> BTreeMap<String, String> {
+    let id = user.id.as_deref().unwrap_or(&user.name);
+    let seed = Sha256::digest(format!("password {id}"));
+    let name = ("name".to_owned(), user.name.clone());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&seed[..16]);
+    let secret = match kind {
+        "vless" => ("uuid".to_owned(), uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()),
+        _ => ("password".to_owned(), URL_SAFE_NO_PAD.encode(&seed[..18])),
+    };
+    [name, secret].into()
+}
 
 /// Settings, and how often each user's secret was changed.
 #[derive(Default)]
@@ -42,7 +65,7 @@ impl Shared {
         *self.turns.entry(id).or_default() += 1;
     }
 
-    pub fn credentials(&self, user: &User, rev: u64) -> UserCredentials {
+    pub fn credentials(&self, user: &User, inbounds: &[Inbound], rev: u64) -> UserCredentials {
         let token = self.token(user);
         UserCredentials {
             schema: Schema,
@@ -50,8 +73,9 @@ impl Shared {
             path: format!("/s/{token}"),
             token,
             url: None,
-            servers: share::with_links(&self.servers(user)),
-            notes: vec!["this is a demonstration: nobody listens at the address of these links".to_owned()],
+            servers: share::with_links(&self.servers(user, inbounds)),
+            notes: demonstration().sentence(Lang::En).into_iter().collect(),
+            notices: vec![demonstration()],
             rev,
         }
     }
@@ -71,18 +95,17 @@ impl Shared {
         Ok(())
     }
 
-    fn servers(&self, user: &User) -> Vec<Server> {
+    fn servers(&self, user: &User, inbounds: &[Inbound]) -> Vec<Server> {
         let server = |inbound: &String| {
             let said = self.sharing.inbounds.get(inbound).cloned().unwrap_or_default();
             let address = said.address.or(self.sharing.address.clone());
-            let id = user.id.as_deref().unwrap_or(&user.name);
-            let password = URL_SAFE_NO_PAD.encode(&Sha256::digest(format!("password {id}"))[..18]);
+            let kind = inbounds.iter().find(|(tag, _)| tag == inbound).map_or("trojan", |(_, kind)| kind);
             let server = Server {
                 inbound: inbound.clone(),
-                kind: "trojan".to_owned(),
+                kind: kind.to_owned(),
                 address: address.unwrap_or_else(|| "demo.invalid".to_owned()),
                 port: said.port.unwrap_or(443),
-                entry: [("name".to_owned(), user.name.clone()), ("password".to_owned(), password)].into(),
+                entry: entry(user, kind),
                 method: None,
                 server_key: None,
                 tls: Some(ServerTls {
@@ -102,7 +125,13 @@ impl Shared {
         user.inbounds.iter().filter_map(server).collect()
     }
 
-    pub fn subscription(&self, now: &Zoned, users: &[User], token: &str) -> Result<Subscription, ApiError> {
+    pub fn subscription(
+        &self,
+        now: &Zoned,
+        users: &[User],
+        inbounds: &[Inbound],
+        token: &str,
+    ) -> Result<Subscription, ApiError> {
         let found = users.iter().find(|user| self.token(user) == token);
         let user = found.ok_or_else(ApiError::no_such_subscription)?;
         let (upload, download) = user.traffic.by(Meter::Payload);
@@ -123,7 +152,7 @@ impl Shared {
             period: user.period.clone(),
             total: user.total,
             packages: user.packages,
-            speed: user.speed,
+            speed: user.speed_now(),
             expires_at: user.expires_at,
             last_seen_at: user.last_seen_at,
             time_zone: user.time_zone.clone(),
@@ -134,7 +163,7 @@ impl Shared {
                 support_url: self.sharing.support_url.clone(),
                 url: None,
             },
-            servers: self.servers(user),
+            servers: self.servers(user, inbounds),
             as_of: Time::from(now),
         })
     }

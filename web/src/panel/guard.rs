@@ -29,6 +29,8 @@ use crate::{
 pub const FORM_BYTES_MAX: usize = 256 << 10;
 /// The same of who is not in: a password and a code.
 pub const OPEN_FORM_BYTES_MAX: usize = 16 << 10;
+/// The longest that a session lasts, in seconds: the agent ends it, the browser is only not to forget it before.
+const SESSION_S: u32 = 14 * 86_400;
 /// How long an answer may take to begin.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 /// How long a body may take to come.
@@ -71,9 +73,9 @@ impl Guard {
     /// `Set-Cookie` of a session, in the answer to a request with these headers; an empty one ends it.
     pub fn session_cookie(&self, headers: &HeaderMap, session: &str) -> Option<HeaderValue> {
         let secure = if self.options.secure_at(headers) { "; Secure" } else { "" };
-        let age = if session.is_empty() { "; Max-Age=0" } else { "" };
+        let age = if session.is_empty() { 0 } else { SESSION_S };
         let name = self.cookie_name(headers);
-        HeaderValue::from_str(&format!("{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}{age}")).ok()
+        HeaderValue::from_str(&format!("{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}; Max-Age={age}")).ok()
     }
 
     fn visitor(&self, request: &Request) -> Visitor {

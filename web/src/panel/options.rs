@@ -4,7 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, header};
 
-use crate::locale::Lang;
+use crate::{
+    api::names::safe,
+    locale::Lang,
+    share::reach::{Reach, bracketed},
+};
 
 /// Addresses that a request may have passed on its way.
 const FORWARDED_MAX: usize = 32;
@@ -18,6 +22,10 @@ pub struct Options {
     pub tls: bool,
     /// `[panel] public_url`: how people reach the panel from elsewhere.
     pub public_url: String,
+    /// `[panel] listen` and `public_listen`, where they are other than loopback: how phones get to the panel
+    /// where nobody said a public address.
+    pub listen: Option<SocketAddr>,
+    pub public_listen: Option<SocketAddr>,
     /// Whose word about the visitor's address counts.
     pub trusted_proxies: Vec<Network>,
     /// Of who says nothing about it.
@@ -34,6 +42,34 @@ impl Options {
     /// Whether people reach the panel by TLS from elsewhere.
     pub fn secure(&self) -> bool {
         self.tls || self.public_url.starts_with("https://")
+    }
+
+    /// Where a user finds its own page, and how far away that address still leads there. `server` is where
+    /// clients find the machine, if that is known.
+    pub fn page_of(&self, path: &str, headers: &HeaderMap, server: Option<&str>) -> (String, Reach) {
+        let with_reach = |url: String| {
+            let reach = Reach::of_url(&url);
+            (url, reach)
+        };
+        let scheme = if self.secure() { "https" } else { "http" };
+        let at = |authority: String| format!("{scheme}://{authority}{}{path}", self.base_path);
+        if !self.public_url.is_empty() {
+            return with_reach(format!("{}{path}", self.public_url.trim_end_matches('/')));
+        }
+        let said = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or("localhost");
+        let here = with_reach(at(safe(said)));
+        let listens = |listener: Option<SocketAddr>| {
+            let listener = listener?;
+            let host = match listener.ip() {
+                any if any.is_unspecified() => bracketed(server?),
+                one => bracketed(&one.to_string()),
+            };
+            Some(with_reach(at(format!("{host}:{}", listener.port()))))
+        };
+        // What is meant for everybody comes first; then the way that this request came, unless that is the
+        // machine's own and there is a better one.
+        let better = || listens(self.listen).filter(|_| here.1 == Reach::Machine);
+        listens(self.public_listen).or_else(better).unwrap_or_else(|| here.clone())
     }
 
     /// Whether this request came by TLS, as far as is known: by our own, or by a proxy's at the public address.
@@ -229,6 +265,32 @@ mod tests {
         for wrong in ["", "x", "10.0.0.0/33", "10.0.0.0/-1", "::/129", "10.0.0.0/8/8"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_users_page_is_where_a_phone_finds_it() {
+        let page = |options: &Options, host: &str, server: Option<&str>| {
+            let headers = [(header::HOST, host.parse().unwrap())].into_iter().collect();
+            options.page_of("/s/x", &headers, server)
+        };
+        let everywhere = |url: &str| (url.to_owned(), Reach::Everywhere);
+        let local = Options::default();
+        assert_eq!(page(&local, "127.0.0.1:8790", Some("203.0.113.7")).1, Reach::Machine);
+        assert_eq!(page(&local, "203.0.113.7:8790", None), everywhere("http://203.0.113.7:8790/s/x"));
+        let said = Options { public_url: "https://panel.example/box/".to_owned(), ..Options::default() };
+        assert_eq!(page(&said, "127.0.0.1:8790", None), everywhere("https://panel.example/box/s/x"));
+        let loopback = Options { public_url: "http://localhost:8790".to_owned(), ..Options::default() };
+        assert_eq!(page(&loopback, "203.0.113.7", None).1, Reach::Machine);
+        let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
+        let public = Options { public_listen: any(8443), tls: true, ..Options::default() };
+        assert_eq!(page(&public, "localhost", Some("2001:db8::7")), everywhere("https://[2001:db8::7]:8443/s/x"));
+        assert_eq!(page(&public, "localhost", None).1, Reach::Machine, "nobody knows where the machine is");
+        let own = Options { public_listen: Some("198.51.100.4:80".parse().unwrap()), ..Options::default() };
+        assert_eq!(page(&own, "localhost", None), everywhere("http://198.51.100.4:80/s/x"));
+        // By a tunnel to a panel that listens everywhere.
+        let open = Options { listen: any(8790), base_path: "/box".to_owned(), ..Options::default() };
+        assert_eq!(page(&open, "127.0.0.1:1", Some("a.example")), everywhere("http://a.example:8790/box/s/x"));
+        assert_eq!(page(&open, "203.0.113.7:99", Some("a.example")), everywhere("http://203.0.113.7:99/box/s/x"));
     }
 
     #[test]

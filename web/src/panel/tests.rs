@@ -61,6 +61,7 @@ impl Browser {
         assert_eq!((answer.status, answer.to()), (StatusCode::SEE_OTHER, "/users"), "{}", answer.body);
         let set = answer.headers[header::SET_COOKIE].to_str().unwrap();
         assert!(set.contains("HttpOnly") && set.contains("SameSite=Lax"), "{set}");
+        assert!(set.contains("Max-Age=1209600"), "closing the browser is no end of the session: {set}");
         browser.cookie = set.split(';').next().map(str::to_owned);
         let page = browser.get("/users").await;
         assert_eq!(page.status, StatusCode::OK, "{}", page.body);

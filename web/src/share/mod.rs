@@ -6,6 +6,9 @@ pub mod clash;
 pub mod headers;
 pub mod links;
 pub mod qr;
+#[cfg(test)]
+pub mod qr_reader;
+pub mod reach;
 pub mod singbox;
 #[cfg(test)]
 mod tests;

@@ -350,3 +350,17 @@ fn codes_are_drawings_without_scripts_and_styles() {
     assert_eq!(qr::svg(&"x".repeat(5000)), None);
     assert!(qr::terminal("abc").unwrap().contains('█'));
 }
+
+#[test]
+fn codes_say_what_was_put_into_them() {
+    for text in [
+        "https://vpn.example.org/s/0123456789012345678901234567890123456789012",
+        "trojan://p%20w@[2001:db8::7]:443?sni=tls.example.org#%E7%81%AB%E7%AE%AD",
+        &format!("vless://{}", "x".repeat(900)),
+    ] {
+        assert_eq!(qr_reader::read(&qr::svg(text).unwrap()), text);
+    }
+    let links = with_links(&[server("trojan", &[("name", HOSTILE[1]), ("password", HOSTILE[2])])]);
+    let link = links[0].link.as_deref().unwrap();
+    assert_eq!(qr_reader::read(&qr::svg(link).unwrap()), link);
+}

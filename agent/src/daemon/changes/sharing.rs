@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use boxmeter_web::{
     api::{
+        notes::Note,
         order::Envelope,
         query::{By, UsageQuery},
         sharing::{
@@ -15,7 +16,11 @@ use boxmeter_web::{
         types::{Meter, Schema, Time, User},
     },
     backend::ApiError,
-    share,
+    locale::Lang,
+    share::{
+        self,
+        reach::Reach,
+    },
 };
 use jiff::{ToSpan, Zoned, tz::TimeZone};
 use rand::RngExt as _;
@@ -58,8 +63,9 @@ fn found_address(public_url: &str) -> Option<String> {
 fn public_host(public_url: &str) -> Option<String> {
     let uri: http::Uri = public_url.parse().ok()?;
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let private = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| !is_public(address));
-    (!private).then(|| host.to_owned())
+    // A name of the own network was chosen by somebody; an address of it may be anything's.
+    let least = if host.parse::<IpAddr>().is_ok() { Reach::Everywhere } else { Reach::Network };
+    (Reach::of_host(host) >= least).then(|| host.to_owned())
 }
 
 fn own_address() -> Option<String> {
@@ -67,25 +73,12 @@ fn own_address() -> Option<String> {
         let socket = UdpSocket::bind(from).ok()?;
         socket.connect(to.parse::<SocketAddr>().ok()?).ok()?;
         let address = socket.local_addr().ok()?.ip();
-        is_public(address).then(|| address.to_string())
+        (Reach::of_address(address) == Reach::Everywhere).then(|| address.to_string())
     })
 }
 
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(it) => {
-            let [a, b, ..] = it.octets();
-            let carrier = a == 100 && (64..128).contains(&b);
-            !(it.is_private() || it.is_loopback() || it.is_link_local() || it.is_unspecified() || carrier)
-        }
-        IpAddr::V6(it) => {
-            !(it.is_loopback() || it.is_unspecified() || it.is_unique_local() || it.is_unicast_link_local())
-        }
-    }
-}
-
 /// The servers as clients are told of them, and why some are missing.
-fn told(found: Vec<Found>, sharing: &Sharing, address: Option<&str>) -> (Vec<Server>, Vec<String>) {
+fn told(found: Vec<Found>, sharing: &Sharing, address: Option<&str>) -> (Vec<Server>, Vec<Note>) {
     let (mut servers, mut notes) = (Vec::new(), Vec::new());
     for Found { mut server, local } in found {
         let tag = server.inbound.clone();
@@ -94,25 +87,18 @@ fn told(found: Vec<Found>, sharing: &Sharing, address: Option<&str>) -> (Vec<Ser
             continue;
         }
         let Some(address) = said.address.as_deref().or(sharing.address.as_deref()).or(address) else {
-            notes.push(
-                "this machine has no public address of its own: say where clients find it (`address` of the \
-                 settings of sharing)"
-                    .to_owned(),
-            );
+            notes.push(Note::new("no_address", []));
             break;
         };
         let loops = address == "localhost" || address.parse().is_ok_and(|it: IpAddr| it.is_loopback());
         if local && said.port.is_none() && !loops {
-            notes.push(format!(
-                "the inbound {tag:?} listens on loopback only: say at which port clients come in (`inbounds` \
-                 of the settings of sharing)"
-            ));
+            notes.push(Note::new("inbound_on_loopback", [("inbound", &*tag)]));
             continue;
         }
         server.address = address.to_owned();
         server.port = said.port.unwrap_or(server.port);
         if server.port == 0 {
-            notes.push(format!("the inbound {tag:?} listens on no fixed port"));
+            notes.push(Note::new("inbound_no_port", [("inbound", &*tag)]));
             continue;
         }
         match said.tls {
@@ -153,7 +139,7 @@ impl Answerer {
         let token = token.await.map_err(refused)?;
         let kept = self.read(|reader| reader.sharing()).await?;
         let found = self.hands.servers(name).await?;
-        let (servers, notes) = told(found, &settings(&kept)?, found_address(&self.public_url).as_deref());
+        let (servers, notices) = told(found, &settings(&kept)?, found_address(&self.public_url).as_deref());
         Ok(UserCredentials {
             schema: Schema,
             user: name.to_owned(),
@@ -161,7 +147,8 @@ impl Answerer {
             url: self.subscription_url(&token),
             token,
             servers: share::with_links(&servers),
-            notes,
+            notes: notices.iter().filter_map(|it| it.sentence(Lang::En)).collect(),
+            notices,
             rev: self.rev(),
         })
     }
@@ -242,6 +229,7 @@ impl Answerer {
         let sharing = settings(&kept)?;
         let found = self.hands.servers(&record.name).await?;
         let (servers, _) = told(found, &sharing, found_address(&self.public_url).as_deref());
+        let speed = user.speed_now();
         Ok(Subscription {
             schema: Schema,
             state: user.state,
@@ -267,7 +255,7 @@ impl Answerer {
             period: user.period,
             total: user.total,
             packages: user.packages,
-            speed: user.speed,
+            speed,
             time_zone: user.time_zone,
         })
     }
@@ -357,7 +345,7 @@ mod tests {
         assert_eq!(plain.tls.as_ref().unwrap().server_name.as_deref(), Some("inner.example"));
         let tls = behind.tls.as_ref().unwrap();
         assert_eq!((behind.port, tls.server_name.as_deref(), tls.insecure), (8443, Some("b.example"), true));
-        assert!(matches!(notes.as_slice(), [note] if note.contains("\"loop\"")), "{notes:?}");
+        assert!(matches!(notes.as_slice(), [note] if note.code == "inbound_on_loopback" && note.values["inbound"] == "loop"), "{notes:?}");
         let (servers, notes) = told(all(), &Sharing::default(), None);
         assert_eq!((servers.len(), notes.len()), (0, 1), "without an address there are no links");
     }

@@ -25,6 +25,8 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::tz::TimeZone;
 
+#[cfg(test)]
+pub use billing::Bases;
 pub use billing::{billed, of_meter, wallet_of, zone_of};
 pub use jobs::News;
 pub use limits::{FlowNews, Limits};

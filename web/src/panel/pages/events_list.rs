@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        query::{EventQuery, Page as Cursor},
+        query::{EventQuery, Page as Cursor, UserFilter},
         time::parse_time,
         types::{Event, Severity},
     },
@@ -20,6 +20,8 @@ use crate::{
 
 /// Rows of a page.
 const ROWS: u32 = 50;
+/// Names that are offered while one is typed.
+const NAMES: u32 = 20;
 /// How far back the list goes, as [`parse_time`] reads it; empty is everything.
 const SINCE: [&str; 4] = ["", "-1d", "-7d", "-30d"];
 
@@ -41,9 +43,21 @@ struct Page {
     severities: Vec<Choice>,
     whos: Vec<Choice>,
     sinces: Vec<Choice>,
+    /// Users whose names have what was typed in them.
+    names: Vec<String>,
+    /// Nobody has exactly the name, and these have it in theirs: address and name.
+    meant: Vec<(String, String)>,
     rows: Vec<Entry>,
     next: Option<String>,
     first: Option<String>,
+}
+
+/// Users whose names, notes or addresses have the text in them. Whoever cannot say it offers nobody.
+async fn like(visit: &Visit, text: &str) -> Vec<String> {
+    let filter = UserFilter { search: Some(text.to_owned()), ..UserFilter::default() };
+    let page = Cursor { after: None, limit: NAMES };
+    let found = visit.backend().users(filter, page).await;
+    found.map(|list| list.users.into_iter().map(|it| it.name).collect()).unwrap_or_default()
 }
 
 /// One event.
@@ -70,8 +84,12 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         newest: true,
         page: Cursor { after: text(&asked.after), limit: ROWS },
     };
-    let (f, list) =
-        tokio::join!(Frame::load(&pages, &visit, "events", title), visit.backend().events(wanted));
+    let typed = asked.user.trim();
+    let (f, list, names) = tokio::join!(
+        Frame::load(&pages, &visit, "events", title),
+        visit.backend().events(wanted),
+        like(&visit, typed)
+    );
     // A name that nobody has is a filter that finds nothing, not an error.
     let list = match list {
         Err(error) if error.kind == crate::backend::ErrorKind::NotFound => Default::default(),
@@ -87,6 +105,8 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         ];
         format!("/events{}", query(&pairs))
     };
+    let nobody = !typed.is_empty() && list.events.is_empty() && !names.iter().any(|it| it == typed);
+    let meant = names.iter().filter(|_| nobody).map(|it| (format!("{}/events?user={}", f.base, segment(it)), shown(it)));
     let choice = |group: &str, value: &str, chosen: &str| {
         let word = if value.is_empty() { "any" } else { value.trim_start_matches('-') };
         Choice::new(value, f.t(format!("panel.events.{group}_{word}")), value == chosen)
@@ -98,6 +118,8 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
             .collect(),
         whos: ["", "people"].iter().map(|it| choice("who", it, &asked.who)).collect(),
         sinces: SINCE.iter().map(|it| choice("since", it, &asked.since)).collect(),
+        meant: meant.collect(),
+        names: names.clone(),
         rows: list.events.iter().map(|it| entry(&f, it)).collect(),
         next: list.next.as_deref().map(address),
         first: (!asked.after.is_empty()).then(|| address("")),

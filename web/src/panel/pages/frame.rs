@@ -29,6 +29,8 @@ pub struct Frame {
     pub stream: Option<String>,
     /// For forms that change something.
     pub csrf: String,
+    /// The zone that moments are typed in: that of billing.
+    pub zone: String,
     /// Whether somebody is signed in: the frame then has its navigation.
     pub signed_in: bool,
 }
@@ -39,6 +41,8 @@ pub struct Banner {
     pub part: String,
     /// The agent's own words, or ours.
     pub text: String,
+    /// The agent's own words beside ours.
+    pub detail: Option<String>,
     pub advice: Option<String>,
     pub since: Option<Moment>,
     /// Whether `text` is English whatever the page's language is.
@@ -48,11 +52,14 @@ pub struct Banner {
 impl Frame {
     /// The frame of a page, with what the agent says of itself.
     pub async fn load(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
-        let banners = match visit.backend().status().await {
-            Ok(status) => status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect(),
-            Err(error) => vec![Banner::unreachable(visit.lang, &error)],
+        let (banners, zone) = match visit.backend().status().await {
+            Ok(status) => {
+                let banners = status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect();
+                (banners, status.time_zone.as_deref().map(shown))
+            }
+            Err(error) => (vec![Banner::unreachable(visit.lang, &error)], None),
         };
-        Frame { banners, ..Frame::bare(pages, visit, nav, title) }
+        Frame { banners, zone: zone.unwrap_or_else(|| "UTC".to_owned()), ..Frame::bare(pages, visit, nav, title) }
     }
 
     /// Without asking the agent.
@@ -67,6 +74,7 @@ impl Frame {
             messages: visit.flash.as_ref().map(|it| it.lines(visit.lang)).unwrap_or_default(),
             stream: None,
             csrf: visit.csrf(),
+            zone: String::new(),
             signed_in: visit.inside.is_some(),
         }
     }
@@ -84,6 +92,11 @@ impl Frame {
     /// The text of a key with one value.
     pub fn t1(&self, key: &str, name: &str, value: impl std::fmt::Display) -> String {
         self.lang.fill(key, &[(name, &value.to_string())])
+    }
+
+    /// What stands under a field.
+    pub fn hint(&self, key: &str) -> String {
+        self.t1(key, "zone", &self.zone)
     }
 
     /// The address of an asset; it changes with the content.
@@ -156,16 +169,21 @@ impl Frame {
 }
 
 impl Banner {
+    /// In the reader's words as far as the part is known; the agent's own words, which are English, have the
+    /// details.
     fn of(lang: Lang, it: &Degradation) -> Banner {
-        let key = format!("part.{}", it.part);
-        let part = lang.text(&key);
+        let said = |key: String| lang.find(&key).map(str::to_owned);
+        let english = shown(&it.reason);
+        let own = said(format!("degraded.{}", it.part)).filter(|_| lang != Lang::En);
+        let advice = it.advice.as_deref().map(shown).filter(|_| lang == Lang::En || own.is_none());
         Banner {
             bad: false,
-            part: if part == key { shown(&it.part) } else { part.to_owned() },
-            text: shown(&it.reason),
-            advice: it.advice.as_deref().map(shown),
+            part: said(format!("part.{}", it.part)).unwrap_or_else(|| shown(&it.part)),
+            english: own.is_none(),
+            detail: own.is_some().then(|| english.clone()),
+            text: own.unwrap_or(english),
+            advice: advice.or_else(|| said(format!("degraded.{}_advice", it.part))),
             since: Some(Moment::at(&it.since)),
-            english: true,
         }
     }
 
@@ -179,6 +197,7 @@ impl Banner {
             bad: true,
             part: lang.text("part.agent").to_owned(),
             text: lang.text(key).to_owned(),
+            detail: None,
             advice: advice.map(|key| lang.text(key).to_owned()),
             since: None,
             english: false,

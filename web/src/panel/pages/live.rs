@@ -2,7 +2,7 @@
 //! and one stream per page with only what that page shows, as text in its language.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,6 +16,7 @@ use axum::{
     },
 };
 use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -39,6 +40,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const PACE: Duration = Duration::from_millis(900);
 /// A sentence for screen readers comes once in so many messages.
 const SAY_EVERY: u64 = 30;
+/// The list of a user's connections is made anew once in so many messages, while there are any.
+pub const REFRESH_EVERY: u64 = 5;
 /// Rows of the list of the busiest users.
 pub const TOP_ROWS: usize = 8;
 /// Users that one page may ask for.
@@ -151,7 +154,7 @@ fn clipped(rate: u64) -> i64 {
 /// What a page shows live.
 #[derive(Debug, Default, Deserialize)]
 pub struct Wanted {
-    /// `overview`, `users` or `user`.
+    /// `overview`, `users`, `user` or `flows`.
     #[serde(default)]
     page: String,
     /// Ids of users, with commas between.
@@ -206,10 +209,7 @@ impl Teller {
             "overview" => overview(&self.base, view, &mut now),
             _ => {
                 for user in self.ids.iter().filter_map(|id| view.user(id)) {
-                    user_line(self.lang, user, &mut now);
-                    if self.page == "user" {
-                        now.insert(format!("{}:quota", user.id), json!(user.quota_bytes));
-                    }
+                    user_line(self.lang, user, view.snapshot.at.instant, &mut now);
                 }
             }
         }
@@ -227,7 +227,8 @@ impl Teller {
         if let Some(point) = self.point(view) {
             message["point"] = json!(point);
         }
-        if self.page == "user" && flows_moved {
+        // Beside their number, what each connection carries moves all the time.
+        if matches!(&*self.page, "user" | "flows") && (flows_moved || self.carries(view)) {
             message["refresh"] = json!(true);
         }
         // What depends on the state is more than a number: the reason, packages, buttons.
@@ -241,6 +242,12 @@ impl Teller {
         }
         self.count += 1;
         message
+    }
+
+    /// Whether it is time to look at connections that are open.
+    fn carries(&self, view: &View) -> bool {
+        let open = || self.ids.first().and_then(|id| view.user(id)).is_some_and(|it| it.live.flows > 0);
+        self.count > 0 && self.count.is_multiple_of(REFRESH_EVERY) && open()
     }
 
     /// The newest point of the page's chart.
@@ -280,16 +287,11 @@ fn overview(base: &str, view: &View, out: &mut Map<String, Value>) {
     put("today", Size(totals.today_bytes).to_string());
     put("total", Size(totals.total_bytes).to_string());
     put("unattributed", view::share(totals.unattributed_bytes, totals.total_bytes));
-    let mut states: BTreeMap<&str, u64> = BTreeMap::new();
-    for user in &view.snapshot.users {
-        *states.entry(user.state.as_str()).or_default() += 1;
-    }
-    let online = view.snapshot.users.iter().filter(|user| user.live.flows > 0).count();
-    put("users", view.snapshot.users.len().to_string());
-    put("online", online.to_string());
-    for state in ["active", "limited"] {
-        put(state, states.get(state).copied().unwrap_or_default().to_string());
-    }
+    put("month", Size(totals.month_bytes).to_string());
+    put("users", totals.total_users.to_string());
+    put("active", totals.active_users.to_string());
+    put("online", totals.online_users.to_string());
+    put("limited", totals.limited_users.to_string());
     let busiest = busiest(&view.snapshot);
     for row in 0..TOP_ROWS {
         let user = busiest.get(row);
@@ -327,7 +329,7 @@ pub fn busiest(snapshot: &LiveSnapshot) -> Vec<&LiveUser> {
     users
 }
 
-fn user_line(lang: Lang, user: &LiveUser, out: &mut Map<String, Value>) {
+fn user_line(lang: Lang, user: &LiveUser, now: Timestamp, out: &mut Map<String, Value>) {
     let id = &user.id;
     let mut put = |key: &str, value: Value| out.insert(format!("{id}:{key}"), value);
     put("down", json!(Rate(user.live.download_rate).to_string()));
@@ -336,12 +338,12 @@ fn user_line(lang: Lang, user: &LiveUser, out: &mut Map<String, Value>) {
     put("addresses", json!(user.live.addresses.to_string()));
     put("used", json!(Size(user.period_bytes).to_string()));
     put("total", json!(Size(user.total_bytes).to_string()));
-    if let Some(quota) = user.quota_bytes {
-        put("bar", json!(view::percent(user.period_bytes, quota)));
-    }
+    let usage = view::Use::of(user.period_bytes, user.quota_bytes, user.state);
+    let bar = usage.quota.as_ref().map(|_| json!({"percent": usage.percent, "level": usage.level}));
+    put("bar", json!(bar));
+    put("quota", json!(usage.quota.unwrap_or_default()));
     let state = view::State::of(lang, user.state);
     put("state", json!({"text": state.text, "state": state.word}));
-    if user.live.flows > 0 {
-        put("seen", json!(lang.text("panel.time.now")));
-    }
+    let seen = view::Seen::of(lang, user.live.flows > 0, user.last_seen_at.as_ref(), now);
+    put("seen", json!({"text": seen.text, "title": seen.title}));
 }

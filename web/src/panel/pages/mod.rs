@@ -26,6 +26,7 @@ mod terms_values;
 #[cfg(test)]
 mod tests;
 mod user_act;
+mod user_bulk;
 mod user_confirm;
 mod user_connect;
 mod user_edit;

@@ -75,11 +75,13 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
         })
         .collect();
     top.truncate(TOP_ROWS);
+    // Today and this month have what is nobody's in them, and so has the total.
+    let all = stats.total_traffic_bytes.saturating_add(stats.unattributed_bytes);
     let page = Page {
         today: Size(stats.today_bytes).to_string(),
         month: Size(stats.month_bytes).to_string(),
-        total: Size(stats.total_traffic_bytes).to_string(),
-        unattributed: share(stats.unattributed_bytes, stats.total_traffic_bytes),
+        total: Size(all).to_string(),
+        unattributed: share(stats.unattributed_bytes, all),
         flows: totals.flows,
         down: Rate(totals.download_rate).to_string(),
         up: Rate(totals.upload_rate).to_string(),

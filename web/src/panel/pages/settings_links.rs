@@ -31,6 +31,8 @@ struct Page {
     found: Option<String>,
     public_url: Option<String>,
     inbounds: Vec<Inbound>,
+    /// What somebody else made of it meanwhile: label, now, typed here.
+    clashes: Vec<(String, String, String)>,
 }
 
 /// What is said of one inbound; its fields carry its number.
@@ -48,6 +50,11 @@ struct Inbound {
 
 pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let sharing = visit.backend().sharing().await?;
+    let form = fields_of(&sharing);
+    page(&pages, &visit, &sharing, form, Vec::new(), StatusCode::OK).await
+}
+
+fn fields_of(sharing: &SharingShow) -> Fields {
     let mut form = Fields::default();
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     form.set("address", text(&sharing.sharing.address));
@@ -55,7 +62,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     form.set("update_hours", sharing.sharing.update_hours.to_string());
     form.set("support_url", text(&sharing.sharing.support_url));
     form.set("rev", sharing.rev.to_string());
-    page(&pages, &visit, &sharing, form, StatusCode::OK).await
+    form
 }
 
 async fn page(
@@ -63,6 +70,7 @@ async fn page(
     visit: &Visit,
     sharing: &SharingShow,
     form: Fields,
+    clashes: Vec<(String, String, String)>,
     status: StatusCode,
 ) -> Answer {
     let title = visit.lang.text("panel.links.title").to_owned();
@@ -73,6 +81,7 @@ async fn page(
         found: sharing.found_address.as_deref().map(shown),
         public_url: sharing.public_url.as_deref().map(shown),
         inbounds: inbounds(sharing, &known?),
+        clashes,
     };
     render_as(status, &page)
 }
@@ -115,13 +124,61 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, form: Form) -> Answ
     }
     if !fields.wrong() {
         let envelope = Envelope { if_rev: form.get("rev").parse().ok(), ..visit.envelope() };
-        match visit.backend().change_sharing(envelope, change).await {
+        match visit.backend().change_sharing(envelope, change.clone()).await {
             Ok(_) => return Ok(Flash::done("panel.done.links", &[]).to(&pages, "/settings/links")),
             Err(error) if error.kind == ErrorKind::Invalid => fields.refused(visit.lang, &error),
+            Err(error) if error.kind == ErrorKind::Stale => {
+                let current = visit.backend().sharing().await?;
+                let clashes = clashes(&visit, &current, &fields, &change);
+                fields.set("rev", current.rev.to_string());
+                let typed = typed(current, &change);
+                return page(&pages, &visit, &typed, fields, clashes, StatusCode::PRECONDITION_FAILED).await;
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    page(&pages, &visit, &sharing, fields, StatusCode::UNPROCESSABLE_ENTITY).await
+    let typed = typed(sharing, &change);
+    page(&pages, &visit, &typed, fields, Vec::new(), StatusCode::UNPROCESSABLE_ENTITY).await
+}
+
+/// The settings with what was typed of inbounds in them, so that it stays in the form.
+fn typed(mut there: SharingShow, change: &SharingChange) -> SharingShow {
+    for (tag, said) in &change.inbounds {
+        match said {
+            Some(said) => drop(there.sharing.inbounds.insert(tag.clone(), said.clone())),
+            None => drop(there.sharing.inbounds.remove(tag)),
+        }
+    }
+    there
+}
+
+fn clashes(
+    visit: &Visit,
+    there: &SharingShow,
+    typed: &Fields,
+    change: &SharingChange,
+) -> Vec<(String, String, String)> {
+    let text = |value: &str| match value.trim() {
+        "" => visit.lang.text("panel.form.empty").to_owned(),
+        some => shown(some),
+    };
+    let now = fields_of(there);
+    let fields = ["address", "title", "update_hours", "support_url"].iter();
+    let differs = fields.filter(|name| now.v(name).trim() != typed.v(name).trim());
+    let mut clashes: Vec<(String, String, String)> = differs
+        .map(|name| {
+            let label = visit.lang.text(&format!("panel.field.{name}")).to_owned();
+            (label, text(now.v(name)), text(typed.v(name)))
+        })
+        .collect();
+    let said = |it: Option<&InboundSharing>| {
+        let json = it.map(|it| serde_json::to_string(it).unwrap_or_default());
+        text(&json.unwrap_or_default())
+    };
+    for (tag, ours) in &change.inbounds {
+        clashes.push((shown(tag), said(there.sharing.inbounds.get(tag)), said(ours.as_ref())));
+    }
+    clashes
 }
 
 fn read(visit: &Visit, form: &Form, sharing: &SharingShow, fields: &mut Fields) -> SharingChange {

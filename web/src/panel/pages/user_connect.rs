@@ -3,7 +3,7 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use super::{
     Pages, Shared, Visit,
@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     api::sharing::{SharedServer, UserCredentials},
-    share::qr,
+    share::{
+        qr,
+        reach::{Reach, bracketed},
+    },
 };
 
 #[derive(Template)]
@@ -29,15 +32,26 @@ struct Page {
 pub struct Connect {
     /// The user's own page and subscription.
     pub url: String,
+    /// Of the page; empty where no phone could open it.
     pub qr: String,
+    /// Whether a phone can open the page. If not, the links of the servers come first.
+    pub reachable: bool,
+    /// Why not, and what to do about it.
+    pub why: Option<&'static str>,
+    /// The same page by the way that the panel is open now.
+    pub here: String,
     pub servers: Vec<Way>,
-    /// Why something is missing, in English.
-    pub notes: Vec<String>,
+    /// Why something is missing, and whether it is said in English whatever the page's language is.
+    pub notes: Vec<(String, bool)>,
+    /// Whether the settings of links can help.
+    pub settings: bool,
 }
 
 /// One inbound.
 pub struct Way {
     pub id: String,
+    /// Unfolded from the start.
+    pub open: bool,
     pub label: String,
     pub kind: String,
     pub place: String,
@@ -57,7 +71,7 @@ pub async fn show(
     let title = visit.lang.text("panel.connect.title").to_owned();
     let f = Frame::load(&pages, &visit, "users", title).await;
     let address = format!("{}/users/{}", f.base, segment(&name));
-    let connect = Connect::of(&pages, &headers, &credentials);
+    let connect = Connect::of(&pages, &visit, &headers, &credentials).await;
     render(&Page { f, name: shown(&name), address, connect })
 }
 
@@ -67,43 +81,60 @@ pub async fn rotate(State(pages): State<Shared>, visit: Visit, Path(name): Path<
     Ok(Flash::done("panel.done.rotated", &[("name", &shown(&name))]).to(&pages, &path))
 }
 
+/// Notes that the settings of links answer.
+const SETTINGS_HELP: [&str; 2] = ["no_address", "inbound_on_loopback"];
+
 impl Connect {
-    pub fn of(pages: &Pages, headers: &HeaderMap, credentials: &UserCredentials) -> Self {
-        let url = credentials.url.clone().unwrap_or_else(|| here(pages, headers, &credentials.path));
+    pub async fn of(pages: &Pages, visit: &Visit, headers: &HeaderMap, it: &UserCredentials) -> Self {
+        let options = &pages.guard.options;
+        let (url, reach) = match &it.url {
+            Some(url) => (url.clone(), Reach::of_url(url)),
+            None => options.page_of(&it.path, headers, machine(visit).await.as_deref()),
+        };
+        let why = match reach {
+            Reach::Machine if options.public_url.is_empty() => Some("panel.connect.only_here"),
+            Reach::Machine => Some("panel.connect.public_url_is_here"),
+            Reach::Network => Some("panel.connect.only_network"),
+            Reach::Everywhere => None,
+        };
+        let reachable = reach > Reach::Machine;
+        let first = usize::from(!reachable);
         Connect {
-            qr: qr::svg(&url).unwrap_or_default(),
-            url,
-            servers: credentials.servers.iter().enumerate().map(|(at, it)| way(at, it)).collect(),
-            notes: credentials.notes.iter().map(|it| shown(it)).collect(),
+            qr: Some(&url).filter(|_| reachable).and_then(|url| qr::svg(url)).unwrap_or_default(),
+            url: shown(&url),
+            reachable,
+            why,
+            here: format!("{}{}", pages.base, it.path),
+            servers: it.servers.iter().enumerate().map(|(at, it)| way(at, it, at < first)).collect(),
+            notes: notes(visit, it),
+            settings: it.notices.iter().any(|it| SETTINGS_HELP.contains(&&*it.code)),
         }
     }
 }
 
-impl Connect {
-    /// Where the single values stand elsewhere on the page.
-    pub fn without_fields(mut self) -> Self {
-        for server in &mut self.servers {
-            server.fields.clear();
-        }
-        self
+/// Where clients find the machine.
+async fn machine(visit: &Visit) -> Option<String> {
+    let kept = visit.backend().sharing().await.ok()?;
+    kept.sharing.address.or(kept.found_address)
+}
+
+/// What an agent that knows no codes says stays as it is.
+fn notes(visit: &Visit, it: &UserCredentials) -> Vec<(String, bool)> {
+    let told: Option<Vec<String>> = it.notices.iter().map(|note| note.sentence(visit.lang)).collect();
+    match told {
+        Some(told) if told.len() == it.notes.len() => told.into_iter().map(|it| (it, false)).collect(),
+        _ => it.notes.iter().map(|it| (shown(it), true)).collect(),
     }
 }
 
-/// The address by which the panel was reached, where the configuration says no public one.
-fn here(pages: &Pages, headers: &HeaderMap, path: &str) -> String {
-    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or("localhost");
-    let scheme = if pages.guard.options.secure() { "https" } else { "http" };
-    format!("{scheme}://{}{}{path}", shown(host), pages.base)
-}
-
-fn way(number: usize, shared: &SharedServer) -> Way {
+fn way(number: usize, shared: &SharedServer, open: bool) -> Way {
     let server = &shared.server;
-    let host =
-        if server.address.contains(':') { format!("[{}]", server.address) } else { server.address.clone() };
+    let host = bracketed(&server.address);
     let fields = server.entry.iter().enumerate();
     let link = shared.link.clone().unwrap_or_default();
     Way {
         id: format!("link-{number}"),
+        open,
         label: shown(&server.inbound),
         kind: shown(&server.kind),
         place: shown(&format!("{host}:{}", server.port)),

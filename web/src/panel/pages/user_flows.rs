@@ -19,7 +19,7 @@ use crate::{
     units::{Rate, Size},
 };
 
-/// Connections on the page; who has more is told how many there are by the number above.
+/// Connections on the page.
 const ROWS: u32 = 100;
 
 #[derive(Template)]
@@ -28,7 +28,15 @@ struct Page {
     f: Frame,
     name: String,
     address: String,
-    flows: Vec<Connection>,
+    flows: Connections,
+}
+
+/// The first of a user's live connections.
+#[derive(Default)]
+pub struct Connections {
+    pub rows: Vec<Connection>,
+    /// After so many there are more.
+    pub cut: Option<u32>,
 }
 
 /// One live connection.
@@ -45,18 +53,21 @@ pub struct Connection {
 }
 
 pub async fn show(State(pages): State<Shared>, visit: Visit, Path(name): Path<String>) -> Answer {
+    let user = visit.backend().user(&name).await?.user;
     let flows = connections(&visit, &name).await?;
     let f = Frame::load(&pages, &visit, "users", visit.lang.text("panel.flows.title").to_owned()).await;
+    let f = f.with_stream(format!("/live?page=flows&ids={}", user.id.unwrap_or_default()));
     let address = format!("{}/users/{}", f.base, segment(&name));
     render(&Page { f, name: shown(&name), address, flows })
 }
 
-pub async fn connections(visit: &Visit, name: &str) -> Result<Vec<Connection>, ApiError> {
+pub async fn connections(visit: &Visit, name: &str) -> Result<Connections, ApiError> {
     let filter =
         FlowFilter { user: Some(name.to_owned()), inbound: None, page: Cursor { after: None, limit: ROWS } };
     let now = visit.backend().now().timestamp();
     let list = visit.backend().flows(filter).await?;
-    Ok(list.flows.iter().map(|flow| connection(visit.lang, flow, now)).collect())
+    let rows = list.flows.iter().map(|flow| connection(visit.lang, flow, now)).collect();
+    Ok(Connections { rows, cut: list.next.is_some().then_some(ROWS) })
 }
 
 fn connection(lang: Lang, flow: &Flow, now: jiff::Timestamp) -> Connection {

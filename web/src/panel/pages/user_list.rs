@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     Shared, Visit,
     frame::{Answer, Frame, render},
-    view::{Choice, Moment, State as Word, Use, query, segment, short, shown, switched_off},
+    view::{Choice, Moment, Seen, State as Word, Use, query, segment, short, shown, switched_off},
 };
 use crate::{
     api::{
@@ -42,6 +42,7 @@ struct Page {
     states: Vec<Choice>,
     policies: Vec<Choice>,
     sorts: Vec<Choice>,
+    columns: Vec<Column>,
     rows: Vec<Row>,
     /// The live stream of the rows.
     stream: String,
@@ -50,8 +51,21 @@ struct Page {
     filtered: bool,
     next: Option<String>,
     first: Option<String>,
+    /// Whether some of them are on other pages.
+    several_pages: bool,
     /// Where a change comes back to.
     back: String,
+}
+
+/// The head of a column.
+struct Column {
+    key: &'static str,
+    class: &'static str,
+    /// Where the list is in the order of this column.
+    address: Option<String>,
+    /// Whether it is now, and in which direction.
+    chosen: bool,
+    direction: &'static str,
 }
 
 /// One user.
@@ -71,8 +85,7 @@ pub struct Row {
     pub total: String,
     pub down: String,
     pub up: String,
-    pub online: bool,
-    pub seen: Option<Moment>,
+    pub seen: Seen,
     pub expires: Option<Moment>,
     pub off: bool,
 }
@@ -101,6 +114,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         ];
         format!("/users{}", query(&pairs))
     };
+    let sorted = |sort: UserSort| {
+        let name = if sort == UserSort::Name { "" } else { sort.as_str() };
+        format!("/users{}", query(&[("q", &*asked.q), ("state", &asked.state), ("policy", &asked.policy), ("sort", name)]))
+    };
     let any = |key: &str| Choice::new("", lang.text(key), false);
     let states = UserState::ALL
         .iter()
@@ -115,8 +132,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         states: std::iter::once(any("panel.users.any_state")).chain(states).collect(),
         policies: std::iter::once(any("panel.users.any_policy")).chain(chosen).collect(),
         sorts: sorts.collect(),
+        columns: columns(filter.sort, sorted),
         count: users.matching.unwrap_or(users.users.len() as u64).to_string(),
         filtered: !(asked.q.is_empty() && asked.state.is_empty() && asked.policy.is_empty()),
+        several_pages: users.matching.is_some_and(|all| all > users.users.len() as u64),
         next: users.next.as_deref().map(address),
         first: (!asked.after.is_empty()).then(|| address("")),
         back: address(&asked.after),
@@ -128,17 +147,46 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
     render(&page)
 }
 
-/// A filter that does not make sense filters nothing: who changes the address by hand is not told off.
-fn wanted(asked: &Asked) -> (UserFilter, Cursor) {
-    let text = |text: &str| Some(text.trim().to_owned()).filter(|it| !it.is_empty());
-    let filter = UserFilter {
-        state: UserState::ALL.into_iter().find(|it| it.as_str() == asked.state),
-        search: text(&asked.q),
-        policy: text(&asked.policy),
-        online: asked.state == ONLINE,
-        sort: UserSort::ALL.into_iter().find(|it| it.as_str() == asked.sort).unwrap_or_default(),
+/// Whoever matters most comes first; names and expiries go up.
+fn columns(chosen: UserSort, address: impl Fn(UserSort) -> String) -> Vec<Column> {
+    let column = |key, class, sort: Option<UserSort>| Column {
+        key,
+        class,
+        address: sort.map(&address),
+        chosen: sort == Some(chosen),
+        direction: match sort {
+            Some(UserSort::Name | UserSort::Expires) => "ascending",
+            _ => "descending",
+        },
     };
-    (filter, Cursor { after: text(&asked.after), limit: ROWS })
+    vec![
+        column("panel.col.user", "", Some(UserSort::Name)),
+        column("col.state", "", None),
+        column("panel.col.used", "", Some(UserSort::Used)),
+        column("panel.col.total", "num total", Some(UserSort::Total)),
+        column("panel.col.rate", "num", Some(UserSort::Rate)),
+        column("col.last_seen", "seen", Some(UserSort::LastSeen)),
+        column("col.expires", "expires", Some(UserSort::Expires)),
+    ]
+}
+
+fn wanted(asked: &Asked) -> (UserFilter, Cursor) {
+    let sort = UserSort::ALL.into_iter().find(|it| it.as_str() == asked.sort).unwrap_or_default();
+    let after = Some(asked.after.trim().to_owned()).filter(|it| !it.is_empty());
+    (UserFilter { sort, ..filter(&asked.q, &asked.state, &asked.policy) }, Cursor { after, limit: ROWS })
+}
+
+/// Whom the fields of the filter take, by name. One that does not make sense filters nothing: who changes the
+/// address by hand is not told off.
+pub fn filter(search: &str, state: &str, policy: &str) -> UserFilter {
+    let text = |text: &str| Some(text.trim().to_owned()).filter(|it| !it.is_empty());
+    UserFilter {
+        state: UserState::ALL.into_iter().find(|it| it.as_str() == state),
+        search: text(search),
+        policy: text(policy),
+        online: state == ONLINE,
+        sort: UserSort::Name,
+    }
 }
 
 /// The names of all policies. Whoever only meters has none.
@@ -162,13 +210,12 @@ fn row(f: &Frame, user: &User, now: jiff::Timestamp) -> Row {
         policy: user.policy.as_deref().map(short).unwrap_or_default(),
         state: Word::of(f.lang, user.state),
         reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
-        usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
+        usage: Use::of(user.period.used_bytes, user.period.quota_bytes, user.state),
         extra: Some(user.packages.remaining_bytes).filter(|it| *it > 0).map(|it| Size(it).to_string()),
         total: Size(user.total.used_bytes).to_string(),
         down: Rate(user.live.download_rate).to_string(),
         up: Rate(user.live.upload_rate).to_string(),
-        online: user.live.flows > 0,
-        seen: user.last_seen_at.as_ref().map(|at| Moment::near(f.lang, at, now)),
+        seen: Seen::of(f.lang, user.live.flows > 0, user.last_seen_at.as_ref(), now),
         expires: user.expires_at.as_ref().map(|at| Moment::near(f.lang, at, now)),
         off: switched_off(user),
     }

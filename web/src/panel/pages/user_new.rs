@@ -1,6 +1,5 @@
-//! `/add-user`: a form, and after it the credentials, which are shown this once. The answer to the
-//! post is the page itself: nothing keeps the credentials in between, and a repeated post with the
-//! same key answers the same.
+//! `/add-user`: a form, and after it what is handed over. The answer to the post is the page itself:
+//! nothing keeps the credentials in between, and a repeated post with the same key answers the same.
 
 use askama::Template;
 use axum::extract::State;
@@ -40,9 +39,10 @@ struct Added {
     f: Frame,
     name: String,
     address: String,
-    credentials: Vec<Entry>,
-    /// Links and QR codes, where links can be made.
+    /// Links and QR codes.
     connect: Option<Connect>,
+    /// Of inbounds that have no link.
+    credentials: Vec<Entry>,
 }
 
 /// The credentials of one inbound, as sing-box names them.
@@ -103,12 +103,19 @@ pub async fn save(State(pages): State<Shared>, visit: Visit, headers: HeaderMap,
 async fn added(pages: &Shared, visit: &Visit, headers: &HeaderMap, added: &UserAdded) -> Answer {
     let title = visit.lang.text("panel.added.title").to_owned();
     let f = Frame::load(pages, visit, "users", title).await;
-    let credentials = visit.backend().credentials(&added.user.name).await.ok();
+    let found = visit.backend().credentials(&added.user.name).await.ok();
+    let connect = match &found {
+        Some(it) => Some(Connect::of(pages, visit, headers, it).await),
+        None => None,
+    };
+    // Those of the other inbounds stand beside their links.
+    let linked = |tag: &str| found.iter().flat_map(|it| &it.servers).any(|it| it.server.inbound == tag);
+    let lone = added.credentials.iter().filter(|it| !linked(&it.inbound));
     let page = Added {
-        connect: credentials.map(|it| Connect::of(pages, headers, &it).without_fields()),
+        connect,
         name: shown(&added.user.name),
         address: format!("{}/users/{}", f.base, segment(&added.user.name)),
-        credentials: added.credentials.iter().enumerate().map(entry).collect(),
+        credentials: lone.enumerate().map(entry).collect(),
         f,
     };
     render(&page)
@@ -123,6 +130,6 @@ fn entry((number, credential): (usize, &Credential)) -> Entry {
         .entry
         .iter()
         .enumerate()
-        .map(|(at, (name, value))| (format!("secret-{number}-{at}"), shown(name), shown(&text(value))));
+        .map(|(at, (name, value))| (format!("lone-{number}-{at}"), shown(name), shown(&text(value))));
     Entry { inbound: shown(&credential.inbound), kind: shown(&credential.kind), fields: fields.collect() }
 }

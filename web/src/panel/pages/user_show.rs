@@ -10,14 +10,14 @@ use super::{
     charts::Chart,
     events_list::{Entry, entry},
     frame::{Answer, Frame, render},
-    user_flows::{self, Connection},
+    user_flows::{self, Connections},
     view::{Moment, State as Word, Use, segment, shown, switched_off},
 };
 use crate::{
     api::{
         query::{By, EventQuery, Page as Cursor, UsageQuery},
         terms::Terms,
-        types::{Package, PackageOrigin, Usage, User},
+        types::{Package, PackageOrigin, Usage, User, UserState},
     },
     backend::{ApiError, ErrorKind},
     units::{Rate, Size},
@@ -59,7 +59,7 @@ struct Page {
     spans: Vec<(String, String, bool)>,
     chart: Chart,
     live_chart: Chart,
-    flows: Vec<Connection>,
+    flows: Connections,
     packages: Vec<Bought>,
     events: Vec<Entry>,
     events_address: String,
@@ -128,8 +128,8 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         state: Word::of(f.lang, user.state),
         reason: shown(&reason.or_else(|| user.reason.clone()).unwrap_or_default()),
         off: switched_off(user),
-        usage: Use::of(user.period.used_bytes, user.period.quota_bytes),
-        total: Use::of(user.total.used_bytes, user.total.quota_bytes),
+        usage: Use::of(user.period.used_bytes, user.period.quota_bytes, user.state),
+        total: Use::of(user.total.used_bytes, user.total.quota_bytes, user.state),
         packages_left: Size(user.packages.remaining_bytes).to_string(),
         period,
         ends: user.period.end.as_ref().map(|it| Moment::near(f.lang, it, now.timestamp())),
@@ -142,7 +142,7 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         spans: Vec::new(),
         chart: Chart { json: String::new(), rows: Vec::new() },
         live_chart: Chart { json: String::new(), rows: Vec::new() },
-        flows: Vec::new(),
+        flows: Connections::default(),
         packages: Vec::new(),
         events: Vec::new(),
         events_address: String::new(),
@@ -248,6 +248,11 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
     ];
     if let Some(terms) = &user.terms {
         lines.extend(limits(f, user, terms));
+    }
+    if user.state == UserState::Throttled {
+        let rate = |value: Option<u64>| value.map_or_else(|| f.t("panel.form.no_limit").to_owned(), |it| Rate(it).to_string());
+        let now = user.enforcement.speed;
+        lines.push(("panel.user.speed_now", format!("↓ {}  ↑ {}", rate(now.down), rate(now.up)), false));
     }
     let inbounds: Vec<String> = user.inbounds.iter().map(|it| shown(it)).collect();
     let seen = user

@@ -71,23 +71,48 @@ impl Moment {
     }
 }
 
+/// When somebody was seen last.
+pub struct Seen {
+    pub text: String,
+    /// The exact moment; empty where it is now, or never was.
+    pub title: String,
+}
+
+impl Seen {
+    pub fn of(lang: Lang, online: bool, last: Option<&Time>, now: Timestamp) -> Self {
+        match last {
+            _ if online => Seen { text: lang.text("panel.time.now").to_owned(), title: String::new() },
+            Some(at) => {
+                let Moment { text, title, .. } = Moment::near(lang, at, now);
+                Seen { text, title }
+            }
+            None => Seen { text: lang.text("never").to_owned(), title: String::new() },
+        }
+    }
+}
+
+/// A quota behind what is used of it.
+pub fn of_quota(quota: u64) -> String {
+    format!("/ {}", Size(quota))
+}
+
 /// How much of a quota is used.
 pub struct Use {
     pub used: String,
-    /// The quota; `None` is no limit.
+    /// The quota as it stands behind what is used; `None` is no limit.
     pub quota: Option<String>,
     pub percent: u64,
     pub level: &'static str,
 }
 
 impl Use {
-    pub fn of(used: u64, quota: Option<u64>) -> Self {
+    pub fn of(used: u64, quota: Option<u64>, state: UserState) -> Self {
         let percent = quota.map_or(0, |quota| percent(used, quota));
         Use {
             used: Size(used).to_string(),
-            quota: quota.map(|quota| Size(quota).to_string()),
+            quota: quota.map(of_quota),
             percent: percent.min(100),
-            level: level(percent),
+            level: level(percent, state),
         }
     }
 }
@@ -98,11 +123,12 @@ pub fn percent(used: u64, quota: u64) -> u64 {
     u64::try_from(share).unwrap_or(u64::MAX)
 }
 
-/// The colour of a bar: amber from 80 %, red from 100 %.
-pub fn level(percent: u64) -> &'static str {
-    match percent {
-        0..80 => "ok",
-        80..100 => "warn",
+/// The colour of a bar: amber from 80 %, red from 100 %. Who goes on past the quota has a package, or is slower
+/// and not cut, so that there is nothing to be alarmed about.
+pub fn level(percent: u64, state: UserState) -> &'static str {
+    match (percent, state) {
+        (0..80, _) => "ok",
+        (80..100, _) | (_, UserState::Active | UserState::Throttled) => "warn",
         _ => "bad",
     }
 }
@@ -166,14 +192,15 @@ mod tests {
 
     #[test]
     fn bars_turn_amber_and_red_where_the_rule_says() {
-        let of = |used| Use::of(used, Some(1_000));
+        let of = |used| Use::of(used, Some(1_000), UserState::Limited);
         assert_eq!((of(799).percent, of(799).level), (79, "ok"));
         assert_eq!((of(800).percent, of(800).level), (80, "warn"));
         assert_eq!((of(999).percent, of(999).level), (99, "warn"));
         assert_eq!((of(1_000).percent, of(1_000).level), (100, "bad"));
         assert_eq!((of(9_999).percent, of(9_999).level), (100, "bad"));
-        assert_eq!(Use::of(u64::MAX, Some(1)).level, "bad");
-        assert!(Use::of(5, None).quota.is_none());
+        assert_eq!(Use::of(u64::MAX, Some(1), UserState::Limited).level, "bad");
+        assert!(Use::of(5, None, UserState::Active).quota.is_none());
+        assert_eq!(Use::of(9_999, Some(1), UserState::Active).level, "warn", "a package pays for it");
     }
 
     #[test]

@@ -20,7 +20,7 @@ async fn state(demo: &Demo, name: &str) -> UserState {
 }
 
 #[tokio::test]
-async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
+async fn adding_a_user_hands_over_and_a_second_post_adds_nobody() {
     let rig = Rig::new().await;
     let form = rig.get("/add-user").await;
     let once = form.field("once");
@@ -49,7 +49,9 @@ async fn adding_a_user_shows_credentials_once_and_a_second_post_adds_nobody() {
     assert_eq!(user.note.as_deref(), Some("first line\nsecond"));
     let shown = rig.get(&format!("/users/{}", super::segment("新用户 1"))).await;
     assert_eq!(shown.status, StatusCode::OK);
-    assert!(!shown.has(&secret), "credentials are shown once");
+    assert!(!shown.has(&secret), "credentials stand where somebody asks for them");
+    let path = format!("/users/{}/connect", super::segment("新用户 1"));
+    assert!(rig.get(&path).await.has(&secret), "and can be handed over later as well");
     // The same key for something else is refused.
     let other = rig.post("/add-user", &[("once", &once), ("name", "another")]).await;
     assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -104,6 +106,7 @@ async fn deleting_asks_first() {
     assert_eq!(ask.status, StatusCode::OK);
     assert!(ask.has("Delete 2 users?"));
     assert!(rig.demo.user("alice").await.is_ok(), "nothing is done before the answer");
+    assert!(ask.has("alice") && ask.has("bob"), "of whom");
     let sure = [marked[0], marked[1], marked[2], ("sure", "yes")];
     rig.follow(&rig.post("/change-users", &sure).await).await;
     assert!(rig.demo.user("alice").await.is_err() && rig.demo.user("bob").await.is_err());
@@ -312,4 +315,27 @@ async fn users_have_any_name() {
         let page = rig.get(&format!("/users/{name}")).await;
         assert!(page.status.is_success() && page.has(&format!(">{name}</h1>")), "{name}: {}", page.words());
     }
+}
+
+#[tokio::test]
+async fn a_policy_that_somebody_else_changed_shows_both_values() {
+    let rig = Rig::new().await;
+    let page = rig.get("/policies/basic").await;
+    let rev = page.field("rev");
+    let mut fields: Vec<(&str, &str)> = vec![("rev", &rev), ("over", "cut"), ("period", "month"), ("wins", "newest")];
+    fields.extend([("reset_day", "1"), ("rollover", "no"), ("sharing", "note"), ("sharing_networks", "3")]);
+    fields.push(("sharing_minutes", "5"));
+    let with = |quota| [&fields[..], &[("quota", quota)]].concat();
+    let first = rig.post("/policies/basic", &with("111 GiB")).await;
+    assert_eq!(first.status, StatusCode::SEE_OTHER, "{}", first.words());
+    let late = rig.post("/policies/basic", &with("222 GiB")).await;
+    assert_eq!(late.status, StatusCode::PRECONDITION_FAILED, "{}", late.words());
+    assert!(late.has(">111 GiB</td><td>222 GiB<"), "{}", late.words());
+    assert_eq!(late.field("quota"), "222 GiB", "what was typed stays");
+    assert_eq!(rig.demo.policy("basic").await.unwrap().policy.terms.quota_bytes, Some(111 * GIB));
+    let rev = late.field("rev");
+    fields[0] = ("rev", &rev);
+    let again = [&fields[..], &[("quota", "222 GiB")]].concat();
+    assert_eq!(rig.post("/policies/basic", &again).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(rig.demo.policy("basic").await.unwrap().policy.terms.quota_bytes, Some(222 * GIB));
 }

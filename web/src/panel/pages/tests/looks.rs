@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::response::IntoResponse as _;
-use futures_util::StreamExt;
 use http::{StatusCode, header};
 use http_body_util::BodyExt;
 use jiff::Zoned;
@@ -96,10 +95,12 @@ async fn what_is_not_well_stands_on_every_page() {
     let rig = Rig::over(Arc::new(demo), "").await;
     for path in ["/", "/users", "/policies", "/events", "/settings", "/add-user"] {
         let seen = rig.get_in(Lang::ZhCn, path).await;
-        assert!(
-            seen.has("来源") && seen.has("sing-box&#39;s API is away") && seen.has("boxmeter doctor"),
-            "{path}"
-        );
+        assert!(seen.has("来源") && seen.has("sing-box 未告知连接属于哪个用户"), "{path}");
+        // What happened exactly is the agent's to say, in its language.
+        assert!(seen.has("lang=\"en\">sing-box&#39;s API is away<") && seen.has("boxmeter doctor"), "{path}");
+        assert!(!seen.has("look at boxmeter"), "{path}: advice in another language");
+        let english = rig.get(path).await;
+        assert!(english.has("sing-box&#39;s API is away") && english.has("look at boxmeter doctor"), "{path}");
     }
     assert!(rig.get("/").await.has("not all is well"));
 }
@@ -184,35 +185,49 @@ async fn events_are_newest_first_and_the_audit_trail_is_what_people_did() {
 }
 
 #[tokio::test]
-async fn live_messages_hold_what_the_page_shows_in_its_language() {
+async fn events_of_a_half_typed_name_offer_whom_it_may_be() {
     let rig = Rig::new().await;
-    let user = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
-    let online = user.iter().find(|it| it.live.flows > 0).unwrap();
-    let id = online.id.clone().unwrap();
-    let request = rig.request(Lang::ZhCn, http::Method::GET, &format!("/live?page=users&ids={id}"));
-    let response = rig.raw(request.body(axum::body::Body::empty()).unwrap()).await;
-    assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
-    let mut frames = response.into_body().into_data_stream();
-    let first = String::from_utf8(frames.next().await.unwrap().unwrap().to_vec()).unwrap();
-    let message: serde_json::Value =
-        serde_json::from_str(first.trim().strip_prefix("data: ").unwrap()).unwrap();
-    let set = message["set"].as_object().unwrap();
-    assert_eq!(set[&format!("{id}:state")]["text"], "正常");
-    assert_eq!(set[&format!("{id}:used")], crate::units::Size(online.period.used_bytes).to_string());
-    assert!(set.keys().all(|key| key.starts_with(&id)), "only what the page shows: {set:?}");
-    // Later messages hold only what has changed.
-    rig.demo.tick();
-    let second = frames.next().await.unwrap().unwrap();
-    let second = String::from_utf8(second.to_vec()).unwrap();
-    assert!(second.len() < first.len(), "{second}");
-    let page = rig.get("/users").await;
-    for key in set.keys() {
-        assert!(
-            page.has(&format!("data-live=\"{key}\""))
-                || key.ends_with(":flows")
-                || key.ends_with(":addresses"),
-            "{key}"
-        );
+    let half = rig.get("/events?user=ali").await;
+    assert!(half.has("<option value=\"alice\">"), "while it is typed");
+    assert!(half.has("Did you mean") && half.has("href=\"/events?user=alice\""), "{}", half.words());
+    let whole = rig.get("/events?user=alice").await;
+    assert!(!whole.has("Did you mean") && whole.has(">alice</a>"), "{}", whole.words());
+    // Each key presses asks for names only; the list follows when the name is there.
+    let form = whole.text.split("role=\"search\"").nth(1).unwrap().split('>').next().unwrap();
+    assert!(form.contains("change from:#user") && !form.contains("input"), "{form}");
+}
+
+#[tokio::test]
+async fn who_is_throttled_is_told_the_speed_of_now() {
+    let rig = Rig::new().await;
+    let users = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
+    let slow = users.iter().find(|it| it.state == UserState::Throttled).unwrap();
+    let Some(Reason::OverQuota { rate, .. }) = slow.cause else { panic!("{:?}", slow.cause) };
+    let rate = crate::units::Rate(rate).to_string();
+    assert_ne!(slow.terms.as_ref().unwrap().speed_down.map(|it| crate::units::Rate(it).to_string()), Some(rate.clone()));
+    let page = rig.get(&format!("/users/{}", segment(&slow.name))).await.words();
+    assert!(page.contains(&format!("Speed now ↓ {rate} ↑ {rate}")), "{page}");
+    let token = rig.demo.credentials(&slow.name).await.unwrap().token;
+    let own = rig.demo.subscription(&token).await.unwrap();
+    assert_eq!(crate::units::Rate(own.speed.down.unwrap()).to_string(), rate, "the user's own page says it too");
+}
+
+#[tokio::test]
+async fn heads_of_columns_put_the_list_in_their_order_and_keep_the_filter() {
+    let rig = Rig::new().await;
+    let page = rig.get("/users?q=a&sort=total").await;
+    assert_eq!(page.text.matches("aria-sort=\"descending\"").count(), 1);
+    let head = page.text.split("aria-sort=\"descending\"").nth(1).unwrap().split("</th>").next().unwrap();
+    assert!(head.contains("Total usage"), "{head}");
+    assert!(page.has("class=\"sort\" href=\"/users?q=a&#38;sort=expires\""), "{}", page.text);
+    assert!(rig.get("/users").await.has("aria-sort=\"ascending\""));
+}
+
+#[tokio::test]
+async fn moments_are_typed_in_a_zone_that_stands_there() {
+    let rig = Rig::new().await;
+    for path in ["/add-user", "/users/alice/edit", "/users/alice/package"] {
+        assert!(rig.get(path).await.has("Time zone: Asia/Shanghai"), "{path}");
     }
 }
 

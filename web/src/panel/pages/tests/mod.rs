@@ -1,9 +1,12 @@
 //! The pages over made-up data: what they show, what their forms do, and what they never do.
 
+mod bulk;
 mod catalogue;
+mod connect;
 mod figures;
 mod forms;
 mod hostile;
+mod live;
 mod looks;
 mod settings;
 
@@ -45,13 +48,18 @@ impl Rig {
     }
 
     pub async fn over(demo: Arc<Demo>, base: &str) -> Self {
+        Self::with(demo, Options { base_path: base.to_owned(), ..Options::default() }).await
+    }
+
+    pub async fn with(demo: Arc<Demo>, options: Options) -> Self {
         let front = Arc::new(MadeUp(Arc::clone(&demo)));
-        let options = Options { base_path: base.to_owned(), language: Some(Lang::En), ..Options::default() };
+        let base = options.base_path.clone();
+        let options = Options { language: Some(Lang::En), ..options };
         let app = panel::app(front, options);
         let stranger = Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned() };
         let sign_in = SignIn { password: PASSWORD.to_owned(), code: None };
         let session = demo.sign_in(&stranger, sign_in).await.unwrap().session;
-        Rig { demo, base: base.to_owned(), session, app }
+        Rig { demo, base, session, app }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Response<Body> {

@@ -152,3 +152,36 @@ async fn what_is_only_posted_to_leads_back_to_the_settings() {
         assert_eq!((back.status, back.location()), (StatusCode::SEE_OTHER, "/settings"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn settings_of_links_that_somebody_else_changed_show_both_and_lose_nothing() {
+    let rig = Rig::new().await;
+    let rev = rig.get("/settings/links").await.field("rev");
+    let fields = |address| [("address", address), ("title", "ours"), ("update_hours", "6"), ("tag-0", "hy2-in"), ("port-0", "4443")];
+    let first = [&fields("theirs.example.org")[..2], &[("update_hours", "12"), ("rev", &*rev)]].concat();
+    rig.follow(&rig.post("/settings/links", &first).await).await;
+    let ours = [&fields("ours.example.org")[..], &[("rev", &*rev)]].concat();
+    for lang in Lang::ALL {
+        let clash = rig.post_in(lang, "/settings/links", &ours).await;
+        assert_eq!(clash.status, StatusCode::PRECONDITION_FAILED, "{}", clash.words());
+        assert!(clash.has(lang.text("panel.stale.title")));
+        assert!(clash.has(">theirs.example.org</td><td>ours.example.org<"), "{}", clash.text);
+        assert_eq!(clash.field("address"), "ours.example.org", "what was typed stays");
+        assert!(clash.has("value=\"4443\""), "of an inbound as well");
+    }
+    // Looked at, it may be saved.
+    let seen = rig.post("/settings/links", &ours).await.field("rev");
+    let again = [&ours[..5], &[("rev", &*seen)]].concat();
+    let saved = rig.follow(&rig.post("/settings/links", &again).await).await;
+    assert!(saved.has("ours.example.org") && saved.has("value=\"4443\""), "{}", saved.words());
+}
+
+#[tokio::test]
+async fn mistakes_in_the_settings_of_links_keep_what_was_typed_of_inbounds() {
+    let rig = Rig::new().await;
+    let rev = rig.get("/settings/links").await.field("rev");
+    let fields = [("rev", &*rev), ("update_hours", "0"), ("tag-0", "hy2-in"), ("address-0", "in.example.org")];
+    let again = rig.post("/settings/links", &fields).await;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(again.has("value=\"in.example.org\""), "{}", again.words());
+}

@@ -1,0 +1,62 @@
+// Every page of a panel in which all texts mean harm and every part is in trouble: no text runs, breaks the policy,
+// hides what stands there or makes a page wider than a phone.
+
+import { faults, main, visitor, watched } from "./lib.mjs";
+import { signIn } from "./door.mjs";
+
+const base = process.env.PANEL_URL;
+const names = JSON.parse(process.env.NAMES);
+const pages = process.env.PUBLIC.split(" ");
+const PAGES = ["/", "/users", "/users?sort=rate", "/add-user", "/events", "/policies", "/settings", "/settings/links"];
+const OF_A_USER = ["", "/connect", "/flows", "/edit", "/package", "/reset", "/delete"];
+
+await main(async (browser, report) => {
+  for (const [lang, phone] of [["en", false], ["zh-CN", true]]) {
+    const context = await visitor(browser, { lang, phone });
+    await context.addInitScript(() => (window.hit = () => window.__broken.push("a text was run")));
+    const page = await watched(context, [404, 412, 422]);
+    const look = async (what, axe) => report(`${what} ${lang}`, await faults(page, { phone, axe }));
+    await signIn(page, base);
+    for (const path of PAGES) {
+      await page.goto(base + path);
+      await look(path, true);
+    }
+    const banners = await page.locator(".notice.warn[role=status]").allTextContents();
+    if (banners.length !== 12) report(`banners ${lang}`, [`${banners.length} of 12`]);
+    const chinese = banners.filter((it) => /[\u4e00-\u9fff]/.test(it)).length;
+    if (lang === "zh-CN" && chinese !== 12) report("banners", [`${chinese} of 12 in Chinese`]);
+    for (const [number, name] of names.entries()) {
+      for (const part of OF_A_USER) {
+        await page.goto(`${base}/users/${encodeURIComponent(name)}${part}`);
+        // Each page once; what the names do to it is alike.
+        await look(`${part} of user ${number}`, number === 0);
+      }
+      for (const path of [`/users?q=${encodeURIComponent(name)}`, `/events?user=${encodeURIComponent(name)}`]) {
+        await page.goto(base + path);
+        await look(`${path}`, false);
+      }
+      // As it is typed, by somebody who is in.
+      await page.goto(`${base}/add-policy`);
+      await page.locator("#name").fill(`p${number} ${name}`);
+      await page.locator("main form .actions button").first().click();
+      await look(`policy ${number}`, false);
+      await page.goto(`${base}/add-user`);
+      await page.locator("#name").fill(name);
+      await page.locator("#note").fill(name);
+      await page.locator("#quota").fill(name);
+      await page.locator("main form .actions button").first().click();
+      await look(`typed ${number}`, false);
+      await page.goto(`${base}/settings`);
+      await page.locator("form[action$='/settings/tokens'] input[name=name]").fill(name);
+      await page.locator("form[action$='/settings/tokens'] button").click();
+      await look(`token ${number}`, false);
+      await page.goto(base + pages[number]);
+      await look(`own page ${number}`, number === 0);
+    }
+    await page.goto(`${base}/policies`);
+    await look("policies with names", true);
+    await page.goto(`${base}/settings`);
+    await look("tokens with names", true);
+    await context.close();
+  }
+});

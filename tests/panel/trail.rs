@@ -1,0 +1,105 @@
+//! Whatever is changed by the panel's forms is in the events, with who did it and from where; and the second
+//! listener, which everybody may reach.
+
+use crate::rig::{ALICE, Answer, Rig};
+use boxmeter_tests::needs_machine;
+use std::net::TcpStream;
+
+/// A field's value in a page.
+fn field(page: &str, name: &str) -> String {
+    let rest = page.split(&format!("name=\"{name}\" value=\"")).nth(1).unwrap_or_else(|| panic!("no {name}: {page}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+/// What the first form with a button at this address is about: one's own session has none.
+fn id_in(page: &str, action: &str) -> String {
+    let forms = page.split(&format!("action=\"{action}\"")).skip(1);
+    let mut forms = forms.map(|it| it.split("</form>").next().unwrap());
+    field(forms.find(|it| it.contains("<button")).unwrap_or_else(|| panic!("no {action}: {page}")), "id")
+}
+
+struct Visit<'r> {
+    rig: &'r Rig,
+    session: String,
+}
+
+impl Visit<'_> {
+    fn page(&self, path: &str) -> String {
+        let answer = self.rig.ask("GET", path).cookie(&self.session).send();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    fn post(&self, path: &str, fields: &str) -> Answer {
+        let csrf = boxmeter_web::access::csrf(&self.session);
+        let ask = self.rig.ask("POST", path).from("198.51.100.77").cookie(&self.session);
+        let answer = ask.form(&format!("csrf={csrf}&{fields}")).send();
+        assert!(answer.status == 303 || answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+        answer
+    }
+
+    /// Posts, and finds the change in the events.
+    fn leaves(&self, kind: &str, path: &str, fields: &str) {
+        let before = self.rig.events().len();
+        self.post(path, fields);
+        let events = self.rig.events();
+        let found = events[before..].iter().find(|(it, _)| it == kind);
+        let (_, who) = found.unwrap_or_else(|| panic!("{path}: no {kind} in {:?}", &events[before..]));
+        assert!(who.contains("panel") && who.contains("198.51.100.77"), "{kind}: by {who}");
+    }
+}
+
+#[test]
+fn every_form_leaves_its_event() {
+    needs_machine!();
+    let rig = Rig::new();
+    let visit = Visit { rig: &rig, session: rig.sign_in() };
+    let terms = "over=cut&period=month&reset_day=1&wins=newest&rollover=no&sharing=note&sharing_networks=3&sharing_minutes=5";
+    visit.leaves("policy_created", "/add-policy", &format!("name=trail&quota=5GiB&{terms}"));
+    let rev = field(&visit.page("/policies/trail"), "rev");
+    visit.leaves("policy_changed", "/policies/trail", &format!("rev={rev}&quota=6GiB&{terms}"));
+    let user = format!("/users/{ALICE}");
+    visit.leaves("user_changed", "/change-users", &format!("user={ALICE}&do=policy&policy=trail&sure=yes&once=a"));
+    visit.leaves("package_added", &format!("{user}/package"), "size=1GiB&once=b");
+    visit.leaves("traffic_reset", &format!("{user}/reset"), "");
+    visit.leaves("subscription_rotated", &format!("{user}/connect"), "");
+    let links = visit.page("/settings/links");
+    let rev = field(&links, "rev");
+    visit.leaves("sharing_changed", "/settings/links", &format!("rev={rev}&update_hours=6&title=trail"));
+    visit.leaves("token_added", "/settings/tokens", "name=trail&scope=read&once=c");
+    let id = id_in(&visit.page("/settings"), "/settings/tokens/delete");
+    visit.leaves("token_deleted", "/settings/tokens/delete", &format!("id={id}"));
+    let another = rig.sign_in();
+    assert_eq!(rig.ask("GET", "/users").cookie(&another).send().status, 200);
+    let id = id_in(&visit.page("/settings"), "/settings/sessions");
+    visit.leaves("session_ended", "/settings/sessions", &format!("id={id}"));
+    assert_eq!(rig.ask("GET", "/users").cookie(&another).send().status, 303, "it is out at once");
+    visit.leaves("user_changed", "/change-users", &format!("user={ALICE}&do=policy&policy=free&sure=yes&once=d"));
+    let rev = field(&visit.page("/policies/trail/delete"), "rev");
+    visit.leaves("policy_deleted", "/policies/trail/delete", &format!("rev={rev}"));
+}
+
+#[test]
+fn the_second_listener_has_the_pages_of_users_and_nothing_else() {
+    needs_machine!();
+    let rig = Rig::with(|_| "public_listen = \"0.0.0.0:8444\"\n".to_owned());
+    let visit = Visit { rig: &rig, session: rig.sign_in() };
+    let connect = visit.page(&format!("/users/{ALICE}/connect"));
+    let path = connect.split("href=\"/s/").nth(1).unwrap().split('"').next().unwrap();
+    let path = format!("/s/{path}");
+    let public = |path: &str| {
+        let ask = rig.ask("GET", path).host("192.0.2.1:8444").cookie(&visit.session);
+        let mut stream = rig.site.inside.run(|| TcpStream::connect("127.0.0.1:8444")).unwrap();
+        std::io::Write::write_all(&mut stream, ask.text().as_bytes()).unwrap();
+        Answer::read(stream)
+    };
+    let page = public(&path);
+    assert_eq!(page.status, 200, "{}", page.body);
+    for closed in ["/", "/users", "/sign-in", "/api/v1/users", "/metrics", "/api/v1/status", "/static/boxmeter.js"] {
+        let answer = public(closed);
+        assert!(answer.status == 404, "{closed}: {} {}", answer.status, answer.body);
+    }
+    // Where the machine has a public address, links are made of it and this port.
+    let said = connect.contains(":8444/s/") || connect.contains("Only this machine can open");
+    assert!(said, "{connect}");
+}
