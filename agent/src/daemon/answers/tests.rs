@@ -48,6 +48,7 @@ fn record(number: u128, state: State) -> UserRecord {
             evidence: None,
         },
         account: AccountPeriod { start_ms: 0, generation: 0 },
+        kept: None,
         warned: Vec::new(),
         first_use_ms: None,
         state: StateRecord { state: "active".to_owned(), cause: "none".to_owned(), since_ms: 0 },
