@@ -13,6 +13,8 @@ pub mod fields;
 pub mod live;
 pub mod metrics;
 pub mod names;
+pub mod notify;
+pub mod notify_routes;
 pub mod openapi;
 pub mod order;
 pub mod pages;

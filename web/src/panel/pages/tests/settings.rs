@@ -152,3 +152,18 @@ async fn what_is_only_posted_to_leads_back_to_the_settings() {
         assert_eq!((back.status, back.location()), (StatusCode::SEE_OTHER, "/settings"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn what_people_are_told_is_shown_and_a_test_tells_what_came_of_it() {
+    let rig = Rig::new().await;
+    for lang in Lang::ALL {
+        let page = rig.get_in(lang, "/settings/notify").await;
+        let failing = lang.text("notify_state.waiting");
+        assert!(page.has("admin@example.org") && page.has("hooks.example.org:443"), "{}", page.words());
+        assert!(page.has("connection refused") && page.has(failing), "{}", page.words());
+    }
+    let sent = rig.follow(&rig.post("/settings/notify", &[]).await).await;
+    let said =
+        Lang::En.fill("panel.done.notify", &[("channel", "mail"), ("to", "admin@example.org"), ("ms", "1")]);
+    assert!(sent.has(&said), "{}", sent.words());
+}
