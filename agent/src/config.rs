@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 
 pub use kernel::Kernel;
 pub use ledger::Ledger;
+pub use notify::Notify;
 use values::duration;
 pub use values::{AutoPath, Reload};
 
 mod kernel;
 mod ledger;
+pub mod notify;
 #[cfg(test)]
 mod packaged;
 mod values;
@@ -61,6 +63,9 @@ pub struct Config {
     pub billing: Billing,
     pub metrics: Metrics,
     pub notify: Notify,
+    /// What was read.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -252,17 +257,6 @@ impl Default for Metrics {
     }
 }
 
-/// Read, but not yet used by this version: the contents of its tables are checked by the part that
-/// will send.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Notify {
-    pub mail: toml::Table,
-    pub telegram: toml::Table,
-    pub webhook: toml::Table,
-    pub report: toml::Table,
-}
-
 impl Config {
     /// Reads the file named, or [`DEFAULT_PATH`] if that exists, or takes the defaults.
     ///
@@ -271,7 +265,7 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(file) {
-            Ok(text) => Config::parse(&text, file),
+            Ok(text) => Ok(Config { file: Some(file.to_owned()), ..Config::parse(&text, file)? }),
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Config::default())
             }
@@ -286,7 +280,7 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let invalid = |error: toml::de::Error| ConfigError::Invalid {
             path: path.to_owned(),
-            detail: error.to_string().trim_end().to_owned(),
+            detail: without_secrets(&error, text),
         };
         let table: toml::Table = text.parse().map_err(invalid)?;
         if table.contains_key("fleet") {
@@ -297,6 +291,11 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(invalid)?;
         config.check().map_err(|(key, detail)| ConfigError::Value { path: path.to_owned(), key, detail })?;
         Ok(config)
+    }
+
+    /// Files with secrets that others than their owner can read, each with what to do.
+    pub fn exposed(&self) -> Vec<String> {
+        crate::notify::exposed(&self.notify, self.file.as_deref())
     }
 
     /// The zone that `[billing] time_zone` names; `local` is the machine's, and UTC where the machine has
@@ -327,6 +326,7 @@ impl Config {
             return Err(("billing.default_policy", "must name a policy, as \"unlimited\"".to_owned()));
         }
         self.panel.check()?;
+        self.notify.check()?;
         self.zone().map(drop).map_err(|error| {
             ("billing.time_zone", format!("{error}; use an IANA name as \"Asia/Shanghai\", or \"local\""))
         })
@@ -344,13 +344,36 @@ fn check_keys(table: &toml::Table, path: &Path) -> Result<(), ConfigError> {
             let nearest = owner.map(|(section, _)| format!("[{section}] {name}"));
             return Err(unknown(name.clone(), nearest.or_else(|| nearest_of(name, known.keys()))));
         };
-        for key in value.as_table().into_iter().flat_map(toml::Table::keys) {
-            if !section.contains_key(key) {
-                return Err(unknown(format!("{name}.{key}"), nearest_of(key, section.keys())));
-            }
+        check_table(value, section, name, &unknown)?;
+    }
+    Ok(())
+}
+
+/// The keys of a table, and of the tables in it.
+fn check_table(
+    value: &toml::Value,
+    known: &toml::Table,
+    place: &str,
+    unknown: &dyn Fn(String, Option<String>) -> ConfigError,
+) -> Result<(), ConfigError> {
+    for (key, value) in value.as_table().into_iter().flatten() {
+        match known.get(key) {
+            None => return Err(unknown(format!("{place}.{key}"), nearest_of(key, known.keys()))),
+            Some(toml::Value::Table(inner)) => check_table(value, inner, &format!("{place}.{key}"), unknown)?,
+            Some(_) => {}
         }
     }
     Ok(())
+}
+
+/// What TOML says of an error quotes the line; where secrets may stand, only its number is told.
+fn without_secrets(error: &toml::de::Error, text: &str) -> String {
+    if !text.contains("notify") {
+        return error.to_string().trim_end().to_owned();
+    }
+    let start = error.span().map_or(0, |span| span.start);
+    let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+    format!("line {line}: {}", error.message())
 }
 
 /// The known key with the fewest edits, if it is near enough to have been meant.
@@ -433,7 +456,7 @@ mod tests {
         let config = parse(
             "[singbox]\nsource = \"clash-logs\"\nreload = \"systemd:sing-box.service\"\nreload_within = \"90s\"\n\
              [kernel]\ncgroup = \"/sys/fs/cgroup\"\n[billing]\ntime_zone = \"Asia/Kathmandu\"\nmeter = \"wire\"\n\
-             [panel]\nlanguage = \"zh\"\n[notify.mail]\nhost = \"example.org\"",
+             [panel]\nlanguage = \"zh\"\n[notify]\nlanguage = \"zh\"",
         )
         .unwrap();
         assert_eq!(config.singbox.source, Source::ClashLogs);

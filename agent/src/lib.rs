@@ -15,6 +15,7 @@ mod fault;
 pub mod import;
 pub mod kernel;
 pub mod ledger;
+pub mod notify;
 pub mod panel;
 pub mod singbox;
 pub mod source;

@@ -12,6 +12,7 @@ pub use crate::api::error::{ApiError, ErrorKind};
 use crate::api::{
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     live::LiveSnapshot,
+    notify::{NotifyShow, NotifyTest, NotifyTested},
     order::Envelope,
     policies::{
         NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList, PolicyShow,
@@ -177,6 +178,19 @@ pub trait Backend: Door {
     /// The subscription of a secret. `NotFound` for one that nobody has, or whose user is deleted: the
     /// two look the same.
     async fn subscription(&self, _token: &str) -> Result<Subscription, ApiError> {
+        Err(only_reads())
+    }
+
+    // What people are told. The router has checked that the caller may see addresses.
+
+    /// What is set up, and the newest messages.
+    async fn notify(&self) -> Result<NotifyShow, ApiError> {
+        Err(only_reads())
+    }
+
+    /// Sends a test message to the admin at once, past the queue, and says what came of it. `Conflict` where
+    /// the channel is not set up, `Unavailable` while another test runs.
+    async fn test_notify(&self, _envelope: Envelope, _test: NotifyTest) -> Result<NotifyTested, ApiError> {
         Err(only_reads())
     }
 

@@ -7,6 +7,7 @@ pub mod access;
 pub mod api;
 pub mod backend;
 pub mod demo;
+pub mod letter;
 pub mod locale;
 pub mod panel;
 pub mod share;

@@ -17,6 +17,7 @@ const IMPORTS: &[Import] = &[
         allowed: &["agent/src/kernel/", "agent-common/src/pod.rs", "agent-ebpf/", "tests/kernel/"],
     },
     Import { word: "rusqlite", allowed: &["agent/src/ledger/", "tests/"] },
+    Import { word: "lettre", allowed: &["agent/src/notify/", "agent/src/config/notify"] },
 ];
 
 /// What the core must not know: files, network, clocks, threads of a runtime, the kernel, the database.
@@ -40,6 +41,9 @@ const NOT_IN_CORE: &[&str] = &[
 
 /// What the panel's package must not know, as crate names in its sources.
 const NOT_IN_WEB: &[&str] = &["aya", "rusqlite", "nix"];
+
+/// What those who send messages must not know: they have a queue, and nothing to decide.
+const NOT_IN_NOTIFY: &[&str] = &["aya", "rusqlite", "crate::daemon", "crate::kernel", "crate::enforcer"];
 
 /// Paths and hosts of a machine where somebody worked; written in two parts so that this file is clean.
 const MACHINE: &[(&str, &str)] =
@@ -104,6 +108,9 @@ pub fn of_file(file: &File) -> Vec<String> {
     }
     if file.below("agent/src/core/") {
         findings.extend(forbidden_in(file, NOT_IN_CORE, "the core"));
+    }
+    if file.below("agent/src/notify/") {
+        findings.extend(forbidden_in(file, NOT_IN_NOTIFY, "what sends messages"));
     }
     if file.below("web/") {
         findings.extend(forbidden_in(file, NOT_IN_WEB, "the panel's package"));
@@ -193,6 +200,16 @@ mod tests {
             let found = of_file(&file("agent/src/core/x.rs", &format!("//! Doc.\n{line}\n")));
             assert!(!found.is_empty(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_sends_messages_knows_neither_agent_nor_tables() {
+        for line in ["use crate::daemon::shared;", "let k = crate::kernel::open();"] {
+            let text = format!("//! Doc.\n{line}\n");
+            assert!(!of_file(&file("agent/src/notify/mail.rs", &text)).is_empty(), "{line}");
+            assert!(of_file(&file("agent/src/daemon/notifier.rs", &text)).is_empty(), "{line}");
+        }
+        assert!(!of_file(&file("agent/src/cli/mail.rs", "//! Doc.\nuse lettre::Message;\n")).is_empty());
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub enum Command {
     Top(super::top::TopArgs),
     /// What happened, and why.
     Events(super::events::EventsArgs),
+    /// What people are told: test the channels, list messages.
+    Notify(super::notify::NotifyArgs),
     /// Does the sum of all users and unattributed bytes equal the watched bytes.
     Audit(super::audit::AuditArgs),
     /// Write a checked copy of the ledger.

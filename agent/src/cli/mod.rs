@@ -18,6 +18,7 @@ mod flows;
 mod format;
 mod local;
 mod man;
+mod notify;
 mod packages;
 mod panel;
 mod policies;
@@ -74,6 +75,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Flows(args) => on_runtime(flows::run(context, args)),
         Command::Top(args) => on_runtime(top::run(context, args)),
         Command::Events(args) => on_runtime(events::run(context, args)),
+        Command::Notify(args) => on_runtime(notify::run(context, args)),
         Command::Audit(args) => on_runtime(audit::run(context, args)),
         Command::Backup(args) => backup::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),

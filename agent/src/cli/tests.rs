@@ -353,7 +353,7 @@ async fn keys_sort_search_move_and_quit() {
 fn texts_of_the_command_line_are_in_the_catalogue() {
     let mut sources = String::new();
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
-    for dir in [dir.clone(), dir.join("top"), dir.join("users")] {
+    for dir in [dir.clone(), dir.join("top"), dir.join("users"), dir.join("../notify")] {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("tests.rs") {
@@ -370,6 +370,10 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
         "weekday.",
         "reason.",
         "month.",
+        "notify.",
+        "notify_channel.",
+        "notify_kind.",
+        "notify_state.",
         "date.",
         "panel.",
         "period.",

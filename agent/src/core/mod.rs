@@ -9,6 +9,7 @@ pub mod clock_map;
 pub mod crowd;
 pub mod event;
 mod few;
+pub mod notice;
 pub mod period;
 pub mod policy;
 pub mod snapshot;

@@ -76,6 +76,7 @@ pub struct Agent {
     /// Since when nobody tells owners (ns, monotonic).
     pub source_down_ns: Option<u64>,
     pub guard: super::guard::Guard,
+    pub troubles: super::troubles::Troubles,
     pub watchdog: Watchdog,
 }
 
@@ -350,6 +351,7 @@ impl Agent {
             self.meter.publisher.set_counter(name, value);
         }
         self.meter.publisher.set_counter("events_dropped", self.totals.events_dropped);
+        self.channels_as_parts();
         let snapshot = self.meter.publisher.publish(&mut self.meter.attributor, &self.meter.accounts, now);
         for (name, value) in self.gate.limits.counters().named() {
             self.meter.publisher.set_counter(name, value);
@@ -357,6 +359,7 @@ impl Agent {
         self.directory.source = self.proxy.kind();
         self.directory.gate = self.gate.rows();
         self.directory.enforcement = self.hands.status();
+        self.tell_troubles(&snapshot.degraded);
         let picture = self.totals.picture(snapshot, &self.directory, &self.meter.accounts);
         self.pictures.send_replace(Arc::new(picture));
     }

@@ -12,6 +12,7 @@ use boxmeter_web::{
     api::{
         change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
         live::LiveSnapshot,
+        notify::{NotifyShow, NotifyTest, NotifyTested},
         order::Envelope,
         policies::{
             NewPackage, NewPolicy, PackageAdded, PackageList, PolicyChange, PolicyChanged, PolicyList,
@@ -87,6 +88,9 @@ pub struct Answerer {
     pub reader: Arc<Mutex<Option<Reader>>>,
     /// How scheduled backups stand.
     pub backups: watch::Receiver<Arc<CareStatus>>,
+    /// What tells people, if anything is set up.
+    pub notifier: Option<crate::notify::run::Handle>,
+    pub notify: crate::config::Notify,
     /// `[metrics] users`.
     pub metrics_of_users: bool,
     pub turns: Turns,
@@ -98,7 +102,7 @@ impl Answerer {
         self.pictures.borrow().clone()
     }
 
-    fn time(&self, ms: i64) -> Time {
+    pub(super) fn time(&self, ms: i64) -> Time {
         Time::from_ms(ms, &self.zone)
     }
 
@@ -457,6 +461,14 @@ impl Backend for Answerer {
 
     async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
         self.subscription_of(token).await
+    }
+
+    async fn notify(&self) -> Result<NotifyShow, ApiError> {
+        self.show_notify().await
+    }
+
+    async fn test_notify(&self, _envelope: Envelope, test: NotifyTest) -> Result<NotifyTested, ApiError> {
+        self.run_notify_test(test).await
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -58,6 +58,9 @@ pub struct CareStatus {
     pub next_ms: Option<i64>,
 }
 
+/// How backups stand, as it changes.
+pub type Statuses = watch::Receiver<Arc<CareStatus>>;
+
 /// The agent's end. The thread ends with it.
 pub struct Care {
     news: mpsc::Receiver<CareNews>,

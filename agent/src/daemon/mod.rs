@@ -13,6 +13,7 @@ mod changes;
 mod commits;
 mod delays;
 mod door;
+mod figures;
 mod flow_rates;
 mod gate;
 mod guard;
@@ -21,6 +22,7 @@ mod leave;
 mod listen;
 mod meter;
 mod metrics;
+mod notifier;
 mod peers;
 mod people;
 mod proxy;
@@ -29,6 +31,7 @@ mod reported;
 mod shared;
 mod steering;
 mod totals;
+mod troubles;
 mod watchdog;
 
 use std::{
@@ -160,11 +163,14 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let mut meter = Meter::new(kernel, billed)?;
     meter.guarded = guard_bytes.is_some();
     let epoch = meter.kernel.epoch();
-    let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch);
+    let notices = notifier::notices(&config.notify);
+    let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch, notices);
     gate.set_proxies(config.singbox.networks().map_err(anyhow::Error::msg)?);
     let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
     let (care, backups) = care::start(ledger.clone(), backups(config)).context("starting a thread")?;
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
+    let (notifier, troubles) =
+        notifier::start(config, &ledger, &zone, receiver.clone(), backups.clone()).await?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let answerer = Answerer {
         questions,
@@ -183,6 +189,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         node_id: info.as_ref().map(|info| info.node_id.to_string()),
         reader: Arc::new(Mutex::new(None)),
         backups,
+        notifier,
+        notify: config.notify.clone(),
         metrics_of_users: config.metrics.users,
         turns: backend::Turns::default(),
         hashing: door::Hashing::default(),
@@ -213,8 +221,13 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         delays: delays::Delays::default(),
         source_down_ns: None,
         guard: guard::Guard::new(guard_bytes),
+        troubles,
         watchdog: watchdog::Watchdog::of_environment(),
     };
+    for finding in config.exposed() {
+        tracing::warn!("{finding}");
+        agent.event("secret_readable", None, serde_json::json!({"message": finding, "severity": "warning"}));
+    }
     if let Some(committed_ms) = cut_off {
         agent.event("counts_lost", None, cut_off_told(committed_ms, config.ledger.tick));
     }
@@ -278,6 +291,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 async fn finish(mut agent: Agent) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    agent.end_notify().await;
     agent.event("agent_stopped", None, serde_json::json!({}));
     if let Err(reason) = agent.commit_last().await {
         tracing::warn!("the last counts are not committed, the kernel keeps them: {reason}");

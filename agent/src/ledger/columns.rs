@@ -1,8 +1,8 @@
 //! How values stand in columns: words for choices, JSON for what the core owns.
 
 use rusqlite::{
-    Row, ToSql,
-    types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, Type, ValueRef},
+    Row,
+    types::{Type, ValueRef},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,22 +21,26 @@ macro_rules! words {
             }
         }
 
-        impl ToSql for $choice {
-            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        impl rusqlite::ToSql for $choice {
+            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
                 Ok(self.word().into())
             }
         }
 
-        impl FromSql for $choice {
-            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        impl rusqlite::types::FromSql for $choice {
+            fn column_result(
+                value: rusqlite::types::ValueRef<'_>,
+            ) -> rusqlite::types::FromSqlResult<Self> {
                 match value.as_str()? {
                     $($word => Ok($choice::$case),)+
-                    other => Err(FromSqlError::Other(format!("unknown word {other:?}").into())),
+                    other => Err(rusqlite::types::FromSqlError::Other(format!("unknown word {other:?}").into())),
                 }
             }
         }
     };
 }
+
+pub(super) use words;
 
 words!(AdminState { Enabled = "enabled", Disabled = "disabled", Suspended = "suspended" });
 words!(FileState { Adding = "adding", Settled = "settled", Removing = "removing" });

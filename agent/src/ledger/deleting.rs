@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{
     commit::{id_bytes, user_id},
+    deliveries,
     error::CommitError,
     idempotency,
     model::UserRecord,
@@ -120,6 +121,7 @@ fn purge(transaction: &Transaction<'_>, id: UserId, asked: &Asked, rev: i64) -> 
     transaction.execute("UPDATE events SET data = '{}', rev = ?2 WHERE user_id = ?1", params![bytes, rev])?;
     parking::remove_all(transaction, id)?;
     sharing::forget(transaction, id)?;
+    deliveries::forget(transaction, id)?;
     // Answers may quote anything about anybody; who asks again is told that it was done.
     transaction.execute("UPDATE idempotency_keys SET status = NULL, answer = NULL", [])?;
     Ok(asked.event(transaction, "user_purged", Some(id), json!({}), rev)?)

@@ -19,6 +19,7 @@ mod cache;
 mod columns;
 mod commit;
 mod deleting;
+mod deliveries;
 mod endings;
 mod entries;
 mod error;
@@ -27,6 +28,7 @@ mod idempotency;
 pub mod import;
 mod intervals;
 mod model;
+mod notices;
 mod open;
 mod parking;
 mod people;
@@ -54,12 +56,16 @@ pub use access::{Ended, IDLE_MS, NewSession, NewToken, PanelAdmin, SessionRecord
 pub use attempts::Attempt;
 pub use backup::{BackedUp, BackupError, backup};
 pub use backups::{Backups, Made};
+pub use deliveries::{
+    Alerts, ChannelCounts, Delivery, Happened, NewDelivery, NotifyWanted, Outcome, Stage, WAIT_MS_MAX,
+};
 pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
     EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,
     ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
+pub use notices::{Notice, NoticeOf};
 pub use open::Check;
 pub use people::Removing;
 pub use reader::Reader;

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::{
     backup::{self, BackupError},
     commit::insert_event,
+    deliveries,
     error::{CommitError, LedgerError},
     model::{LedgerInfo, NewEvent},
     open, query,
@@ -201,6 +202,8 @@ fn amend(
             None if done.kept.is_some() => rescue(transaction, ledger)?,
             None => {}
         }
+        let before = old.filter(|old| old.current).map(|old| old.reader.connection());
+        deliveries::take_over(transaction, before)?;
         let id = done.ledger_id.into_bytes();
         transaction.execute("UPDATE meta SET ledger_id = ?1, rev = rev + 1", [id])?;
         let rev = transaction.query_row("SELECT rev FROM meta", [], |row| row.get(0))?;

@@ -336,6 +336,7 @@ pub(super) fn mark_warned(
     ])?;
     let mut data = data.clone();
     data["percent"] = json!(percent);
+    data["account"] = json!({ "start_ms": account.start_ms, "generation": account.generation });
     Asked::new("agent", at_ms).event(transaction, "quota_warning", Some(id), data, rev)?;
     Ok(true)
 }

@@ -42,10 +42,10 @@ pub fn need(method: &Method, pattern: &str) -> Option<Need> {
         | ("POST", "/users/{name}/reset" | "/users/{name}/enable" | "/users/{name}/disable")
         | ("POST", "/users/{name}/packages" | "/users/{name}/subscription/rotate")
         | ("GET" | "HEAD", "/users/{name}/credentials") => Access::Users,
-        ("POST", "/policies" | "/import" | "/password" | "/totp" | "/tokens")
+        ("POST", "/policies" | "/import" | "/notify/test" | "/password" | "/totp" | "/tokens")
         | ("PATCH" | "DELETE", "/policies/{name}")
         | ("GET" | "HEAD" | "PATCH", "/settings/sharing")
-        | ("GET" | "HEAD", "/sessions" | "/tokens")
+        | ("GET" | "HEAD", "/sessions" | "/tokens" | "/notify")
         | ("DELETE", "/sessions" | "/sessions/{id}" | "/tokens/{id}" | "/totp")
         | ("PUT", "/totp") => Access::Admin,
         _ => return None,

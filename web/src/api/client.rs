@@ -24,6 +24,7 @@ use super::{
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     error::{ApiError, ErrorKind, Problem},
     live::{LiveSnapshot, LiveUpdate},
+    notify::{NotifyShow, NotifyTest, NotifyTested},
     order::{Envelope, IDEMPOTENCY_KEY},
     params::{Pairs, Parameters},
     policies::{
@@ -344,6 +345,14 @@ impl Backend for Client {
             "" => Err(ApiError::no_such_subscription()),
             token => self.get(&format!("/subscriptions/{}", percent(token)), &Pairs::new()).await,
         }
+    }
+
+    async fn notify(&self) -> Result<NotifyShow, ApiError> {
+        self.get("/notify", &Pairs::new()).await
+    }
+
+    async fn test_notify(&self, envelope: Envelope, test: NotifyTest) -> Result<NotifyTested, ApiError> {
+        self.change(Method::POST, plain("/notify/test"), &envelope, Some(&test)).await
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -29,6 +29,7 @@ async fn the_document_has_every_route_and_no_other() {
         include_str!("routes.rs"),
         include_str!("change_routes.rs"),
         include_str!("sharing_routes.rs"),
+        include_str!("notify_routes.rs"),
         include_str!("access_routes.rs")
     );
     let routed: BTreeSet<&str> =

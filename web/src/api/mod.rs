@@ -14,6 +14,8 @@ pub mod live;
 pub mod metrics;
 pub mod names;
 pub mod notes;
+pub mod notify;
+pub mod notify_routes;
 pub mod openapi;
 pub mod order;
 pub mod pages;

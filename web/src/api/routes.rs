@@ -24,7 +24,7 @@ use super::{
     PREFIX, access_routes, change_routes,
     error::ApiError,
     live::{LiveSnapshot, LiveUpdate},
-    metrics, openapi,
+    metrics, notify_routes, openapi,
     params::{self, Pairs, Parameters},
     query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter},
     sharing_routes,
@@ -73,6 +73,7 @@ pub fn router(backend: Shared) -> Router {
         .merge(access_routes::routes())
         .merge(change_routes::routes())
         .merge(sharing_routes::routes())
+        .merge(notify_routes::routes())
         .layer(middleware::from_fn(limit_time));
     let api = timed
         .route("/stream", get(stream))

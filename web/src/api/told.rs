@@ -18,7 +18,11 @@ pub fn sentence(kind: &str, data: &Value, zone: &TimeZone, lang: Lang) -> Option
         "package_added" => told.package(),
         "traffic_reset" => told.used("told.traffic_reset"),
         "period_turned" => told.used("told.period_turned"),
-        "quota_warning" => told.warning(),
+        "quota_warning" => told.warning("told.quota_warning"),
+        "total_quota_warning" => told.warning("told.total_quota_warning"),
+        "expiry_near" => told.expiry(),
+        "trouble_began" => told.part("told.trouble_began"),
+        "trouble_over" => told.part("told.trouble_over"),
         "user_over_limit" => told.over_limit(),
         "sharing_suspected" => told.shared(),
         _ => None,
@@ -81,13 +85,26 @@ impl Told<'_> {
         })
     }
 
-    fn warning(&self) -> Option<String> {
+    fn expiry(&self) -> Option<String> {
+        let at: Time = self.data.get("expires_at")?.as_str()?.parse().ok()?;
+        Some(
+            self.lang
+                .fill("told.expiry_near", &[("time", &at.zoned().strftime("%Y-%m-%d %H:%M").to_string())]),
+        )
+    }
+
+    fn part(&self, key: &str) -> Option<String> {
+        let text = |key: &str| self.data.get(key).and_then(Value::as_str).unwrap_or_default();
+        Some(self.lang.fill(key, &[("part", text("part")), ("reason", text("reason"))]))
+    }
+
+    fn warning(&self, key: &str) -> Option<String> {
         let number = |key: &str| self.data.get(key)?.as_u64();
         let percent = number("percent")?.to_string();
         let (used, quota) =
             (Size(number("used_bytes")?).to_string(), Size(number("quota_bytes")?).to_string());
         let values = [("percent", &*percent), ("used", &used), ("quota", &quota)];
-        Some(self.lang.fill("told.quota_warning", &values))
+        Some(self.lang.fill(key, &values))
     }
 
     fn over_limit(&self) -> Option<String> {

@@ -6,6 +6,7 @@ mod data;
 mod door;
 mod history;
 mod life;
+mod notify;
 mod people;
 mod sharing;
 mod standing;
@@ -23,6 +24,7 @@ use crate::{
     api::{
         live::LiveSnapshot,
         metrics::{Exposition, Kind},
+        notify::{NotifyShow, NotifyTest, NotifyTested},
         order::Envelope,
         query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
@@ -418,6 +420,14 @@ impl Backend for Demo {
     async fn subscription(&self, token: &str) -> Result<Subscription, ApiError> {
         let state = self.state();
         state.shared.subscription(&self.now(), &state.users, &state.inbounds, token)
+    }
+
+    async fn notify(&self) -> Result<NotifyShow, ApiError> {
+        Ok(notify::show(&self.now(), &self.state().users))
+    }
+
+    async fn test_notify(&self, _envelope: Envelope, test: NotifyTest) -> Result<NotifyTested, ApiError> {
+        notify::test(test)
     }
 
     async fn sharing(&self) -> Result<SharingShow, ApiError> {

@@ -22,15 +22,17 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    notice::{Near, Notices},
     period::{self, AccountPeriod, Due, Kept, Rule},
     terms::{Overrides, SharingAction, Terms},
     wallet::{Running, Usage, Wallet},
 };
-use ladder::{Ladder, Outcome, threshold};
+use ladder::{Ladder, Outcome};
 
 mod ladder;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 /// The word of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,6 +115,8 @@ pub struct Standing<'a> {
     pub sharing: Option<SharingNow>,
     /// Of the last decision, if there was one.
     pub before: Option<Before>,
+    /// What is told besides the terms' own warnings.
+    pub notices: &'a Notices,
     pub now_ms: i64,
     /// Of the terms, or of billing.
     pub zone: &'a TimeZone,
@@ -210,6 +214,9 @@ pub struct Decision {
     pub warn_in: Option<u64>,
     /// Warning percentages that are reached, rising. The caller tells each once per account.
     pub crossed: Vec<u16>,
+    /// The same of the quota over all time, of those that are asked for by the notices.
+    pub crossed_total: Vec<u16>,
+    pub expiry_near: Option<Near>,
     /// Bytes per second, upload and download.
     pub rates: [Option<u64>; 2],
     /// The next instant at which time may change the decision.
@@ -289,6 +296,8 @@ impl<'a> Judge<'a> {
             cut_when_used_up: allowance.is_some() && allowance == cut_in,
             warn_in: self.warn_in(),
             crossed: self.crossed(),
+            crossed_total: self.crossed_total(),
+            expiry_near: self.expiry_near(),
             rates: self.rates(outcome),
             look_again_ms: self.look_again(),
             period_end_ms: self.period_end_ms,
@@ -402,28 +411,6 @@ impl<'a> Judge<'a> {
         [terms.speed_up, terms.speed_down].map(|own| [own, ladder, sharing].into_iter().flatten().min())
     }
 
-    /// The percentages that people are warned at, by rising bytes. There is nothing to warn of where
-    /// there is no quota, or one of 0.
-    fn warn_percents(&self) -> impl Iterator<Item = (u16, &Ladder<'a>)> {
-        let ladder = self.ladder.as_ref().filter(|_| self.standing.terms.quota_bytes != Some(0));
-        let percents = &self.standing.terms.warn_percents;
-        ladder.into_iter().flat_map(move |ladder| percents.iter().map(move |&percent| (percent, ladder)))
-    }
-
-    fn warn_in(&self) -> Option<u64> {
-        self.warn_percents().filter_map(|(percent, ladder)| ladder.warning(percent)).min()
-    }
-
-    fn crossed(&self) -> Vec<u16> {
-        let quota = self.standing.terms.quota_bytes.unwrap_or(u64::MAX);
-        let reached = |&percent: &u16| threshold(quota, percent) <= self.running.base;
-        let mut crossed: Vec<u16> =
-            self.warn_percents().map(|(percent, _)| percent).filter(reached).collect();
-        crossed.sort_unstable();
-        crossed.dedup();
-        crossed
-    }
-
     fn look_again(&self) -> Option<i64> {
         let Standing { terms, admin, created_ms, account, wallet, now_ms, zone, .. } = *self.standing;
         let rule = Rule::of(terms, created_ms);
@@ -436,7 +423,8 @@ impl<'a> Judge<'a> {
         };
         let expiry = self.expiry.map(|expiry| expiry.at_ms);
         let instants = [self.period_end_ms, expiry, wallet.next_expiry(now_ms), suspended_until];
-        instants.into_iter().flatten().filter(|&at| at > now_ms).min()
+        let instants = instants.into_iter().flatten().chain(self.expiry_notices().map(|(at, _)| at));
+        instants.filter(|&at| at > now_ms).min()
     }
 }
 

@@ -20,6 +20,7 @@ struct Case {
     expires_ms: Option<i64>,
     sharing: Option<SharingNow>,
     before: Option<Before>,
+    notices: Notices,
     policy_known: bool,
     account: AccountPeriod,
     now_ms: i64,
@@ -38,6 +39,7 @@ fn case(terms: Terms) -> Case {
         expires_ms: None,
         sharing: None,
         before: None,
+        notices: Notices::default(),
         policy_known: true,
         account,
         now_ms: ms("2026-11-25T14:03:07[Asia/Shanghai]"),
@@ -65,6 +67,7 @@ impl Case {
             wallet: &self.wallet,
             sharing: self.sharing,
             before: self.before,
+            notices: &self.notices,
             now_ms: self.now_ms,
             zone: &self.zone,
         }
@@ -386,4 +389,49 @@ proptest! {
         prop_assert!(decision.look_again_ms.is_none_or(|at| at >= now_ms));
         prop_assert!(decision.cut_in.is_none_or(|cut| decision.allowance.is_some_and(|change| change <= cut)));
     }
+}
+
+#[test]
+fn a_quota_over_all_time_is_told_at_each_percentage() {
+    let mut case = case(Terms { total_quota_bytes: Some(1000), ..Terms::default() });
+    case.notices.percents = vec![80, 95, 100];
+    let decision = case.at(799);
+    assert_eq!((decision.crossed_total, decision.warn_in), (vec![], Some(1)));
+    let decision = case.at(800);
+    assert_eq!((decision.crossed_total, decision.warn_in), (vec![80], Some(150)));
+    let decision = case.at(1000);
+    assert_eq!((decision.crossed_total, decision.warn_in), (vec![80, 95, 100], None));
+    assert_eq!(decision.state, State::Limited);
+    case.terms.total_quota_bytes = Some(0);
+    assert!(case.at(1000).crossed_total.is_empty(), "a quota of nothing is reached from the start");
+}
+
+#[test]
+fn percentages_that_are_asked_for_come_to_those_of_the_terms() {
+    let mut case = case(Terms { warn_percents: vec![90], ..quota(1000, &[]) });
+    case.notices.percents = vec![50, 90];
+    let decision = case.at(499);
+    assert_eq!((decision.crossed, decision.warn_in), (vec![], Some(1)));
+    assert_eq!(case.at(900).crossed, [50, 90]);
+}
+
+#[test]
+fn an_expiry_is_near_when_the_time_before_it_begins() {
+    const DAY: i64 = 86_400_000;
+    let mut case = case(Terms::default());
+    case.notices.expiry_before_ms = vec![7 * DAY, DAY];
+    let expires_ms = case.now_ms + 8 * DAY;
+    case.expires_ms = Some(expires_ms);
+    let decision = case.decide();
+    assert_eq!((decision.expiry_near, decision.look_again_ms), (None, Some(expires_ms - 7 * DAY)));
+    case.now_ms = expires_ms - 7 * DAY;
+    let decision = case.decide();
+    assert_eq!(decision.expiry_near, Some(Near { expires_ms, before_ms: 7 * DAY }));
+    case.now_ms = expires_ms - DAY;
+    assert_eq!(case.decide().expiry_near, Some(Near { expires_ms, before_ms: DAY }), "the nearer one");
+    case.admin = Admin::Disabled { since_ms: 0, who: String::new() };
+    assert_eq!(case.decide().expiry_near, None);
+    case.admin = Admin::Enabled;
+    case.now_ms = expires_ms;
+    assert_eq!(case.decide().expiry_near, None, "it is over");
 }

@@ -12,8 +12,8 @@ use crate::{
     clock,
     core::event::UserId,
     ledger::{
-        AdminChange, AdminState, Asked, CommitError, Keep, Ledger, PolicyRecord, Standing, StateChange, Turn,
-        Warning,
+        AdminChange, AdminState, Asked, CommitError, Keep, Ledger, Notice, PolicyRecord, Standing,
+        StateChange, Turn, Warning,
     },
 };
 
@@ -45,6 +45,7 @@ pub enum News {
 pub struct Writes {
     pub states: BTreeMap<UserId, StateChange>,
     pub warnings: Vec<Warning>,
+    pub notices: Vec<Notice>,
     pub first_uses: Vec<(UserId, i64)>,
     pub rules: BTreeMap<UserId, Keep>,
 }
@@ -53,6 +54,7 @@ impl Writes {
     fn is_empty(&self) -> bool {
         self.states.is_empty()
             && self.warnings.is_empty()
+            && self.notices.is_empty()
             && self.first_uses.is_empty()
             && self.rules.is_empty()
     }
@@ -111,6 +113,7 @@ impl Gate {
             self.writes.rules.entry(user).or_insert(keep);
         }
         self.writes.warnings.splice(0..0, left.warnings);
+        self.writes.notices.splice(0..0, left.notices);
         self.writes.first_uses.splice(0..0, left.first_uses);
         self.write();
     }
@@ -247,6 +250,13 @@ async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitErr
             return (writes, Some(error));
         }
         writes.warnings.drain(..some);
+    }
+    while !writes.notices.is_empty() {
+        let some = writes.notices.len().min(WARNINGS_AT_ONCE);
+        if let Err(error) = ledger.notice(writes.notices[..some].to_vec()).await {
+            return (writes, Some(error));
+        }
+        writes.notices.drain(..some);
     }
     (writes, None)
 }

@@ -1,6 +1,6 @@
 //! One user as the gate sees it: what was used, what follows from it, what the kernel is to hold.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use boxmeter_common::user::UNLIMITED;
 use jiff::tz::TimeZone;
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     core::{
+        notice::{Near, Notices},
         period::{self, Due, Kept, Rule},
         policy::{self, Admin, Before, Decision, SharingNow, Used},
         terms::Terms,
@@ -57,6 +58,10 @@ pub struct Member {
     admin: Admin,
     before: Option<Before>,
     pub bases: Bases,
+    /// What is told besides the terms' own warnings.
+    pub notices: Arc<Notices>,
+    /// What was handed to the ledger, which tells each once: (what of, which).
+    noticed: BTreeSet<(i64, i64)>,
 }
 
 impl Member {
@@ -81,6 +86,8 @@ impl Member {
             tightened: false,
             looked_ms: old.as_ref().and_then(|old| old.looked_ms),
             expiries: old.as_ref().map(|old| old.expiries.clone()).unwrap_or_default(),
+            notices: old.as_ref().map(|old| Arc::clone(&old.notices)).unwrap_or_default(),
+            noticed: old.as_ref().map(|old| old.noticed.clone()).unwrap_or_default(),
             before: old.and_then(|old| old.before).or_else(|| remembered(&standing.state)),
             admin: match standing.tombstoned_ms {
                 // A running sing-box may not have read yet that the user is gone.
@@ -161,6 +168,7 @@ impl Member {
             wallet: &self.wallet,
             sharing: self.sharing,
             before: self.before,
+            notices: &self.notices,
             now_ms,
             zone: &self.zone,
         }
@@ -207,6 +215,29 @@ impl Member {
         let Some(decision) = &self.decision else { return Vec::new() };
         let told = &self.standing.warned;
         decision.crossed.iter().copied().filter(|percent| !told.contains(percent)).collect()
+    }
+}
+
+/// What is due besides the warnings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A percentage of the quota over all time.
+    Total(u16),
+    Expiry(Near),
+}
+
+impl Member {
+    /// What is due and was not handed on before. The ledger may know it from another life of the agent.
+    pub fn notices_due(&mut self) -> Vec<Notice> {
+        let Some(decision) = &self.decision else { return Vec::new() };
+        let quota = self.terms.total_quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
+        let total =
+            decision.crossed_total.iter().map(|&percent| (Notice::Total(percent), (quota, percent.into())));
+        let near = decision.expiry_near.map(|near| (Notice::Expiry(near), (near.expires_ms, near.before_ms)));
+        let all: Vec<_> = total.chain(near).collect();
+        // What does not hold any more may come to hold again.
+        self.noticed.retain(|mark| all.iter().any(|(_, held)| held == mark));
+        all.into_iter().filter(|(_, mark)| self.noticed.insert(*mark)).map(|(due, _)| due).collect()
     }
 }
 

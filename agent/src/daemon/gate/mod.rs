@@ -42,6 +42,7 @@ use crate::{
         account::Row,
         attribute::ReportedBytes,
         event::{Now, PolicyId, UserId},
+        notice::Notices,
         period::Due,
         policy::SharingNow,
     },
@@ -64,6 +65,8 @@ pub struct Gate {
     meter: u32,
     of_meter: OfMeter,
     epoch: [u8; 16],
+    /// What is told of every user besides the warnings of policies.
+    notices: Arc<Notices>,
     policies: BTreeMap<PolicyId, PolicyRecord>,
     /// Each in memory of its own: a node of the map has room for eleven and is half full, and a member
     /// takes more than a kilobyte.
@@ -109,13 +112,14 @@ pub struct Looked {
 }
 
 impl Gate {
-    pub fn new(ledger: Ledger, zone: TimeZone, meter: u32, epoch: [u8; 16]) -> Self {
+    pub fn new(ledger: Ledger, zone: TimeZone, meter: u32, epoch: [u8; 16], notices: Notices) -> Self {
         Gate {
             ledger,
             zone,
             meter,
             of_meter: of_meter(meter),
             epoch,
+            notices: Arc::new(notices),
             policies: BTreeMap::new(),
             members: BTreeMap::new(),
             loaded: false,
@@ -228,6 +232,7 @@ impl Gate {
         let policy = self.policies.get(&standing.settings.policy);
         let mut member = Member::new(standing, policy, &self.zone, self.of_meter, old.map(|old| *old));
         member.tightened = tightened;
+        member.notices = Arc::clone(&self.notices);
         self.limits.set(id, (&member.terms).into(), clock::mono_ns());
         self.members.insert(id, Box::new(member));
         self.turning.remove(&id);
@@ -328,6 +333,9 @@ impl Gate {
         for percent in member.warnings() {
             member.standing.warned.push(percent);
             self.writes.warnings.push(reasons::warning(member, percent, counted, now.wall_ms));
+        }
+        for due in member.notices_due() {
+            self.writes.notices.push(reasons::notice(member, due, counted, now.wall_ms));
         }
         // One whose account is turning is read anew when that is done.
         if let Some(at) = member.look_again_ms()

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     billing::{OfMeter, billed, wallet_of, zone_of},
-    member::{Member, word},
+    member::{self, Member, word},
 };
 use crate::{
     core::{
@@ -17,7 +17,7 @@ use crate::{
         policy::{self, Before, Cause, Reason, State},
         wallet::{Usage, Wallet, What},
     },
-    ledger::{Closing, NewEntry, Settle, StateChange, WalletEntry, Warning},
+    ledger::{Closing, NewEntry, Notice, NoticeOf, Settle, StateChange, WalletEntry, Warning},
 };
 
 /// Why the user is in its state, as the API says it. `None`: nothing limits it.
@@ -107,6 +107,46 @@ pub fn warning(member: &Member, percent: u16, counted: u64, now_ms: i64) -> Warn
             "severity": "warning",
         }),
         at_ms: now_ms,
+    }
+}
+
+/// What is told besides the warnings, once.
+pub fn notice(member: &Member, due: member::Notice, counted: u64, now_ms: i64) -> Notice {
+    let user = member.standing.id;
+    match due {
+        member::Notice::Total(percent) => {
+            let (used, quota) = (member.used(counted).total, member.terms.total_quota_bytes.unwrap_or(0));
+            let sizes = (crate::units::Size(used), crate::units::Size(quota));
+            Notice {
+                user,
+                of: NoticeOf::TotalQuota(quota),
+                mark: percent.into(),
+                data: json!({
+                    "percent": percent,
+                    "used_bytes": used,
+                    "quota_bytes": quota,
+                    "message": format!("{percent} % of the total quota reached: {} of {} used", sizes.0, sizes.1),
+                    "severity": "warning",
+                }),
+                at_ms: now_ms,
+            }
+        }
+        member::Notice::Expiry(near) => {
+            let at = Time::from_ms(near.expires_ms, &member.zone);
+            Notice {
+                user,
+                of: NoticeOf::Expiry(near.expires_ms),
+                mark: near.before_ms,
+                data: json!({
+                    "expires_at": at,
+                    "time_zone": member.zone.iana_name(),
+                    "before_s": near.before_ms / 1000,
+                    "message": format!("expires on {}", at.zoned().strftime("%Y-%m-%d %H:%M")),
+                    "severity": "warning",
+                }),
+                at_ms: now_ms,
+            }
+        }
     }
 }
 

@@ -30,7 +30,7 @@ impl Rig {
         let alice = FoundUser { name: "alice".into(), inbounds: vec!["in".into()] };
         let users =
             ledger.sync_users(vec![alice], vec![], "unlimited".to_owned(), 2_000).wait().expect("users");
-        let gate = Gate::new(ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
+        let gate = Gate::new(ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH, Notices::default());
         Rig { ledger, gate, user: users[0].id, _folder: folder }
     }
 
@@ -136,7 +136,8 @@ impl Rig {
 
     /// The expiries that an agent finds to be booked which starts now.
     fn found_by_the_next_agent(&self) -> Vec<i64> {
-        let mut gate = Gate::new(self.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH);
+        let mut gate =
+            Gate::new(self.ledger.clone(), TimeZone::UTC, METER_PAYLOAD, EPOCH, Notices::default());
         let (policies, standings) = self.everybody();
         gate.load(policies, standings);
         gate.members.get_mut(&self.user).expect("the user is known").expired(NOW)

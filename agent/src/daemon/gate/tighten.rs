@@ -1,6 +1,8 @@
 //! Before a limit is lowered: the kernel holds the stricter of what it holds and what a change will make of
 //! it. The next look, after the change is in the ledger or was refused, sets what is right.
 
+use std::sync::Arc;
+
 use super::{
     Gate, counted,
     member::{Held, Member},
@@ -66,6 +68,7 @@ impl Gate {
         };
         let mut trial = Member::new(standing, policy.as_ref(), &self.zone, self.of_meter, None);
         trial.billed_offset = member.billed_offset;
+        trial.notices = Arc::clone(&self.notices);
         let counted = counted(meter, user, self.of_meter);
         trial.decide(counted, now.wall_ms);
         let wanted = trial.to_hold(counted);

@@ -18,6 +18,7 @@ mod backups;
 mod bench;
 mod bench_year;
 mod crash;
+mod deliveries;
 mod endings;
 mod faults;
 mod parked;

@@ -16,6 +16,7 @@ mod policy_save;
 mod preferences;
 mod settings;
 mod settings_links;
+mod settings_notify;
 mod settings_password;
 mod settings_sessions;
 mod settings_tokens;
@@ -101,6 +102,7 @@ pub fn router(pages: Shared) -> Router {
         .route("/settings/sessions", get(settings::again).post(settings_sessions::end))
         .route("/settings/tokens", get(settings::again).post(settings_tokens::add))
         .route("/settings/tokens/delete", get(settings::again).post(settings_tokens::delete))
+        .route("/settings/notify", get(settings_notify::show).post(settings_notify::test))
         .route("/settings/links", get(settings_links::show).post(settings_links::save));
     Router::new()
         .route("/", get(overview::show))

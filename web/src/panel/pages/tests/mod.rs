@@ -147,6 +147,7 @@ impl Rig {
             "/events?who=people&severity=warning&since=-30d",
             "/settings",
             "/settings/links",
+            "/settings/notify",
             "/no-such-page",
         ]
     }
