@@ -16,7 +16,8 @@ fn field(page: &str, name: &str) -> String {
 
 /// What the first form with a button at this address is about: one's own session has none.
 fn id_in(page: &str, action: &str) -> String {
-    let forms = page.split(&format!("action=\"{action}\"")).skip(1);
+    let address = format!("action=\"{action}\"");
+    let forms = page.split(&address).skip(1);
     let mut forms = forms.map(|it| it.split("</form>").next().unwrap());
     field(forms.find(|it| it.contains("<button")).unwrap_or_else(|| panic!("no {action}: {page}")), "id")
 }
