@@ -246,8 +246,8 @@ fn a_purge_takes_messages_along() {
     happen(&rig, "ping", None, 1);
     derive(&rig);
     rig.ledger.delete_user(alice, None, Asked::new("root", start_ms())).wait().unwrap();
-    rig.ledger.removed(alice).wait().unwrap();
-    rig.ledger.purge_user(alice, Asked::new("root", start_ms())).wait().unwrap();
+    rig.ledger.removed(alice, start_ms()).wait().unwrap();
+    rig.ledger.purge_deleted("alice".to_owned(), Asked::new("root", start_ms())).wait().unwrap();
     let left = rig.reader().deliveries(10).unwrap();
     assert_eq!((left.len(), left[0].user), (1, None));
 }
