@@ -455,7 +455,7 @@ impl Telegram {
             };
         }
         let number = self.chat_id.parse::<i64>().is_ok();
-        if !number && !self.chat_id.strip_prefix('@').is_some_and(|name| !name.is_empty()) {
+        if !number && self.chat_id.strip_prefix('@').is_none_or(str::is_empty) {
             return bad("notify.telegram.chat_id", "must be a number as \"-1001234\", or \"@channel\"");
         }
         let keys = ["notify.telegram.token", "notify.telegram.token_file"];

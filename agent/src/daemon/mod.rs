@@ -150,6 +150,60 @@ fn zone(config: &Config) -> anyhow::Result<jiff::tz::TimeZone> {
     config.zone().context("the time zone of [billing] time_zone")
 }
 
+/// The ends of what was started.
+struct Wired {
+    questions: mpsc::Sender<shared::Question>,
+    pictures: shared::PictureReceiver,
+    hands: hands::Handle,
+    backups: care::Statuses,
+    notifier: Option<crate::notify::run::Handle>,
+    info: Option<crate::ledger::LedgerInfo>,
+}
+
+fn answerer(
+    config: &Config,
+    wired: Wired,
+    (ledger, zone): (&Ledger, &jiff::tz::TimeZone),
+    (epoch, billed): ([u8; 16], u32),
+    started_ms: i64,
+) -> Answerer {
+    Answerer {
+        questions: wired.questions,
+        pictures: wired.pictures,
+        ledger_path: config.ledger.path.clone(),
+        ledger: ledger.clone(),
+        hands: wired.hands,
+        epoch,
+        billed,
+        default_policy: config.billing.default_policy.clone(),
+        zone: zone.clone(),
+        meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
+        public_url: config.panel.public_url.trim_end_matches('/').to_owned(),
+        started_ms,
+        ledger_id: wired.info.as_ref().map(|info| info.ledger_id.to_string()),
+        node_id: wired.info.as_ref().map(|info| info.node_id.to_string()),
+        reader: Arc::new(Mutex::new(None)),
+        backups: wired.backups,
+        notifier: wired.notifier,
+        notify: config.notify.clone(),
+        metrics_of_users: config.metrics.users,
+        turns: backend::Turns::default(),
+        hashing: door::Hashing::default(),
+    }
+}
+
+/// What is to be told of the start itself.
+fn tell_start(agent: &mut Agent, config: &Config, cut_off: Option<i64>) {
+    for finding in config.exposed() {
+        tracing::warn!("{finding}");
+        agent.event("secret_readable", None, serde_json::json!({"message": finding, "severity": "warning"}));
+    }
+    if let Some(committed_ms) = cut_off {
+        agent.event("counts_lost", None, cut_off_told(committed_ms, config.ledger.tick));
+    }
+    agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
+}
+
 async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let started = clock::now();
     let kernel = Kernel::open(&kernel_config(config))?;
@@ -172,29 +226,8 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let (notifier, troubles) =
         notifier::start(config, &ledger, &zone, receiver.clone(), backups.clone()).await?;
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-    let answerer = Answerer {
-        questions,
-        pictures: receiver,
-        ledger_path: config.ledger.path.clone(),
-        ledger: ledger.clone(),
-        hands: handle,
-        epoch,
-        billed,
-        default_policy: config.billing.default_policy.clone(),
-        zone: zone.clone(),
-        meter: if billed == METER_WIRE { ApiMeter::Wire } else { ApiMeter::Payload },
-        public_url: config.panel.public_url.trim_end_matches('/').to_owned(),
-        started_ms: started.wall_ms,
-        ledger_id: info.as_ref().map(|info| info.ledger_id.to_string()),
-        node_id: info.as_ref().map(|info| info.node_id.to_string()),
-        reader: Arc::new(Mutex::new(None)),
-        backups,
-        notifier,
-        notify: config.notify.clone(),
-        metrics_of_users: config.metrics.users,
-        turns: backend::Turns::default(),
-        hashing: door::Hashing::default(),
-    };
+    let wired = Wired { questions, pictures: receiver, hands: handle, backups, notifier, info };
+    let answerer = answerer(config, wired, (&ledger, &zone), (epoch, billed), started.wall_ms);
     let before = Reader::open(&config.ledger.path).ok();
     let cut_off = before.as_ref().and_then(|it| it.cut_off(epoch).ok().flatten());
     let listener = listen::bind(&config.api.socket)
@@ -224,14 +257,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),
     };
-    for finding in config.exposed() {
-        tracing::warn!("{finding}");
-        agent.event("secret_readable", None, serde_json::json!({"message": finding, "severity": "warning"}));
-    }
-    if let Some(committed_ms) = cut_off {
-        agent.event("counts_lost", None, cut_off_told(committed_ms, config.ledger.tick));
-    }
-    agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
+    tell_start(&mut agent, config, cut_off);
     agent.start().await?;
     answered(agent, answerer, listener, asked, &config.api.socket).await
 }

@@ -51,7 +51,7 @@ fn of_event(config: &Notify, zone: &TimeZone, happened: &Happened) -> Vec<NewDel
     let mut all = Vec::new();
     if config.kinds.contains(&kind) {
         // What does not get through is not told by itself.
-        let fit = |channel: &Channel| event.data["part"] != Value::from(part_of(*channel));
+        let fit = |channel: &Channel| event.data["part"] != part_of(*channel);
         for channel in Channel::ALL.into_iter().filter(fit) {
             let to = admins(config, channel).into_iter();
             all.extend(to.map(|recipient| message(channel, recipient, false)));
@@ -72,7 +72,7 @@ fn about(config: &Notify, zone: &TimeZone, happened: &Happened) -> Option<(Kind,
     let data = &event.data;
     let user = event.user.map(|user| user.to_string()).unwrap_or_default();
     let this = || format!("event:{}", event.id);
-    let asked = |percent: &Value| config.percentages.iter().any(|it| *percent == Value::from(*it));
+    let asked = |percent: &Value| config.percentages.iter().any(|it| percent == it);
     Some(match event.kind.as_str() {
         "quota_warning" if asked(&data["percent"]) => {
             let account = &data["account"];
