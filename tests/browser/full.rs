@@ -54,9 +54,11 @@ fn from_signing_in_to_a_cut_and_back() {
         let moved = |proxy: &boxmeter_tests::socks::Proxy, up, down| {
             proxy.exchange(rig.target, up, down).map_err(|error| error.to_string())
         };
-        let (step, rest) = line.strip_prefix("step ").unwrap_or_default().split_once(' ').unwrap_or_else(|| {
-            (line.strip_prefix("step ").unwrap_or_default(), "")
-        });
+        let (step, rest) = line
+            .strip_prefix("step ")
+            .unwrap_or_default()
+            .split_once(' ')
+            .unwrap_or_else(|| (line.strip_prefix("step ").unwrap_or_default(), ""));
         match step {
             "added" => {
                 let given: Given = serde_json::from_str(rest).unwrap();

@@ -6,9 +6,9 @@ use crate::needs_browser;
 use boxmeter_web::api::types::{Degradation, Reason, Time, User, UserState};
 use boxmeter_web::backend::Backend;
 use boxmeter_web::demo::{self, Demo, user};
+use boxmeter_web::panel;
 use boxmeter_web::panel::front::MadeUp;
 use boxmeter_web::panel::options::Options;
-use boxmeter_web::panel;
 use jiff::Zoned;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +25,18 @@ const ATTACKS: [&str; 6] = [
 
 /// Parts that the agent tells of, and one that nobody knows.
 const PARTS: [&str; 12] = [
-    "backup", "configuration", "enforcement", "gate", "guard", "kernel", "ledger", "managed_users", "singbox",
-    "singbox_config", "source", "<b>unheard-of</b>",
+    "backup",
+    "configuration",
+    "enforcement",
+    "gate",
+    "guard",
+    "kernel",
+    "ledger",
+    "managed_users",
+    "singbox",
+    "singbox_config",
+    "source",
+    "<b>unheard-of</b>",
 ];
 
 fn rough(now: &Zoned) -> Demo {

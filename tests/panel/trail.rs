@@ -7,13 +7,17 @@ use std::net::TcpStream;
 
 /// A field's value in a page.
 fn field(page: &str, name: &str) -> String {
-    let rest = page.split(&format!("name=\"{name}\" value=\"")).nth(1).unwrap_or_else(|| panic!("no {name}: {page}"));
+    let rest = page
+        .split(&format!("name=\"{name}\" value=\""))
+        .nth(1)
+        .unwrap_or_else(|| panic!("no {name}: {page}"));
     rest.split('"').next().unwrap().to_owned()
 }
 
 /// What the first form with a button at this address is about: one's own session has none.
 fn id_in(page: &str, action: &str) -> String {
-    let forms = page.split(&format!("action=\"{action}\"")).skip(1);
+    let place = format!("action=\"{action}\"");
+    let forms = page.split(&place).skip(1);
     let mut forms = forms.map(|it| it.split("</form>").next().unwrap());
     field(forms.find(|it| it.contains("<button")).unwrap_or_else(|| panic!("no {action}: {page}")), "id")
 }
@@ -59,7 +63,11 @@ fn every_form_leaves_its_event() {
     let rev = field(&visit.page("/policies/trail"), "rev");
     visit.leaves("policy_changed", "/policies/trail", &format!("rev={rev}&quota=6GiB&{terms}"));
     let user = format!("/users/{ALICE}");
-    visit.leaves("user_changed", "/change-users", &format!("user={ALICE}&do=policy&policy=trail&sure=yes&once=a"));
+    visit.leaves(
+        "user_changed",
+        "/change-users",
+        &format!("user={ALICE}&do=policy&policy=trail&sure=yes&once=a"),
+    );
     visit.leaves("package_added", &format!("{user}/package"), "size=1GiB&once=b");
     visit.leaves("traffic_reset", &format!("{user}/reset"), "");
     visit.leaves("subscription_rotated", &format!("{user}/connect"), "");
@@ -74,7 +82,11 @@ fn every_form_leaves_its_event() {
     let id = id_in(&visit.page("/settings"), "/settings/sessions");
     visit.leaves("session_ended", "/settings/sessions", &format!("id={id}"));
     assert_eq!(rig.ask("GET", "/users").cookie(&another).send().status, 303, "it is out at once");
-    visit.leaves("user_changed", "/change-users", &format!("user={ALICE}&do=policy&policy=free&sure=yes&once=d"));
+    visit.leaves(
+        "user_changed",
+        "/change-users",
+        &format!("user={ALICE}&do=policy&policy=free&sure=yes&once=d"),
+    );
     let rev = field(&visit.page("/policies/trail/delete"), "rev");
     visit.leaves("policy_deleted", "/policies/trail/delete", &format!("rev={rev}"));
 }
@@ -95,7 +107,9 @@ fn the_second_listener_has_the_pages_of_users_and_nothing_else() {
     };
     let page = public(&path);
     assert_eq!(page.status, 200, "{}", page.body);
-    for closed in ["/", "/users", "/sign-in", "/api/v1/users", "/metrics", "/api/v1/status", "/static/boxmeter.js"] {
+    for closed in
+        ["/", "/users", "/sign-in", "/api/v1/users", "/metrics", "/api/v1/status", "/static/boxmeter.js"]
+    {
         let answer = public(closed);
         assert!(answer.status == 404, "{closed}: {} {}", answer.status, answer.body);
     }

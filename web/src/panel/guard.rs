@@ -75,7 +75,10 @@ impl Guard {
         let secure = if self.options.secure_at(headers) { "; Secure" } else { "" };
         let age = if session.is_empty() { 0 } else { SESSION_S };
         let name = self.cookie_name(headers);
-        HeaderValue::from_str(&format!("{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}; Max-Age={age}")).ok()
+        HeaderValue::from_str(&format!(
+            "{name}={session}; Path=/; HttpOnly; SameSite=Lax{secure}; Max-Age={age}"
+        ))
+        .ok()
     }
 
     fn visitor(&self, request: &Request) -> Visitor {

@@ -283,14 +283,23 @@ mod tests {
         assert_eq!(page(&loopback, "203.0.113.7", None).1, Reach::Machine);
         let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
         let public = Options { public_listen: any(8443), tls: true, ..Options::default() };
-        assert_eq!(page(&public, "localhost", Some("2001:db8::7")), everywhere("https://[2001:db8::7]:8443/s/x"));
+        assert_eq!(
+            page(&public, "localhost", Some("2001:db8::7")),
+            everywhere("https://[2001:db8::7]:8443/s/x")
+        );
         assert_eq!(page(&public, "localhost", None).1, Reach::Machine, "nobody knows where the machine is");
         let own = Options { public_listen: Some("198.51.100.4:80".parse().unwrap()), ..Options::default() };
         assert_eq!(page(&own, "localhost", None), everywhere("http://198.51.100.4:80/s/x"));
         // By a tunnel to a panel that listens everywhere.
         let open = Options { listen: any(8790), base_path: "/box".to_owned(), ..Options::default() };
-        assert_eq!(page(&open, "127.0.0.1:1", Some("a.example")), everywhere("http://a.example:8790/box/s/x"));
-        assert_eq!(page(&open, "203.0.113.7:99", Some("a.example")), everywhere("http://203.0.113.7:99/box/s/x"));
+        assert_eq!(
+            page(&open, "127.0.0.1:1", Some("a.example")),
+            everywhere("http://a.example:8790/box/s/x")
+        );
+        assert_eq!(
+            page(&open, "203.0.113.7:99", Some("a.example")),
+            everywhere("http://203.0.113.7:99/box/s/x")
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ fn dots(svg: &str) -> (usize, Vec<bool>) {
     for path in svg.split("<path").skip(1).filter(|it| it.contains("#000000")) {
         let shape = path.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
         for part in shape.split('M').skip(1) {
-            let numbers: Vec<usize> = part.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
+            let numbers: Vec<usize> =
+                part.split(|c: char| !c.is_ascii_digit()).flat_map(str::parse).collect();
             let [x, y, w, h, ..] = numbers[..] else { panic!("{part}") };
             for row in y..y + h {
                 dots[row * size + x..row * size + x + w].fill(true);

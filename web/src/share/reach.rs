@@ -35,7 +35,9 @@ impl Reach {
             "" | "localhost" => Reach::Machine,
             it if it.ends_with(".localhost") => Reach::Machine,
             // A single word is looked up by the own network only, and these ends are kept for such names.
-            it => near(!it.contains('.') || [".local", ".lan", ".internal"].iter().any(|end| it.ends_with(end))),
+            it => {
+                near(!it.contains('.') || [".local", ".lan", ".internal"].iter().any(|end| it.ends_with(end)))
+            }
         }
     }
 

@@ -96,7 +96,8 @@ fn picture() -> Picture {
     for (number, state) in (1_u64..).zip(states) {
         let record = record(u128::from(number), state);
         let counted = counters(number * 1_000, number * 10_000);
-        let activity = Activity { totals: counted, last_seen_ms: Some(NOW_MS - 5_000), ..Activity::default() };
+        let activity =
+            Activity { totals: counted, last_seen_ms: Some(NOW_MS - 5_000), ..Activity::default() };
         publisher.set_activity(record.id, activity);
         rows.insert(record.id, Arc::new(row(state)));
         totals.insert(record.id, counted);
@@ -137,7 +138,11 @@ fn the_overview_and_its_stream_say_the_same() {
 #[test]
 fn active_is_who_is_active_and_of_nobody_is_in_every_sum() {
     let stats = stats(&picture(), Meter::Payload, &TimeZone::UTC);
-    assert_eq!((stats.total_users, stats.active_users, stats.limited_users), (7, 2, 1), "who is deleted is not");
+    assert_eq!(
+        (stats.total_users, stats.active_users, stats.limited_users),
+        (7, 2, 1),
+        "who is deleted is not"
+    );
     let all: u64 = (1..=8).map(|number| number * 11_000).sum::<u64>() + 1_000;
     assert_eq!(stats.total_traffic_bytes, all - 1_000);
     assert_eq!(stats.unattributed_bytes, 1_000);

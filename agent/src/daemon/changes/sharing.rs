@@ -17,10 +17,7 @@ use boxmeter_web::{
     },
     backend::ApiError,
     locale::Lang,
-    share::{
-        self,
-        reach::Reach,
-    },
+    share::{self, reach::Reach},
 };
 use jiff::{ToSpan, Zoned, tz::TimeZone};
 use rand::RngExt as _;
@@ -345,7 +342,10 @@ mod tests {
         assert_eq!(plain.tls.as_ref().unwrap().server_name.as_deref(), Some("inner.example"));
         let tls = behind.tls.as_ref().unwrap();
         assert_eq!((behind.port, tls.server_name.as_deref(), tls.insecure), (8443, Some("b.example"), true));
-        assert!(matches!(notes.as_slice(), [note] if note.code == "inbound_on_loopback" && note.values["inbound"] == "loop"), "{notes:?}");
+        assert!(
+            matches!(notes.as_slice(), [note] if note.code == "inbound_on_loopback" && note.values["inbound"] == "loop"),
+            "{notes:?}"
+        );
         let (servers, notes) = told(all(), &Sharing::default(), None);
         assert_eq!((servers.len(), notes.len()), (0, 1), "without an address there are no links");
     }

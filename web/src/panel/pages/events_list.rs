@@ -106,7 +106,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
         format!("/events{}", query(&pairs))
     };
     let nobody = !typed.is_empty() && list.events.is_empty() && !names.iter().any(|it| it == typed);
-    let meant = names.iter().filter(|_| nobody).map(|it| (format!("{}/events?user={}", f.base, segment(it)), shown(it)));
+    let meant = names
+        .iter()
+        .filter(|_| nobody)
+        .map(|it| (format!("{}/events?user={}", f.base, segment(it)), shown(it)));
     let choice = |group: &str, value: &str, chosen: &str| {
         let word = if value.is_empty() { "any" } else { value.trim_start_matches('-') };
         Choice::new(value, f.t(format!("panel.events.{group}_{word}")), value == chosen)

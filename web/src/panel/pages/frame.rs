@@ -59,7 +59,11 @@ impl Frame {
             }
             Err(error) => (vec![Banner::unreachable(visit.lang, &error)], None),
         };
-        Frame { banners, zone: zone.unwrap_or_else(|| "UTC".to_owned()), ..Frame::bare(pages, visit, nav, title) }
+        Frame {
+            banners,
+            zone: zone.unwrap_or_else(|| "UTC".to_owned()),
+            ..Frame::bare(pages, visit, nav, title)
+        }
     }
 
     /// Without asking the agent.

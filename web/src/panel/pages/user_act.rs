@@ -98,10 +98,12 @@ pub async fn act(State(pages): State<Shared>, visit: Visit, form: Form) -> Answe
         "reset" => Deed::Reset,
         "delete" => Deed::Delete { purge: form.has("purge") },
         "more" => return user_bulk::more(&pages, &visit, &chosen, &back).await,
-        "package" | "policy" | "extend" => match user_bulk::read(&pages, &visit, &form, &chosen, &back).await? {
-            Ok(deed) => deed,
-            Err(again) => return Ok(again),
-        },
+        "package" | "policy" | "extend" => {
+            match user_bulk::read(&pages, &visit, &form, &chosen, &back).await? {
+                Ok(deed) => deed,
+                Err(again) => return Ok(again),
+            }
+        }
         // Enter in a field is no answer to which of the buttons is meant.
         _ => return Ok(Redirect::to(&format!("{}{back}", pages.base)).into_response()),
     };
@@ -180,18 +182,14 @@ fn of_a_row(form: &Form) -> Option<(Deed, String)> {
 
 /// The key of the form for one of the users.
 fn key_of(key: &IdempotencyKey, name: &str) -> IdempotencyKey {
-    let hash: [u8; 32] = Sha256::new().chain_update(key.key.as_bytes()).chain_update([0]).chain_update(name).finalize().into();
+    let hash: [u8; 32] =
+        Sha256::new().chain_update(key.key.as_bytes()).chain_update([0]).chain_update(name).finalize().into();
     let short: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     IdempotencyKey { key: short, fingerprint: key.fingerprint }
 }
 
 /// `false`: there was nothing to do for this one.
-async fn one(
-    visit: &Visit,
-    name: &str,
-    deed: &Deed,
-    key: Option<&IdempotencyKey>,
-) -> Result<bool, ApiError> {
+async fn one(visit: &Visit, name: &str, deed: &Deed, key: Option<&IdempotencyKey>) -> Result<bool, ApiError> {
     let backend = visit.backend();
     let envelope = Envelope { key: key.map(|key| key_of(key, name)), ..visit.envelope() };
     match deed {

@@ -116,7 +116,10 @@ pub async fn show(State(pages): State<Shared>, visit: Visit, Query(asked): Query
     };
     let sorted = |sort: UserSort| {
         let name = if sort == UserSort::Name { "" } else { sort.as_str() };
-        format!("/users{}", query(&[("q", &*asked.q), ("state", &asked.state), ("policy", &asked.policy), ("sort", name)]))
+        format!(
+            "/users{}",
+            query(&[("q", &*asked.q), ("state", &asked.state), ("policy", &asked.policy), ("sort", name)])
+        )
     };
     let any = |key: &str| Choice::new("", lang.text(key), false);
     let states = UserState::ALL

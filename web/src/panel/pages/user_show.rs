@@ -250,7 +250,9 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
         lines.extend(limits(f, user, terms));
     }
     if user.state == UserState::Throttled {
-        let rate = |value: Option<u64>| value.map_or_else(|| f.t("panel.form.no_limit").to_owned(), |it| Rate(it).to_string());
+        let rate = |value: Option<u64>| {
+            value.map_or_else(|| f.t("panel.form.no_limit").to_owned(), |it| Rate(it).to_string())
+        };
         let now = user.enforcement.speed;
         lines.push(("panel.user.speed_now", format!("↓ {}  ↑ {}", rate(now.down), rate(now.up)), false));
     }

@@ -43,7 +43,8 @@ async fn post(rig: &Rig, fields: &[(&str, &str)]) -> Seen {
 /// Answers a question with the button that it shows, as a browser does.
 async fn answer(rig: &Rig, question: &Seen) -> Seen {
     assert_eq!(question.status, StatusCode::OK, "{}", question.words());
-    let form = question.text.split("action=\"/change-users\"").nth(1).unwrap().split("</form>").next().unwrap();
+    let form =
+        question.text.split("action=\"/change-users\"").nth(1).unwrap().split("</form>").next().unwrap();
     let mut fields: Vec<(String, String)> = Vec::new();
     for part in form.split("<input type=\"hidden\"").skip(1) {
         let value = |name: &str| part.split(&format!("{name}=\"")).nth(1).unwrap().split('"').next().unwrap();

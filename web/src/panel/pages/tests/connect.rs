@@ -5,13 +5,7 @@ use std::sync::Arc;
 use http::{Method, header};
 
 use super::{Rig, Seen, now};
-use crate::{
-    backend::Backend as _,
-    demo::Demo,
-    locale::Lang,
-    panel::options::Options,
-    share::qr_reader,
-};
+use crate::{backend::Backend as _, demo::Demo, locale::Lang, panel::options::Options, share::qr_reader};
 
 async fn rig(options: Options) -> Rig {
     Rig::with(Demo::lively(Box::new(now), 1), options).await

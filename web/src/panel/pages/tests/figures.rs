@@ -9,9 +9,9 @@ use http_body_util::BodyExt as _;
 
 use super::{Rig, now};
 use crate::{
-    locale::Lang,
     api::types::{User, UserState},
     demo::{Demo, user},
+    locale::Lang,
 };
 
 /// Of a first visit, compressed.

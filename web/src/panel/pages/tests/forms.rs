@@ -322,7 +322,8 @@ async fn a_policy_that_somebody_else_changed_shows_both_values() {
     let rig = Rig::new().await;
     let page = rig.get("/policies/basic").await;
     let rev = page.field("rev");
-    let mut fields: Vec<(&str, &str)> = vec![("rev", &rev), ("over", "cut"), ("period", "month"), ("wins", "newest")];
+    let mut fields: Vec<(&str, &str)> =
+        vec![("rev", &rev), ("over", "cut"), ("period", "month"), ("wins", "newest")];
     fields.extend([("reset_day", "1"), ("rollover", "no"), ("sharing", "note"), ("sharing_networks", "3")]);
     fields.push(("sharing_minutes", "5"));
     let with = |quota| [&fields[..], &[("quota", quota)]].concat();

@@ -117,9 +117,8 @@ async fn who_went_away_is_not_seen_just_now_for_ever() {
 async fn connections_are_looked_at_again_while_there_are_any() {
     let rig = Rig::new().await;
     let users = rig.demo.users(Default::default(), Default::default()).await.unwrap().users;
-    let [online, offline] = [true, false].map(|there| {
-        users.iter().find(|it| (it.live.flows > 0) == there).unwrap().clone()
-    });
+    let [online, offline] =
+        [true, false].map(|there| users.iter().find(|it| (it.live.flows > 0) == there).unwrap().clone());
     for page in ["user", "flows"] {
         for (user, expected) in [(&online, true), (&offline, false)] {
             let path = format!("/live?page={page}&ids={}", user.id.as_deref().unwrap());
@@ -136,7 +135,10 @@ async fn connections_are_looked_at_again_while_there_are_any() {
         }
     }
     let path = format!("/users/{}/flows", segment(&online.name));
-    assert!(rig.get(&path).await.has("data-stream=\"/live?page=flows&#38;ids="), "the list alone has a stream too");
+    assert!(
+        rig.get(&path).await.has("data-stream=\"/live?page=flows&#38;ids="),
+        "the list alone has a stream too"
+    );
 }
 
 #[tokio::test]

@@ -100,7 +100,10 @@ async fn what_is_not_well_stands_on_every_page() {
         assert!(seen.has("lang=\"en\">sing-box&#39;s API is away<") && seen.has("boxmeter doctor"), "{path}");
         assert!(!seen.has("look at boxmeter"), "{path}: advice in another language");
         let english = rig.get(path).await;
-        assert!(english.has("sing-box&#39;s API is away") && english.has("look at boxmeter doctor"), "{path}");
+        assert!(
+            english.has("sing-box&#39;s API is away") && english.has("look at boxmeter doctor"),
+            "{path}"
+        );
     }
     assert!(rig.get("/").await.has("not all is well"));
 }
@@ -204,12 +207,19 @@ async fn who_is_throttled_is_told_the_speed_of_now() {
     let slow = users.iter().find(|it| it.state == UserState::Throttled).unwrap();
     let Some(Reason::OverQuota { rate, .. }) = slow.cause else { panic!("{:?}", slow.cause) };
     let rate = crate::units::Rate(rate).to_string();
-    assert_ne!(slow.terms.as_ref().unwrap().speed_down.map(|it| crate::units::Rate(it).to_string()), Some(rate.clone()));
+    assert_ne!(
+        slow.terms.as_ref().unwrap().speed_down.map(|it| crate::units::Rate(it).to_string()),
+        Some(rate.clone())
+    );
     let page = rig.get(&format!("/users/{}", segment(&slow.name))).await.words();
     assert!(page.contains(&format!("Speed now ↓ {rate} ↑ {rate}")), "{page}");
     let token = rig.demo.credentials(&slow.name).await.unwrap().token;
     let own = rig.demo.subscription(&token).await.unwrap();
-    assert_eq!(crate::units::Rate(own.speed.down.unwrap()).to_string(), rate, "the user's own page says it too");
+    assert_eq!(
+        crate::units::Rate(own.speed.down.unwrap()).to_string(),
+        rate,
+        "the user's own page says it too"
+    );
 }
 
 #[tokio::test]

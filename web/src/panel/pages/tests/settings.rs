@@ -157,7 +157,15 @@ async fn what_is_only_posted_to_leads_back_to_the_settings() {
 async fn settings_of_links_that_somebody_else_changed_show_both_and_lose_nothing() {
     let rig = Rig::new().await;
     let rev = rig.get("/settings/links").await.field("rev");
-    let fields = |address| [("address", address), ("title", "ours"), ("update_hours", "6"), ("tag-0", "hy2-in"), ("port-0", "4443")];
+    let fields = |address| {
+        [
+            ("address", address),
+            ("title", "ours"),
+            ("update_hours", "6"),
+            ("tag-0", "hy2-in"),
+            ("port-0", "4443"),
+        ]
+    };
     let first = [&fields("theirs.example.org")[..2], &[("update_hours", "12"), ("rev", &*rev)]].concat();
     rig.follow(&rig.post("/settings/links", &first).await).await;
     let ours = [&fields("ours.example.org")[..], &[("rev", &*rev)]].concat();
@@ -180,7 +188,8 @@ async fn settings_of_links_that_somebody_else_changed_show_both_and_lose_nothing
 async fn mistakes_in_the_settings_of_links_keep_what_was_typed_of_inbounds() {
     let rig = Rig::new().await;
     let rev = rig.get("/settings/links").await.field("rev");
-    let fields = [("rev", &*rev), ("update_hours", "0"), ("tag-0", "hy2-in"), ("address-0", "in.example.org")];
+    let fields =
+        [("rev", &*rev), ("update_hours", "0"), ("tag-0", "hy2-in"), ("address-0", "in.example.org")];
     let again = rig.post("/settings/links", &fields).await;
     assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(again.has("value=\"in.example.org\""), "{}", again.words());
