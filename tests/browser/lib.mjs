@@ -110,9 +110,9 @@ function steady(snapshot, columns) {
     if (role === undefined) continue;
     if (blanks.length > closed) continue;
     // How many others are signed in depends on which visitor is faster.
-    if (/button "(End|End all others|结束|结束其他全部会话)"/.test(line)) continue;
+    if (/button "(End|End all others|结束|结束其他全部会话)"/.test(line) || line.includes("visitor-")) continue;
     closed = without.includes(role) ? blanks.length : Infinity;
-    if (roles.includes(role)) kept.push(role === "columnheader" || role === "term" ? line.replace(/"?:.*$/, "") : line);
+    if (roles.includes(role)) kept.push(role === "columnheader" ? line.replace(/:$/, "") : line);
   }
   return kept.join("\n").replace(/\d+([.,:-]\d+)*/g, "#").replaceAll(/(January|February|March|April|May|June|July|August|September|October|November|December)/g, "Month");
 }

@@ -16,8 +16,8 @@ fn field(page: &str, name: &str) -> String {
 
 /// What the first form with a button at this address is about: one's own session has none.
 fn id_in(page: &str, action: &str) -> String {
-    let address = format!("action=\"{action}\"");
-    let forms = page.split(&address).skip(1);
+    let place = format!("action=\"{action}\"");
+    let forms = page.split(&place).skip(1);
     let mut forms = forms.map(|it| it.split("</form>").next().unwrap());
     field(forms.find(|it| it.contains("<button")).unwrap_or_else(|| panic!("no {action}: {page}")), "id")
 }

@@ -31,6 +31,16 @@
     period: [1, 2, 3, 4, 6, 12, 24, 50, 100, 1000],
   };
 
+  // A zone that this browser does not know must not keep the page from being live.
+  function known(zone) {
+    try {
+      new Intl.DateTimeFormat("en", { timeZone: zone });
+      return zone;
+    } catch {
+      return "UTC";
+    }
+  }
+
   // What a point of time is called. Periods have their names from the server.
   function stamp(spec) {
     const base = { timeZone: spec.zone, hourCycle: "h23" };
@@ -62,6 +72,7 @@
 
   function draw(box) {
     const spec = JSON.parse(box.querySelector("script[type='application/json']").textContent);
+    spec.zone = known(spec.zone);
     const plot = box.querySelector("[data-plot]");
     const bars = !spec.rate && uPlot.paths.bars({ size: [0.8, 64], gap: 1 });
     const series = (label, colour) => ({
