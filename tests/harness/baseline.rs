@@ -5,13 +5,14 @@
 use std::{
     fs,
     io::Read,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
 };
 
 const MAP_CREATE: u32 = 0;
 const MAP_UPDATE: u32 = 2;
 const PROG_LOAD: u32 = 5;
+const OBJECT_GET: u32 = 7;
 const LINK_CREATE: u32 = 28;
 
 const HASH: u32 = 1;
@@ -155,8 +156,9 @@ impl Attached {
 
     /// Only looks up sockets' storage, in the map that is pinned at `pin`.
     pub fn storage_lookup(cgroup: &Path, pin: &Path) -> Self {
-        let map = aya::maps::MapData::from_pin(pin).unwrap();
-        Self::attach(cgroup, |_| storage_lookup(map.fd().as_fd().as_raw_fd()))
+        let path = std::ffi::CString::new(pin.as_os_str().as_encoded_bytes()).unwrap();
+        let map = bpf(OBJECT_GET, [path.as_ptr() as u64, 0]);
+        Self::attach(cgroup, |_| storage_lookup(map.as_raw_fd()))
     }
 
     /// Only looks up an entry of a hash.

@@ -9,6 +9,7 @@ use crate::shell::is_root;
 use crate::{dist, singbox, vm};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -102,6 +103,8 @@ fn start(qemu: &Path, kernel: &Path, machine: &disk::Machine, boot: u32, words: 
         .args(["-rtc", &format!("base={CLOCK}{boot}:00:00")])
         .arg("-append")
         .arg(format!("console=ttyS0 quiet panic=-1 systemd.show_status=false {words}"));
+    // SAFETY: prctl is a bare system call.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)) };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("QEMU does not start")
 }
 

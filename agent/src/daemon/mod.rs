@@ -192,23 +192,11 @@ fn answerer(
     }
 }
 
-/// What is to be told of the start itself.
-fn tell_start(agent: &mut Agent, config: &Config, cut_off: Option<i64>) {
-    for finding in config.exposed() {
-        tracing::warn!("{finding}");
-        agent.event("secret_readable", None, serde_json::json!({"message": finding, "severity": "warning"}));
-    }
-    if let Some(committed_ms) = cut_off {
-        agent.event("counts_lost", None, cut_off_told(committed_ms, config.ledger.tick));
-    }
-    agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
-}
-
 async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let started = clock::now();
     let kernel = Kernel::open(&kernel_config(config))?;
     let zone = zone(config)?;
-    let ledger = Ledger::open(&config.ledger.path, Options::new(zone.clone(), started.wall_ms))?;
+    let ledger = open_ledger(config, &zone, started.wall_ms)?;
     let info = ledger.info().await.ok();
     // SAFETY: `Events` gives the same descriptor each time, and owns it as long as it lives.
     let news = unsafe { AsyncFd::register_with_interest(kernel.events()?, Interest::READABLE)? };
@@ -228,8 +216,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let wired = Wired { questions, pictures: receiver, hands: handle, backups, notifier, info };
     let answerer = answerer(config, wired, (&ledger, &zone), (epoch, billed), started.wall_ms);
-    let before = Reader::open(&config.ledger.path).ok();
-    let cut_off = before.as_ref().and_then(|it| it.cut_off(epoch).ok().flatten());
+    let (restored, cut_off) = what_was(&config.ledger.path, epoch);
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
     let proxy = proxy_of(config, &hands);
@@ -238,7 +225,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         gate,
         hands,
         care,
-        restored: before.as_ref().is_some_and(|it| it.is_restored().unwrap_or(false)),
+        restored,
         way: edit_way(config)?,
         news,
         commits: Commits::new(ledger),
@@ -257,24 +244,32 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),
     };
-    tell_start(&mut agent, config, cut_off);
+    told_at_start(&mut agent, config, cut_off);
+    agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;
     answered(agent, answerer, listener, asked, &config.api.socket).await
 }
 
-/// The machine went down under the agent before this one: what of the usage nobody knows.
-fn cut_off_told(committed_ms: i64, tick: std::time::Duration) -> serde_json::Value {
-    let at = jiff::Timestamp::from_millisecond(committed_ms).map(|at| at.strftime("%F %T UTC").to_string());
-    let at = at.unwrap_or_else(|_| committed_ms.to_string());
-    serde_json::json!({
-        "severity": "warning",
-        "message": format!(
-            "the machine went down while the agent ran: what was counted after the last commit ({at}) is lost. There is \
-             one every {} ms",
-            tick.as_millis()
-        ),
-        "committed_ms": committed_ms,
-    })
+/// What was found before anything was counted.
+fn told_at_start(agent: &mut Agent, config: &Config, cut_off: Option<i64>) {
+    for finding in config.exposed() {
+        tracing::warn!("{finding}");
+        agent.event("secret_readable", None, serde_json::json!({"message": finding, "severity": "warning"}));
+    }
+    agent.lost(cut_off);
+}
+
+/// Opens the ledger; one of gigabytes is copied and changed when its schema is an older one.
+fn open_ledger(config: &Config, zone: &jiff::tz::TimeZone, now_ms: i64) -> anyhow::Result<Ledger> {
+    let _patience = watchdog::Patience::please();
+    Ok(Ledger::open(&config.ledger.path, Options::new(zone.clone(), now_ms))?)
+}
+
+/// Whether a backup was restored that nothing was committed to since, and the last commit if the machine went down
+/// under the agent before this one.
+fn what_was(ledger: &Path, epoch: [u8; 16]) -> (bool, Option<i64>) {
+    let Ok(before) = Reader::open(ledger) else { return (false, None) };
+    (before.is_restored().unwrap_or(false), before.cut_off(epoch).ok().flatten())
 }
 
 /// Runs the agent and answers questions, until it is told to end.

@@ -1,6 +1,7 @@
-//! systemd's watchdog: the agent says that it lives, and is ended and started anew when it does not.
+//! What systemd is told of the agent's life: that its loop comes round, or that its start takes longer. One that says
+//! neither is ended and started anew.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use sd_notify::NotifyState;
 
@@ -30,5 +31,28 @@ impl Watchdog {
             // A manager that does not hear ends this process, which is what it is for.
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
+    }
+}
+
+/// For how long a start is given more time, and how often it asks.
+const MORE: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_secs(15);
+
+/// A part of the start that takes as long as it takes: until it is dropped, systemd is asked for more time. The unit's
+/// own limit is short, since at boot sing-box waits for the end of the agent's start.
+pub struct Patience(#[allow(dead_code, reason = "its end is what is told by it")] Option<mpsc::Sender<()>>);
+
+impl Patience {
+    pub fn please() -> Patience {
+        let (done, waiting) = mpsc::channel::<()>();
+        let ask = move || {
+            while let Err(mpsc::RecvTimeoutError::Timeout) = waiting.recv_timeout(ASK_EVERY) {
+                let more = u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX);
+                let _ = sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(more)]);
+            }
+        };
+        // Without a thread there is the unit's own limit.
+        let started = std::thread::Builder::new().name("patience".to_owned()).spawn(ask).is_ok();
+        Patience(started.then_some(done))
     }
 }
