@@ -160,7 +160,44 @@ fn messages_say_it_in_each_language() {
             said(lang, "trouble", "trouble_over", false, trouble.clone()),
         ]);
     }
-    insta::assert_snapshot!(all.join("\n"), @"");
+    insta::assert_snapshot!(all.join("\n"), @r"
+    alice: 80 % of the quota used
+    alice has used 80 % of the quota of this period: 8 B of 10 B.
+    alice: 80 % of the quota used
+    Your account alice has used 80 % of the quota of this period: 8 B of 10 B.
+    alice: 95 % of the total quota used
+    alice has used 95 % of the quota over all time: 8 B of 10 B.
+    alice expires on 2026-12-01 00:00 Asia/Shanghai
+    Your account alice expires on 2026-12-01 00:00 Asia/Shanghai, within 7 days.
+    alice is cut: the quota is used up
+    alice: limited at 2026-11-24 14:03:07: 10 B of 10 B used; comes back on 1 December 00:00 Asia/Shanghai.
+    alice is back
+    alice can be used again without a limit of speed or volume being reached.
+    alice may be shared
+    alice: used from 5 addresses at the same time, 3 are usual (score 40).
+    server: source does not work
+    source: nobody answers
+    server: source works again
+    source works again.
+    alice：已用额度的 80%
+    alice 本周期已用额度的 80%：8 B，共 10 B。
+    alice：已用额度的 80%
+    您的账号 alice 本周期已用额度的 80%：8 B，共 10 B。
+    alice：已用总额度的 95%
+    alice 已用总额度的 95%：8 B，共 10 B。
+    alice 将于 2026-12-01 00:00 Asia/Shanghai 到期
+    您的账号 alice 将于 2026-12-01 00:00 Asia/Shanghai 到期，剩余不足 7 天。
+    alice 已断开：额度已用完
+    alice：2026-11-24 14:03:07 已限额：已用 10 B，额度 10 B；12 月 1 日 00:00（Asia/Shanghai）恢复。
+    alice 已恢复
+    alice 已恢复使用，未达到任何速度或流量限制。
+    alice 疑似被共享
+    alice：同时在 5 个地址使用，通常为 3 个（评分 40）。
+    server：source 出现故障
+    source：nobody answers
+    server：source 已恢复正常
+    source 已恢复正常。
+    ");
 }
 
 /// Every text that a message may have is in the catalogue.
@@ -222,7 +259,57 @@ fn a_report_is_a_table_of_everything() {
         assert!(!letter.html().unwrap().contains("<b>alice"), "a name is no markup");
         format!("{}\n\n{}", letter.subject, letter.text())
     };
-    insta::assert_snapshot!(format!("{}\n{}", text(Lang::En), text(Lang::ZhCn)), @"");
+    insta::assert_snapshot!(format!("{}\n{}", text(Lang::En), text(Lang::ZhCn)), @r"
+    server: report of 2026-11-28
+
+    Traffic of users (payload): 4.00 GiB; upload 1.00 GiB, download 3.00 GiB
+    Users who were active: 2 of 12
+    Traffic that no user owns: 5.00 MiB
+
+    Who used the most
+      <b>alice</b>  ·  4.00 GiB  ·  1.00 GiB  ·  3.00 GiB
+
+    Near the limit now
+      bob  ·  90 %  ·  9.00 GiB  ·  10.0 GiB
+
+    Cut or slowed down now
+      carol  ·  limited
+      … and 3 more
+
+    Health now
+      boxmeter  ·  1.0
+      sing-box  ·  1.14.4
+      Last backup  ·  none
+      Messages that wait  ·  2
+      source  ·  nobody answers
+
+    Sent by boxmeter on server.
+
+    server：2026-11-28 日报
+
+    用户流量（载荷）：4.00 GiB；上传 1.00 GiB，下载 3.00 GiB
+    活跃用户：2 / 12
+    未归属流量：5.00 MiB
+
+    用量最多
+      <b>alice</b>  ·  4.00 GiB  ·  1.00 GiB  ·  3.00 GiB
+
+    当前接近限额
+      bob  ·  90 %  ·  9.00 GiB  ·  10.0 GiB
+
+    当前已断开或限速
+      carol  ·  已限额
+      ……另有 3 个
+
+    当前运行状况
+      boxmeter  ·  1.0
+      sing-box  ·  1.14.4
+      上次备份  ·  无
+      等待发送的消息  ·  2
+      source  ·  nobody answers
+
+    由 server 上的 boxmeter 发送。
+    ");
 }
 
 #[test]
