@@ -46,13 +46,16 @@ fn parts(code: &str, found: &mut BTreeSet<String>) {
         let words = code.split(place).skip(1).filter_map(|rest| rest.split('"').next());
         found.extend(words.map(str::to_owned));
     }
+    // A channel's part is named by its function.
+    let channels = code.split("=> \"notify-").skip(1).filter_map(|rest| rest.split('"').next());
+    found.extend(channels.map(|channel| format!("notify-{channel}")));
 }
 
 #[test]
 fn every_part_that_may_fail_has_a_name_a_sentence_and_advice() {
     let mut found = BTreeSet::new();
     all_sources().iter().for_each(|code| parts(code, &mut found));
-    assert!(found.len() > 8 && found.contains("source") && found.contains("backup"), "{found:?}");
+    assert!(found.len() > 8 && ["source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)), "{found:?}");
     for part in found {
         for key in [format!("part.{part}"), format!("degraded.{part}"), format!("degraded.{part}_advice")] {
             for lang in Lang::ALL {

@@ -34,6 +34,7 @@ const PAGES = [
   ["events", "/events"],
   ["settings", "/settings"],
   ["settings-links", "/settings/links"],
+  ["settings-notify", "/settings/notify"],
 ];
 
 const FORM = "main form";

@@ -49,7 +49,7 @@ impl Visit<'_> {
         let events = self.rig.events();
         let found = events[before..].iter().find(|(it, _)| it == kind);
         let (_, who) = found.unwrap_or_else(|| panic!("{path}: no {kind} in {:?}", &events[before..]));
-        assert!(who.contains("panel") && who.contains("198.51.100.77"), "{kind}: by {who}");
+        assert_eq!(who, "admin@198.51.100.77", "{kind}");
     }
 }
 
