@@ -55,7 +55,10 @@ fn parts(code: &str, found: &mut BTreeSet<String>) {
 fn every_part_that_may_fail_has_a_name_a_sentence_and_advice() {
     let mut found = BTreeSet::new();
     all_sources().iter().for_each(|code| parts(code, &mut found));
-    assert!(found.len() > 8 && ["source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)), "{found:?}");
+    assert!(
+        found.len() > 8 && ["source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)),
+        "{found:?}"
+    );
     for part in found {
         for key in [format!("part.{part}"), format!("degraded.{part}"), format!("degraded.{part}_advice")] {
             for lang in Lang::ALL {
