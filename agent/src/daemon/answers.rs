@@ -6,7 +6,7 @@ use boxmeter_common::{DOWNLOAD, UPLOAD};
 use boxmeter_web::{
     api::{
         live::{LiveSnapshot, LiveTotals, LiveUser},
-        query::{self, Page},
+        query::{self, Facts, Page},
         told,
         types::{
             Audit, BackupStatus, Degradation, Enforcement, EnforcementError, EnforcementStatus, Event,
@@ -153,6 +153,31 @@ pub fn usage(answer: UsageAnswer, meter: Meter, zone: &TimeZone, now_ms: i64) ->
         as_of: Some(Time::from_ms(answer.as_of_ms.unwrap_or(now_ms), zone)),
         rev: 0,
         next: answer.next.map(|user| user.to_string()),
+    }
+}
+
+/// What a list of users is filtered and sorted by, as [`user`] says it.
+pub fn facts<'a>(
+    record: &'a UserRecord,
+    picture: &'a Picture,
+    total: Option<&Traffic>,
+    meter: Meter,
+) -> Facts<'a> {
+    let live = picture.snapshot.user(record.id);
+    let row = picture.directory.gate.get(&record.id);
+    let used = used(row, &live, total.map_or(0, |total| total.total(meter)), meter);
+    Facts {
+        name: &record.name,
+        note: record.settings.note.as_deref(),
+        email: record.settings.email.as_deref(),
+        policy: row.and_then(|row| row.policy.as_deref()).or(Some(&record.policy)),
+        state: row.map_or(UserState::Active, |row| state(row.state)),
+        online: live.live.flows > 0,
+        used_bytes: used.period,
+        total_bytes: used.total,
+        rate: live.activity.upload_rate.saturating_add(live.activity.download_rate),
+        last_seen_ms: live.activity.last_seen_ms,
+        expires_ms: record.settings.expires_ms,
     }
 }
 

@@ -243,8 +243,10 @@ impl Backend for Answerer {
             .users
             .values()
             .filter(|user| user.tombstoned_ms.is_none())
-            .map(|user| answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone));
-        let UserPage { users, next, matching } = filter.page(users, &page);
+            .map(|user| (answers::facts(user, &picture, totals.get(&user.id), self.meter), user));
+        let UserPage { users, next, matching } = filter.page(users, &page, |user| {
+            answers::user(user, &picture, totals.get(&user.id), self.meter, &self.zone)
+        });
         let rev = answers::unsigned(picture.directory.rev);
         Ok(UserList { schema: Schema, users, rev, next, matching: Some(matching) })
     }

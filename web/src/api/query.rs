@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::types::{Severity, User, UserState};
+use super::types::{Severity, Time, User, UserState};
 
 /// Rows of one answer unless `limit` says otherwise.
 pub const LIMIT_DEFAULT: u32 = 1_000;
@@ -71,33 +71,27 @@ impl UserSort {
     }
 
     /// Smaller comes first.
-    fn rank(self, user: &User) -> u64 {
+    fn rank(self, user: &Facts<'_>) -> u64 {
         let most_first = |value: u64| u64::MAX - value;
         match self {
             UserSort::Name => 0,
-            UserSort::Used => most_first(user.period.used_bytes),
-            UserSort::Total => most_first(user.total.used_bytes),
-            UserSort::Rate => most_first(user.live.upload_rate.saturating_add(user.live.download_rate)),
-            UserSort::LastSeen => {
-                let seen = user.last_seen_at.map_or(0, |at| at.instant.as_millisecond());
-                most_first(u64::try_from(seen).unwrap_or(0))
-            }
-            UserSort::Expires => {
-                let end = user.expires_at.map_or(i64::MAX, |at| at.instant.as_millisecond());
-                u64::try_from(end).unwrap_or(0)
-            }
+            UserSort::Used => most_first(user.used_bytes),
+            UserSort::Total => most_first(user.total_bytes),
+            UserSort::Rate => most_first(user.rate),
+            UserSort::LastSeen => most_first(u64::try_from(user.last_seen_ms.unwrap_or(0)).unwrap_or(0)),
+            UserSort::Expires => u64::try_from(user.expires_ms.unwrap_or(i64::MAX)).unwrap_or(0),
         }
     }
 
     /// Where a user stands in the list; names tell apart who has the same rank.
-    fn place(self, user: &User) -> (u64, &str) {
-        (self.rank(user), &user.name)
+    fn place<'a>(self, user: &Facts<'a>) -> (u64, &'a str) {
+        (self.rank(user), user.name)
     }
 
     /// The cursor after a user: for names the name, else the rank before it, in hexadecimal.
-    fn cursor(self, user: &User) -> String {
+    fn cursor(self, user: &Facts<'_>) -> String {
         match self {
-            UserSort::Name => user.name.clone(),
+            UserSort::Name => user.name.to_owned(),
             _ => format!("{:016x}{}", self.rank(user), user.name),
         }
     }
@@ -116,38 +110,81 @@ impl UserSort {
     }
 }
 
+/// What a list is filtered and sorted by. Of ten thousand users fifty are on a page: only those are made as a
+/// whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub name: &'a str,
+    pub note: Option<&'a str>,
+    pub email: Option<&'a str>,
+    pub policy: Option<&'a str>,
+    pub state: UserState,
+    pub online: bool,
+    /// In the period.
+    pub used_bytes: u64,
+    pub total_bytes: u64,
+    /// Both directions together.
+    pub rate: u64,
+    pub last_seen_ms: Option<i64>,
+    pub expires_ms: Option<i64>,
+}
+
+impl<'a> From<&'a User> for Facts<'a> {
+    fn from(user: &'a User) -> Self {
+        let ms = |time: Time| time.instant.as_millisecond();
+        Facts {
+            name: &user.name,
+            note: user.note.as_deref(),
+            email: user.email.as_deref(),
+            policy: user.policy.as_deref(),
+            state: user.state,
+            online: user.live.flows > 0,
+            used_bytes: user.period.used_bytes,
+            total_bytes: user.total.used_bytes,
+            rate: user.live.upload_rate.saturating_add(user.live.download_rate),
+            last_seen_ms: user.last_seen_at.map(ms),
+            expires_ms: user.expires_at.map(ms),
+        }
+    }
+}
+
 /// What a search looks at: whatever an admin may remember of somebody.
-fn texts(user: &User) -> impl Iterator<Item = &str> {
-    [Some(&*user.name), user.note.as_deref(), user.email.as_deref()].into_iter().flatten()
+fn texts<'a>(user: &Facts<'a>) -> impl Iterator<Item = &'a str> {
+    [Some(user.name), user.note, user.email].into_iter().flatten()
 }
 
 impl UserFilter {
     /// Whether the user is one of those that are asked for; `search` is in lower case.
-    fn takes(&self, user: &User, search: &str) -> bool {
+    fn takes(&self, user: &Facts<'_>, search: &str) -> bool {
         self.state.is_none_or(|state| user.state == state)
-            && self.policy.as_ref().is_none_or(|policy| user.policy.as_ref() == Some(policy))
-            && (!self.online || user.live.flows > 0)
+            && self.policy.as_deref().is_none_or(|policy| user.policy == Some(policy))
+            && (!self.online || user.online)
             && (search.is_empty() || texts(user).any(|text| text.to_lowercase().contains(search)))
     }
 
-    /// One page of `users`, who are in any order.
-    pub fn page(&self, users: impl Iterator<Item = User>, page: &Page) -> UserPage {
+    /// One page of `users`, who are in any order: what `whole` makes of each on it.
+    pub fn page<'a, T>(
+        &self,
+        users: impl Iterator<Item = (Facts<'a>, T)>,
+        page: &Page,
+        whole: impl Fn(T) -> User,
+    ) -> UserPage {
         let search = self.search.as_deref().unwrap_or_default().to_lowercase();
-        let mut users: Vec<User> = users.filter(|user| self.takes(user, &search)).collect();
+        let mut users: Vec<(Facts<'a>, T)> = users.filter(|(user, _)| self.takes(user, &search)).collect();
         let matching = users.len() as u64;
         if let Some(after) = &page.after {
             let after = self.sort.place_of(after);
-            users.retain(|user| self.sort.place(user) > after);
+            users.retain(|(user, _)| self.sort.place(user) > after);
         }
         let limit = page.limit.max(1) as usize;
         let more = users.len() > limit;
         if more {
-            users.select_nth_unstable_by(limit, |a, b| self.sort.place(a).cmp(&self.sort.place(b)));
+            users.select_nth_unstable_by(limit, |(a, _), (b, _)| self.sort.place(a).cmp(&self.sort.place(b)));
             users.truncate(limit);
         }
-        users.sort_unstable_by(|a, b| self.sort.place(a).cmp(&self.sort.place(b)));
-        let next = users.last().filter(|_| more).map(|user| self.sort.cursor(user));
-        UserPage { users, next, matching }
+        users.sort_unstable_by(|(a, _), (b, _)| self.sort.place(a).cmp(&self.sort.place(b)));
+        let next = users.last().filter(|_| more).map(|(user, _)| self.sort.cursor(user));
+        UserPage { users: users.into_iter().map(|(_, user)| whole(user)).collect(), next, matching }
     }
 }
 

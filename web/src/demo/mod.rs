@@ -26,7 +26,7 @@ use crate::{
         metrics::{Exposition, Kind},
         notify::{NotifyShow, NotifyTest, NotifyTested},
         order::Envelope,
-        query::{AuditQuery, EventQuery, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
+        query::{AuditQuery, EventQuery, Facts, FlowFilter, Page, UsageQuery, UserFilter, UserPage},
         sharing::{SharingChange, SharingShow, Subscription, UserCredentials},
         types::*,
     },
@@ -212,7 +212,8 @@ impl Backend for Demo {
 
     async fn users(&self, filter: UserFilter, page: Page) -> Result<UserList, ApiError> {
         let state = self.state();
-        let UserPage { users, next, matching } = filter.page(state.users.iter().cloned(), &page);
+        let UserPage { users, next, matching } =
+            filter.page(state.users.iter().map(|user| (Facts::from(user), user)), &page, User::clone);
         Ok(UserList { schema: Schema, users, rev: state.rev, next, matching: Some(matching) })
     }
 

@@ -52,11 +52,30 @@ const IDS_MAX: usize = 500;
 pub struct View {
     pub snapshot: Arc<LiveSnapshot>,
     by_id: Arc<HashMap<String, usize>>,
+    /// Places in the snapshot: found once for all pages.
+    busiest: Arc<Vec<usize>>,
     /// Seconds, download, upload.
     pub history: Arc<VecDeque<[i64; 3]>>,
 }
 
 impl View {
+    /// After `before`, whose table of ids is taken over where the users are the same.
+    fn new(snapshot: Arc<LiveSnapshot>, before: Option<&View>, history: VecDeque<[i64; 3]>) -> Self {
+        let ids = || snapshot.users.iter().map(|user| &user.id);
+        let same = before.filter(|it| it.snapshot.users.iter().map(|user| &user.id).eq(ids()));
+        let by_id = match same {
+            Some(before) => Arc::clone(&before.by_id),
+            None => Arc::new(ids().enumerate().map(|(at, id)| (id.clone(), at)).collect()),
+        };
+        let busiest = Arc::new(busiest(&snapshot));
+        View { snapshot, by_id, busiest, history: Arc::new(history) }
+    }
+
+    /// Who moves most right now, then who used most in the period.
+    pub fn busiest(&self) -> impl Iterator<Item = &LiveUser> {
+        self.busiest.iter().filter_map(|at| self.snapshot.users.get(*at))
+    }
+
     fn user(&self, id: &str) -> Option<&LiveUser> {
         self.by_id.get(id).and_then(|at| self.snapshot.users.get(*at))
     }
@@ -125,9 +144,8 @@ impl Hub {
             while history.len() > HISTORY_MAX {
                 history.pop_front();
             }
-            let ids = snapshot.users.iter().enumerate().map(|(at, user)| (user.id.clone(), at));
-            let by_id = Arc::new(ids.collect());
-            self.views.send_replace(Some(View { snapshot, by_id, history: Arc::new(history.clone()) }));
+            let view = View::new(snapshot, self.views.borrow().as_ref(), history.clone());
+            self.views.send_replace(Some(view));
             let now = tokio::time::Instant::now();
             match (self.views.receiver_count(), alone_since) {
                 (0, None) => alone_since = Some(now),
@@ -292,9 +310,9 @@ fn overview(base: &str, view: &View, out: &mut Map<String, Value>) {
     put("active", totals.active_users.to_string());
     put("online", totals.online_users.to_string());
     put("limited", totals.limited_users.to_string());
-    let busiest = busiest(&view.snapshot);
+    let mut busiest = view.busiest();
     for row in 0..TOP_ROWS {
-        let user = busiest.get(row);
+        let user = busiest.next();
         let name = match user {
             Some(user) => {
                 let href = format!("{base}/users/{}", view::segment(&user.name));
@@ -314,13 +332,14 @@ fn overview(base: &str, view: &View, out: &mut Map<String, Value>) {
     }
 }
 
-/// Who moves most right now, then who used most in the period.
-pub fn busiest(snapshot: &LiveSnapshot) -> Vec<&LiveUser> {
-    let rank = |user: &&LiveUser| {
+/// The first of them, by their places.
+fn busiest(snapshot: &LiveSnapshot) -> Vec<usize> {
+    let rank = |at: &usize| {
+        let user = &snapshot.users[*at];
         let rate = user.live.upload_rate.saturating_add(user.live.download_rate);
         std::cmp::Reverse((rate, user.period_bytes))
     };
-    let mut users: Vec<&LiveUser> = snapshot.users.iter().collect();
+    let mut users: Vec<usize> = (0..snapshot.users.len()).collect();
     if users.len() > TOP_ROWS {
         users.select_nth_unstable_by_key(TOP_ROWS, rank);
         users.truncate(TOP_ROWS);

@@ -7,7 +7,7 @@ use super::{
     Shared, Visit, charts,
     charts::Chart,
     frame::{Answer, Frame, render},
-    live::{TOP_ROWS, busiest},
+    live::TOP_ROWS,
     view::{Moment, segment, share, short},
 };
 use crate::{
@@ -65,7 +65,7 @@ pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let totals = view.as_ref().map(|it| it.snapshot.totals).unwrap_or_default();
     let mut top: Vec<Row> = view
         .iter()
-        .flat_map(|it| busiest(&it.snapshot))
+        .flat_map(|it| it.busiest())
         .map(|user| Row {
             address: format!("{}/users/{}", f.base, segment(&user.name)),
             name: short(&user.name),
