@@ -363,6 +363,7 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
     }
     let prefixes = [
         "about.",
+        "degraded.",
         "state.",
         "owner_by.",
         "error.",
@@ -370,6 +371,7 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
         "weekday.",
         "reason.",
         "month.",
+        "note.",
         "notify.",
         "notify_channel.",
         "notify_kind.",
