@@ -133,7 +133,7 @@ pub fn usage_offline(file: &Path, query: &UsageQuery) -> Result<Usage> {
     let zone = config.zone().context("the time zone of [billing] time_zone")?;
     let now_ms = clock::wall_ms();
     let query = daemon::ledger_query(query, &zone, now_ms)?;
-    let answer = reader.usage(&query).map_err(daemon::query_error)?;
+    let answer = daemon::every_page(&reader, query).map_err(daemon::query_error)?;
     Ok(daemon::usage_answer(answer, meter, &zone, now_ms))
 }
 

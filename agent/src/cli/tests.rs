@@ -378,6 +378,7 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
         "notify_state.",
         "date.",
         "panel.",
+        "part.",
         "period.",
         "self.",
         "sharing.",

@@ -48,7 +48,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-pub use answers::{ledger_query, query_error, usage as usage_answer};
+pub use answers::{every_page, ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leaving, Left, detach, leaving};
 pub use listen::{PANEL_USER, panel_user};
 

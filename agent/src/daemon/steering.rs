@@ -334,6 +334,9 @@ impl Agent {
         policies: Vec<PolicyRecord>,
         standings: Vec<Standing>,
     ) -> Result<(), KernelError> {
+        for standing in &standings {
+            self.note(standing.id, Some(standing));
+        }
         self.gate.load(policies, standings);
         let held = self.steer();
         // Also when nobody is out: the files may say otherwise.

@@ -78,6 +78,10 @@ pub(super) fn purge_deleted(
         .prepare("SELECT id FROM users WHERE name = ?1 AND tombstoned_ms IS NOT NULL AND purged_ms IS NULL")?
         .query_map([name], |row| Ok(user_id(row.get(0)?)))?
         .collect::<rusqlite::Result<_>>()?;
+    if ids.is_empty() && asked.key.is_some() {
+        // Nothing is done, so that the key is not used up.
+        return Err(Refusal::NoSuchUser.into());
+    }
     let by_itself = Asked { key: None, ..asked.clone() };
     ids.into_iter()
         .map(|id| {

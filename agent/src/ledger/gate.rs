@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::Transaction;
 
 use super::{
-    commit::Stale,
+    commit::{Stale, user_id},
     deleting,
     error::CommitError,
     idempotency,
@@ -384,6 +384,27 @@ impl CommitError {
             _ => None,
         }
     }
+}
+
+/// Purges whom somebody wanted purged and whose entry is gone by now, whoever saw it go.
+pub(super) fn purge_waiting(writer: &mut Writer, at_ms: i64) -> Result<(), CommitError> {
+    let ids: Vec<[u8; 16]> = writer
+        .connection
+        .prepare_cached(
+            "SELECT id FROM users WHERE purge_actor IS NOT NULL AND purged_ms IS NULL AND tombstoned_ms IS NOT NULL
+                 AND file_state <> 'removing'",
+        )?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    zeroed(writer, |transaction, rev| {
+        for id in &ids {
+            deleting::removed(transaction, user_id(*id), at_ms, rev)?;
+        }
+        Ok(((), true))
+    })
 }
 
 /// A change that may purge somebody, and tells whether it did: what it overwrites is zeroed on the disk.

@@ -246,7 +246,7 @@ pub(super) fn turn(
     Ok(turned)
 }
 
-/// Notes the rules that running accounts go by. No revision: nothing changes for whoever copies the ledger.
+/// Notes the rules that running accounts go by.
 pub(super) fn keep_rules(transaction: &Transaction<'_>, keeps: &[Keep]) -> Result<(), CommitError> {
     for one in keeps {
         match settings::living(transaction, one.user) {

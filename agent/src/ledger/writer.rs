@@ -22,6 +22,7 @@ use super::{
     bucket::Buckets,
     commit::{Committer, Stale, insert_event},
     error::{CommitError, LedgerError},
+    gate,
     model::{Batch, Committed, FoundInbound, FoundUser, InboundRecord, LedgerInfo, NewEvent, UserRecord},
     open::{self, Check},
     people,
@@ -184,7 +185,9 @@ impl Ledger {
     ) -> Reply<Vec<UserRecord>> {
         self.send(move |writer| {
             writer.committer.changes(Stale::People);
-            people::sync_users(&mut writer.connection, &found, &elsewhere, &policy, now_ms)
+            let users = people::sync_users(&mut writer.connection, &found, &elsewhere, &policy, now_ms)?;
+            gate::purge_waiting(writer, now_ms)?;
+            Ok(users)
         })
     }
 

@@ -53,9 +53,14 @@ pub(super) async fn send(config: &Mail, voice: &Voice, message: &Delivery) -> Ve
             let _ = tokio::time::timeout(Duration::from_secs(2), connection.quit()).await;
             Verdict::Done
         }
-        // Of an address that is not taken, others say nothing.
+        // Of an address that is not taken, others say nothing. What is for the admin is tried again: a server
+        // that refuses everybody (no sign-in, no relaying, a full quota) is set right some time.
         Err(error) if error.is_permanent() => {
-            Verdict::Refused { why: format!("the mail server refuses it: {}", told(&error)), all: false }
+            let why = format!("the mail server refuses it: {}", told(&error));
+            match message.data["own"] == true {
+                true => Verdict::Refused { why, all: false },
+                false => Verdict::Later { why, after: None, all: false },
+            }
         }
         Err(error) if error.is_transient() => Verdict::Later {
             why: format!("the mail server does not take it now: {}", told(&error)),

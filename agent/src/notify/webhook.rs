@@ -64,15 +64,25 @@ pub(super) async fn send(config: &Webhook, voice: &Voice, message: &Delivery) ->
     ];
     let place = to.place();
     match post(&to, &config.ca_file, Post { path: to.path.clone(), headers, body }).await {
-        Ok(answer) => verdict(&place, &answer),
+        Ok(answer) => verdict(&place, &to.path, &answer),
         // The key tells a repetition.
         Err(NoAnswer::NotSent(why) | NoAnswer::Unsure(why)) => Verdict::later(why),
     }
 }
 
-fn verdict(place: &str, answer: &Answer) -> Verdict {
+/// A part of a path that is so long may be what nobody else is to know.
+const SECRET_PART_MIN: usize = 8;
+
+/// What others may read of an answer: many servers say the path that was asked for, which is a secret.
+fn without_path(path: &str, body: &str) -> String {
+    let segments = path.split(['/', '?', '&', '=']).filter(|part| part.len() >= SECRET_PART_MIN);
+    let whole = Some(path).filter(|path| path.len() > 1);
+    whole.into_iter().chain(segments).fold(body.to_owned(), |body, part| body.replace(part, "…"))
+}
+
+fn verdict(place: &str, path: &str, answer: &Answer) -> Verdict {
     let status = answer.status;
-    let body = said(&String::from_utf8_lossy(&answer.body));
+    let body = said(&without_path(path, &String::from_utf8_lossy(&answer.body)));
     let why = format!("{place} answered {status}: {body}").trim_end_matches([' ', ':']).to_owned();
     match status {
         _ if status.is_success() => Verdict::Done,

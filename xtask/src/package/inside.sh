@@ -170,6 +170,25 @@ purge_keeps_the_entries_of_who_is_out() {
     rm -r /var/backups/boxmeter
 }
 
+only_a_removal_in_order_gives_the_ledger_up() {
+    must apt-get install -y -q /packages/first.deb
+    mkdir -p "$STATE"
+    echo "no ledger" > "$STATE/ledger.db"
+    BOXMETER_REMOVE_ANYWAY=yes must apt-get remove -y -q boxmeter
+    mustnt test -e "$STATE/nobody-out"
+    must apt-get purge -y -q boxmeter
+    is "$(cat /var/backups/boxmeter/*/ledger.db)" "no ledger"
+    rm -r /var/backups/boxmeter
+    must apt-get install -y -q /packages/first.deb
+    mkdir -p "$STATE"
+    must apt-get remove -y -q boxmeter
+    must test -e "$STATE/nobody-out"
+    echo ledger > "$STATE/ledger.db"
+    must apt-get purge -y -q boxmeter
+    mustnt test -e "$STATE"
+    mustnt test -e /var/backups/boxmeter
+}
+
 the_tarball_installs_and_leaves() {
     listing > /tmp/before
     mkdir /tmp/tarball
@@ -201,6 +220,7 @@ try a_removal_that_cannot_leave_in_order_is_refused
 try reinstalled_it_finds_its_own
 try purge_leaves_nothing
 try purge_keeps_the_entries_of_who_is_out
+try only_a_removal_in_order_gives_the_ledger_up
 try the_tarball_installs_and_leaves
 verdict=ok
 [ "$failed" = 0 ] || verdict=FAILED

@@ -30,7 +30,8 @@ use crate::{
     },
     enforcer::users_edit::Credentials,
     ledger::{
-        AdminChange, AdminState, CommitError, NewEntry, SettingsChange, Settle, UserRecord, WalletEntry,
+        AdminChange, AdminState, CommitError, NewEntry, Refusal, SettingsChange, Settle, UserRecord,
+        WalletEntry,
     },
 };
 
@@ -214,7 +215,10 @@ impl Answerer {
         name: &str,
         nobody: ApiError,
     ) -> Result<Deleted, ApiError> {
-        let done = self.ledger.purge_deleted(name.to_owned(), asked(&envelope)).await.map_err(refused)?;
+        let done = match self.ledger.purge_deleted(name.to_owned(), asked(&envelope)).await {
+            Err(CommitError::Refusal(Refusal::NoSuchUser)) => Vec::new(),
+            done => done.map_err(refused)?,
+        };
         if done.is_empty() {
             return Err(nobody);
         }

@@ -20,7 +20,7 @@ use crate::{
 /// How long a job waits after the ledger could not do its part, before it asks again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Warnings of one transaction: each waits for the disk, and a tick waits for each.
+/// Warnings, and rules, of one transaction: each waits for the disk, and a tick waits for each.
 const WARNINGS_AT_ONCE: usize = 1_000;
 
 pub(super) type Job = Pin<Box<dyn Future<Output = News> + Send>>;
@@ -232,11 +232,14 @@ async fn write(ledger: &Ledger, mut writes: Writes) -> (Writes, Option<CommitErr
         }
         writes.first_uses.clear();
     }
-    if !writes.rules.is_empty() {
-        if let Err(error) = ledger.keep_rules(writes.rules.values().cloned().collect()).await {
+    while !writes.rules.is_empty() {
+        let some: Vec<Keep> = writes.rules.values().take(WARNINGS_AT_ONCE).cloned().collect();
+        if let Err(error) = ledger.keep_rules(some.clone()).await {
             return (writes, Some(error));
         }
-        writes.rules.clear();
+        for kept in some {
+            writes.rules.remove(&kept.user);
+        }
     }
     if !writes.states.is_empty() {
         if let Err(error) = ledger.set_states(writes.states.values().cloned().collect()).await {

@@ -173,14 +173,15 @@ impl Ledger {
         })
     }
 
-    /// Takes the oldest message of a channel that is due, and marks that it is being sent.
+    /// Takes the message of a channel that has been due for longest, and marks that it is being sent. One that
+    /// is tried again and again stands behind those that came meanwhile.
     pub fn claim_delivery(&self, channel: Channel, now_ms: i64) -> Reply<Option<Delivery>> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, _| {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM deliveries
                      WHERE channel = ?1 AND done_ms IS NULL AND state = 'waiting'
-                       AND (next_ms <= ?2 OR next_ms > ?3) ORDER BY no LIMIT 1"
+                       AND (next_ms <= ?2 OR next_ms > ?3) ORDER BY next_ms, no LIMIT 1"
                 );
                 let found = transaction
                     .prepare_cached(&sql)?

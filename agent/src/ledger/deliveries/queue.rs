@@ -29,6 +29,8 @@ const DONE_MS: i64 = 30 * 24 * 3_600_000;
 const EVENTS_AT_ONCE: usize = 500;
 /// Bytes of what a message is made of.
 const DATA_MAX: usize = 16 << 10;
+/// … and of a report, whose lists are bounded already.
+const REPORT_MAX: usize = 256 << 10;
 /// Bytes of an error that are kept.
 const ERROR_MAX: usize = 500;
 pub(super) const COLUMNS: &str = "no, id, channel, recipient, kind, user_id, data, created_ms, state, attempts, next_ms, \
@@ -54,7 +56,8 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 
 fn bounded(data: &Value) -> String {
     let text = data.to_string();
-    if text.len() <= DATA_MAX {
+    let max = if data["report"].is_null() { DATA_MAX } else { REPORT_MAX };
+    if text.len() <= max {
         return text;
     }
     // What is long is evidence; the event has it.
@@ -63,7 +66,12 @@ fn bounded(data: &Value) -> String {
         fields.retain(|_, value| value.to_string().len() <= DATA_MAX / 16);
     }
     let text = short.to_string();
-    if text.len() <= DATA_MAX { text } else { json!({ "at_ms": data["at_ms"] }).to_string() }
+    if text.len() <= DATA_MAX {
+        return text;
+    }
+    // What it is about, without the words.
+    let kept = ["at_ms", "event", "user", "own"].map(|key| (key.to_owned(), data[key].clone()));
+    Value::Object(kept.into_iter().collect()).to_string()
 }
 
 pub(super) fn cut(text: &str) -> &str {
@@ -202,10 +210,15 @@ pub(super) fn done(
     }
     let sql = format!("SELECT {COLUMNS} FROM deliveries WHERE no = ?1");
     let about = transaction.query_row(&sql, [no], delivery)?;
-    let message = format!("a message by {} was not delivered: {}", about.channel.word(), error.unwrap_or(""));
+    // Whoever may read events may not read addresses, and what a server says often has one.
+    let message = format!(
+        "a message by {} was not delivered ({}): `boxmeter notify list` says why",
+        about.channel.word(),
+        stage.word()
+    );
     let data = json!({
         "channel": about.channel.word(),
-        "recipient": about.recipient,
+        "delivery": about.id.to_string(),
         "about": about.kind,
         "outcome": stage.word(),
         "attempts": about.attempts,

@@ -104,9 +104,36 @@ fn a_message_is_marked_before_it_goes_out_and_noted_after() {
     let events = rig.reader().events(None, None, None, 100).unwrap();
     let told: Vec<_> = events.iter().filter(|event| event.kind == "message_not_delivered").collect();
     assert_eq!(told.len(), 1);
-    assert!(told[0].data["message"].as_str().unwrap().contains("no such mailbox"));
+    assert!(told[0].data["message"].as_str().unwrap().contains("boxmeter notify list"));
+    let said = told[0].data.to_string();
+    assert!(
+        !said.contains("no such mailbox") && !said.contains("admin"),
+        "no address, no server's words: {said}"
+    );
     let (counts, refused) = rig.reader().delivery_counts().unwrap();
     assert_eq!((counts[0].waiting, counts[0].last_sent_ms, refused), (0, Some(start_ms()), 0));
+}
+
+/// One message that a server never takes holds up no other one.
+#[test]
+fn a_message_that_is_tried_again_stands_behind_new_ones() {
+    let rig = Rig::new("UTC", &[]);
+    begun(&rig);
+    happen(&rig, "ping", None, 1);
+    derive(&rig);
+    let first = claim(&rig, Channel::Mail, start_ms()).unwrap();
+    let again = Outcome::Again { at_ms: start_ms() + HOUR, error: "busy".to_owned() };
+    rig.ledger.delivered(first.no, again, start_ms()).wait().unwrap();
+    happen(&rig, "ping", None, 2);
+    derive(&rig);
+    let late = start_ms() + 2 * HOUR;
+    let mut order = Vec::new();
+    while let Some(next) = claim(&rig, Channel::Mail, late) {
+        rig.ledger.delivered(next.no, Outcome::Sent, late).wait().unwrap();
+        order.push(next.no);
+    }
+    assert!(order.len() > 1, "{order:?}");
+    assert_eq!(order.last(), Some(&first.no), "{order:?}");
 }
 
 /// A clock that was set back does not keep a message for a year.

@@ -174,6 +174,30 @@ fn a_deleted_name_in_the_file_is_nobody_new() {
     assert!(matches!(refusal(rig.ledger.delete_user(alice, None, asked())), Refusal::NoSuchUser));
 }
 
+/// Whoever sees the entry go: the file was edited by hand, or the agent died before it told.
+#[test]
+fn a_purge_that_waits_is_done_when_a_reading_finds_no_entry() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let gone = user(&rig, 0);
+    rig.ledger.delete_user(gone, None, asked()).wait().unwrap();
+    assert_eq!(rig.ledger.purge_deleted("alice".to_owned(), asked()).wait().unwrap(), [false]);
+    let find = |names: &[&str]| {
+        let found = names.iter().map(|name| FoundUser { name: (*name).into(), inbounds: vec!["in".into()] });
+        let policy = "unlimited".to_owned();
+        rig.ledger.sync_users(found.collect(), vec![], policy, start_ms()).wait().unwrap();
+    };
+    find(&["alice", "bob"]);
+    assert_eq!(of_id(&rig, gone).purged_ms, None, "it is still there");
+    find(&["bob"]);
+    assert!(of_id(&rig, gone).purged_ms.is_some());
+    // Of nobody, with a key: the key is not used up.
+    let key = || Asked { key: Some(IdempotencyKey { key: "k".into(), request: [1; 32] }), ..asked() };
+    for _ in 0..2 {
+        let nobody = rig.ledger.purge_deleted("nobody".to_owned(), key()).wait();
+        assert!(matches!(nobody, Err(CommitError::Refusal(Refusal::NoSuchUser))), "{nobody:?}");
+    }
+}
+
 fn of_id(rig: &Rig, id: UserId) -> UserRecord {
     let users = rig.ledger.users().wait().unwrap();
     users.into_iter().find(|user| user.id == id).expect("the row stays")
