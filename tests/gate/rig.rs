@@ -51,7 +51,7 @@ impl Rig {
 
     /// A command that must work.
     pub fn done(&self, words: &[&str]) -> Value {
-        self.agent.ask(words).unwrap_or_else(|error| panic!("{error}"))
+        self.agent.done(words)
     }
 
     /// A command that must be refused, with what it said.
@@ -79,8 +79,7 @@ impl Rig {
     }
 
     pub fn events(&self, kind: &str) -> Vec<Value> {
-        let events = self.done(&["events"])["events"].clone();
-        events.as_array().unwrap().iter().filter(|event| event["kind"] == json!(kind)).cloned().collect()
+        self.agent.events(kind)
     }
 
     pub fn exchange(&self, user: &User, up: u64, down: u64) -> Result<(), String> {

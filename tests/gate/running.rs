@@ -55,7 +55,7 @@ fn a_period_that_turns_in_a_running_agent_lets_in_once() {
     });
     assert!(!rig.config().contains(&name));
     let used = rig.used(&name);
-    rig.agent.moves_clock(DAY, false);
+    rig.agent.moves_clock(DAY);
     let shown = rig.until_state(&name, "active");
     assert_eq!(shown["period"]["used_bytes"], json!(0), "{shown}");
     until_reloads(&rig, 2);
@@ -66,7 +66,7 @@ fn a_period_that_turns_in_a_running_agent_lets_in_once() {
     let in_period = |rig: &Rig| rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();
     let spent = in_period(&rig);
     assert!(spent >= MIB);
-    rig.agent.moves_clock(Duration::ZERO, false);
+    rig.agent.moves_clock(Duration::ZERO);
     rig.exchange(rig.alice(), 0, MIB).unwrap();
     assert!(in_period(&rig) >= spent + MIB, "{} after {spent}", in_period(&rig));
     rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than the quota passed");
@@ -103,7 +103,7 @@ fn a_new_zone_or_reset_day_gives_no_second_quota() {
     }
     assert!(rig.events("period_turned").iter().all(|event| event["user"] != json!(name)));
     // And it does come back.
-    rig.agent.moves_clock(32 * DAY, false);
+    rig.agent.moves_clock(32 * DAY);
     rig.until_state(&name, "active");
 }
 
@@ -119,7 +119,7 @@ fn an_expiry_comes_while_somebody_is_connected() {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let taking = scope.spawn(|| open.take(&stop, &AtomicU64::new(0)));
-        rig.agent.moves_clock(DAY + HOUR, false);
+        rig.agent.moves_clock(DAY + HOUR);
         taking.join().unwrap().expect_err("the expiry ends the stream");
     });
     rig.until_state(&name, "expired");
@@ -137,22 +137,22 @@ fn a_validity_begins_with_the_first_use() {
     let name = rig.alice().name.clone();
     rig.done(&["users", "set", &name, "--valid-days", "30"]);
     rig.until_state(&name, "pending");
-    rig.agent.moves_clock(40 * DAY, false);
+    rig.agent.moves_clock(40 * DAY);
     rig.exchange(rig.alice(), 0, MIB).unwrap();
     rig.until_state(&name, "active");
     wait("people see since when", || match rig.show(&name) {
         shown if shown["first_used_at"].is_string() => Ok(()),
         shown => Err(shown.to_string()),
     });
-    rig.agent.moves_clock(69 * DAY, false);
+    rig.agent.moves_clock(69 * DAY);
     rig.exchange(rig.alice(), 0, MIB).unwrap();
-    rig.agent.moves_clock(71 * DAY, false);
+    rig.agent.moves_clock(71 * DAY);
     rig.until_state(&name, "expired");
     // A policy's new validity is counted from the next use, not from the first one of long ago.
     rig.done(&["policies", "add", "trial"]);
     rig.done(&["users", "set", &rig.bob().name, "--policy", "trial"]);
     rig.exchange(rig.bob(), 0, MIB).unwrap();
-    rig.agent.moves_clock(200 * DAY, false);
+    rig.agent.moves_clock(200 * DAY);
     rig.done(&["policies", "set", "trial", "--valid-days", "30"]);
     wait("bob is let in", || rig.exchange(rig.bob(), 0, MIB));
     rig.until_state(&rig.bob().name, "active");
@@ -168,12 +168,12 @@ fn a_total_quota_is_over_for_good() {
     rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than the quota passed");
     let cause = |shown: &Value| shown["cause"]["kind"].clone();
     assert_eq!(cause(&rig.until_state(&name, "limited")), json!("period_quota"));
-    rig.agent.moves_clock(DAY, false);
+    rig.agent.moves_clock(DAY);
     rig.until_state(&name, "active");
     wait("alice is let in", || rig.exchange(rig.alice(), 0, 64 << 10));
     rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than the total passed");
     assert_eq!(cause(&rig.until_state(&name, "limited")), json!("total_quota"));
-    rig.agent.moves_clock(2 * DAY, false);
+    rig.agent.moves_clock(2 * DAY);
     wait("the period has turned", || match rig.events("period_turned").len() {
         2.. => Ok(()),
         turns => Err(turns.to_string()),

@@ -94,9 +94,9 @@ impl Agent {
         self.hurry = true;
     }
 
-    /// Moves the wall clock of the agent and its commands, so far from the machine's.
-    pub fn moves_clock(&self, to: Duration, back: bool) {
-        let ms = i64::try_from(to.as_millis()).unwrap() * if back { -1 } else { 1 };
+    /// Moves the wall clock of the agent and its commands, so far ahead of the machine's.
+    pub fn moves_clock(&self, ahead: Duration) {
+        let ms = ahead.as_millis();
         // In one step: half a number would be another one.
         let new = self.folder.join("clock.new");
         std::fs::write(&new, ms.to_string()).unwrap();
@@ -171,6 +171,17 @@ impl Agent {
             return Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr)));
         }
         serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+    }
+
+    /// An answer to a command that must work.
+    pub fn done(&self, words: &[&str]) -> Value {
+        self.ask(words).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The events of a kind.
+    pub fn events(&self, kind: &str) -> Vec<Value> {
+        let events = self.done(&["events"])["events"].clone();
+        events.as_array().unwrap().iter().filter(|event| event["kind"] == json!(kind)).cloned().collect()
     }
 
     /// A user's payload as [upload, download]; users without traffic have none.

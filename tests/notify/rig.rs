@@ -62,7 +62,7 @@ impl Rig {
 
     /// A command that must work.
     pub fn done(&self, words: &[&str]) -> Value {
-        self.agent.ask(words).unwrap_or_else(|error| panic!("{error}"))
+        self.agent.done(words)
     }
 
     /// Downloads for a user; that it breaks is fine where a quota ends it.
@@ -71,8 +71,7 @@ impl Rig {
     }
 
     pub fn events(&self, kind: &str) -> Vec<Value> {
-        let events = self.done(&["events"])["events"].clone();
-        events.as_array().unwrap().iter().filter(|event| event["kind"] == json!(kind)).cloned().collect()
+        self.agent.events(kind)
     }
 
     pub fn messages(&self) -> Vec<Value> {

@@ -188,21 +188,22 @@ impl Answerer {
         self.made(gone, &record).await?;
         if purge {
             // Noted before the entry goes: whatever happens until then, who is gone is purged.
-            self.is_purged(&envelope, name).await?;
+            self.purge_now(&envelope, name).await?;
         }
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
         if let Err(error) = self.hands.change(name, Want::Deleted).await {
             tracing::warn!("taking out a deleted user: {}", error.message);
         }
-        let purged = purge && self.is_purged(&envelope, name).await?;
+        let purged = purge && self.purge_now(&envelope, name).await?;
         let answer = Deleted { schema: Schema, name: name.to_owned(), purged, rev: self.rev() };
         self.remember(&envelope, &answer).await;
         Ok(answer)
     }
 
-    /// Does none of the name's deleted users wait for an entry to go?
-    async fn is_purged(&self, envelope: &Envelope, name: &str) -> Result<bool, ApiError> {
+    /// Purges the name's deleted users, or notes that they are to be: true if none of them waits for an entry to
+    /// go.
+    async fn purge_now(&self, envelope: &Envelope, name: &str) -> Result<bool, ApiError> {
         let by_itself = asked(&Envelope::of(envelope.actor.clone()));
         let done = self.ledger.purge_deleted(name.to_owned(), by_itself).await.map_err(refused)?;
         Ok(!done.contains(&false))
