@@ -11,12 +11,14 @@ use boxmeter_tests::{
     singbox::{Site, VERSIONS},
     wait,
 };
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig};
 
 const API_PORT: u16 = 20_998;
+
+/// Where sing-box keeps the service's users while it does not run.
+const CACHE: &str = "ssm-api.json";
 
 /// Of a service that nobody runs.
 const AWAY_PORT: u16 = 20_996;
@@ -37,7 +39,7 @@ fn unmetered(version: &'static str) -> (Rig, Manager, tokio::runtime::Runtime) {
     let users = inbound.as_object_mut().unwrap().remove("users").unwrap();
     inbound["managed"] = json!(true);
     let service = json!({"type": "ssm-api", "listen": "127.0.0.1", "listen_port": API_PORT,
-                         "servers": {"/": inbound["tag"]}});
+                         "servers": {"/": inbound["tag"]}, "cache_path": site.scratch.join(CACHE)});
     match config["services"].as_array_mut() {
         Some(services) => services.push(service),
         None => config["services"] = json!([service]),
@@ -64,15 +66,15 @@ fn a_user_deleted_while_the_service_is_away_is_not_adopted_after_a_restart() {
     let (mut rig, manager, runtime) = managed(VERSIONS[2]);
     let (alice, bob) = (rig.alice().name.clone(), rig.bob().name.clone());
     wait("both are adopted", || rig.agent.ask(&["users", "show", &bob]).map(drop));
-    let signal = |rig: &Rig, signal| rig.site.server.as_ref().unwrap().signal(signal);
-    signal(&rig, Signal::SIGSTOP);
+    rig.site.server.take().unwrap().stop();
     rig.done(&["users", "delete", &bob, "--yes"]);
     rig.agent.stop();
     rig.agent.start_unheard();
     rig.show(&alice);
-    signal(&rig, Signal::SIGCONT);
+    let kept = std::fs::read_to_string(rig.site.scratch.join(CACHE)).unwrap();
+    assert!(kept.contains(&bob), "the service comes back with him: {kept}");
+    rig.site.start_server();
     let listed = || runtime.block_on(manager.list()).unwrap();
-    assert!(listed().iter().any(|user| user.name == bob), "the service was away when bob was deleted");
     wait("bob is out of the service", || match listed() {
         users if users.iter().any(|user| user.name == bob) => Err(format!("{users:?}")),
         _ => Ok(()),

@@ -1,25 +1,40 @@
-//! `cargo xtask bench`: measures beside the plain thing in the same run and writes docs/benchmarks.md and its
-//! Chinese twin. Owns the table of aims; a figure without a measurement says so and is never filled in by hand.
+//! `cargo xtask bench`: measures beside the plain thing in the same run, keeps what was measured in
+//! docs/benchmarks.tsv and writes docs/benchmarks.md and its Chinese twin from it. Owns the table of aims; a figure
+//! without a measurement says so and is never filled in by hand.
+
+mod notes;
 
 use std::{
     fmt::Write as _,
     fs,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    bench::notes::{HEAD, HEAD_ZH, NOTES, NOTES_ZH},
     bench_lib, paths, setup,
     shell::{cargo, is_root, output, succeed},
 };
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only benchmarks whose name contains this; the pages stay as they are
+    /// Only benchmarks whose name contains this; the other rows of the pages stay as they are
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
+
+    /// Measures nothing: writes the pages anew from the figures kept
+    #[arg(long, conflicts_with = "only")]
+    pub pages: bool,
 }
+
+/// What was measured last, a line each, as benchmarks print it.
+const FIGURES: &str = "benchmarks.tsv";
+
+/// Its first line says on which machine.
+const MACHINE: &str = "MACHINE";
 
 /// An aim: the beginning of the measured figure's name, what it is in Chinese, the aim.
 struct Aim(&'static str, &'static str, &'static str);
@@ -103,23 +118,58 @@ struct Measured<'a> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let kept = fs::read_to_string(docs(FIGURES)).unwrap_or_default();
+    let figures = if args.pages {
+        merged(&kept, "")
+    } else {
+        let measured = measured(args)?;
+        merged(if args.only.is_some() { &kept } else { "" }, &measured)
+    };
+    write(FIGURES, &(figures.join("\n") + "\n"))?;
+    for (name, page) in pages(&figures) {
+        write(name, &page)?;
+    }
+    Ok(())
+}
+
+/// What the benchmarks print; a table of it to read at once.
+fn measured(args: &Args) -> Result<String> {
     ensure!(is_root(), "benchmarks load kernel programs: run as root");
     setup::without_browser()?;
     succeed(cargo().args(["build", "--release", "--locked", "-p", "boxmeter"]))?;
     let name = args.only.as_deref().unwrap_or("bench_");
-    let mut text = String::new();
+    let mut text = format!("{MACHINE}\t{}\n", machine());
     for target in ["kernel", "flow", "gate", "panel"] {
         text += &measure(target, name)?;
     }
     text += &bench_lib::figures(name)?;
-    let measured: Vec<Measured> = text.lines().filter_map(parse).collect();
-    let table = table(&measured);
-    print!("{table}");
-    if args.only.is_none() {
-        write("benchmarks.md", &format!("{HEAD}{table}{NOTES}"))?;
-        write("benchmarks.zh-CN.md", &format!("{HEAD_ZH}{}{NOTES_ZH}", table_zh(&measured)))?;
+    print!("{}", table(&text.lines().filter_map(parse).collect::<Vec<_>>()));
+    Ok(text)
+}
+
+/// The pages, by name, of the lines kept.
+fn pages(figures: &[String]) -> [(&'static str, String); 2] {
+    let machine = figures.iter().find_map(|line| line.strip_prefix(MACHINE)).unwrap_or_default().trim();
+    let figures: Vec<Measured> = figures.iter().filter_map(|line| parse(line)).collect();
+    [
+        ("benchmarks.md", format!("{HEAD}{machine}\n\n{}{NOTES}", table(&figures))),
+        ("benchmarks.zh-CN.md", format!("{HEAD_ZH}{machine}\n\n{}{NOTES_ZH}", table_zh(&figures))),
+    ]
+}
+
+/// The lines kept, each replaced by the new one of the same name; names that are new behind them.
+fn merged(kept: &str, measured: &str) -> Vec<String> {
+    let machine = measured.lines().chain(kept.lines()).find(|line| line.starts_with(MACHINE));
+    let mut lines: Vec<String> = machine.map(str::to_owned).into_iter().collect();
+    for line in kept.lines().chain(measured.lines()) {
+        let Some(new) = parse(line) else { continue };
+        let text = format!("FIGURE\t{}\t{}\t{}", new.name, new.value, new.how);
+        match lines.iter_mut().find(|old| parse(old).is_some_and(|old| old.name == new.name)) {
+            Some(old) => *old = text,
+            None => lines.push(text),
+        }
     }
-    Ok(())
+    lines
 }
 
 fn measure(target: &str, name: &str) -> Result<String> {
@@ -141,46 +191,14 @@ fn parse(line: &str) -> Option<Measured<'_>> {
     Some(Measured { name: fields.next()?, value: fields.next()?, how: fields.next().unwrap_or_default() })
 }
 
-fn write(name: &str, text: &str) -> Result<()> {
-    let page = paths::root().join("docs").join(name);
-    fs::write(&page, text).with_context(|| page.display().to_string())
+fn docs(name: &str) -> PathBuf {
+    paths::root().join("docs").join(name)
 }
 
-const HEAD: &str = "# Benchmarks\n\nWritten by `cargo xtask bench`: medians of runs side by side on one machine, real sing-box 1.14.4 with a \
-real client. A figure without a measurement says so. [中文](benchmarks.zh-CN.md)\n\n";
-
-const HEAD_ZH: &str = "# 性能测量\n\n由 `cargo xtask bench` 写成：在同一台机器上交替运行取中位数，使用真实的 sing-box 1.14.4 与真实客户端。\
-没有测量的项目会注明。测量方法见[英文页](benchmarks.md)。\n\n";
-
-/// What the aims that are missed are made of.
-const NOTES: &str = "
-## Where an aim is missed
-
-* **Cost per packet.** A packet of a known user takes the lookup of its socket's storage and five atomic additions: \
-what was watched and what the account has, payload and wire, and the counter that the quota is compared with. The two \
-plain counters beside it are two additions. Watched bytes are counted apart from accounts so that `boxmeter audit` \
-compares two sums and not one with itself.
-* **CPU of the programs beside sing-box's.** The kernel's clock around each run is in the figure: an empty program, \
-timed in the same way, shows 65 to 80 ns a run, which at some 80,000 runs per GB is 0.5 % of what sing-box takes for \
-trojan. That is the whole aim; the programs themselves add about as much again.
-* **Throughput without GSO.** Every segment passes the hooks of three hops on this one machine. Programs that do \
-nothing cost most of it; the row says how the agent compares with those. To have only sing-box's own packets pass the \
-programs, name its control group: `[kernel] cgroup`.
-* **Memory with 10,000 users and 100,000 connections.** The agent's own memory grows by 84 MiB from 100 users \
-and 500 connections; how it divides was not measured.
-";
-
-const NOTES_ZH: &str = "
-## 未达到的目标
-
-* **每个包的开销**：已知用户的一个包需要一次套接字存储查找和五次原子加法（监听总量与账户各有净荷和线路，再加上与额度比较的计数器）；\
-旁边的两个普通计数器只有两次加法。监听总量与账户分开计数，`boxmeter audit` 才能核对两个独立的总和。
-* **内核程序 CPU 占 sing-box 的比例**：数字里包含内核自己的计时。空程序用同样方法测得每次 65–80 纳秒，按每 GB 约 8 万次运行，已占 trojan \
-开销的 0.5 %，即整个目标；程序本身大约再加同样多。
-* **关闭 GSO 的吞吐量**：每个分段要在同一台机器上经过三跳的钩子，什么都不做的程序已占去大部分，表中列出了与其相比的比值。若只想让 \
-sing-box 自己的包经过程序，请用 `[kernel] cgroup` 指定它的控制组。
-* **10,000 用户、100,000 连接的内存**：从 100 用户、500 连接起，agent 自身的内存增加 84 MiB；具体构成尚未测量。
-";
+fn write(name: &str, text: &str) -> Result<()> {
+    let page = docs(name);
+    fs::write(&page, text).with_context(|| page.display().to_string())
+}
 
 fn machine() -> String {
     let say = |program: &str, word: &str| output(Command::new(program).arg(word)).unwrap_or_default();
@@ -195,7 +213,7 @@ fn missing<'a>(measured: &'a [Measured<'a>]) -> impl Iterator<Item = &'static Ai
 }
 
 fn table(measured: &[Measured]) -> String {
-    let mut text = format!("{}\n\n| figure | aim | measured | how |\n|---|---|---|---|\n", machine());
+    let mut text = "| figure | aim | measured | how |\n|---|---|---|---|\n".to_owned();
     for m in measured {
         let aim = aim(m.name).map_or("", |aim| aim.2);
         let _ = writeln!(text, "| {} | {aim} | {} | {} |", m.name, m.value, m.how);
@@ -207,10 +225,10 @@ fn table(measured: &[Measured]) -> String {
 }
 
 fn table_zh(measured: &[Measured]) -> String {
-    let mut text = format!("{}\n\n| 项目 | 目标 | 测得 |\n|---|---|---|\n", machine());
+    let mut text = "| 项目 | 目标 | 测得 |\n|---|---|---|\n".to_owned();
     for m in measured {
         if let Some(Aim(name, zh, aim)) = aim(m.name) {
-            let rest = plain(m.name).split_off(plain(name).len());
+            let rest = in_chinese(&plain(m.name).split_off(plain(name).len()));
             let _ = writeln!(text, "| {zh}{rest} | {aim} | {} |", m.value);
         }
     }
@@ -218,6 +236,31 @@ fn table_zh(measured: &[Measured]) -> String {
         let _ = writeln!(text, "| {zh} | {aim} | 尚未测量 |");
     }
     text
+}
+
+/// What stands behind the name of an aim says in which case it was measured.
+fn in_chinese(rest: &str) -> String {
+    const WORDS: &[(&str, &str)] = &[
+        (", against two plain counters", ""),
+        (" against two plain counters", ""),
+        (", download, one segment per packet", "，下载，每包一个分段"),
+        (", upload, one segment per packet", "，上传，每包一个分段"),
+        (", 100-byte ping-pong", "，100 字节往返"),
+        (", 100000 peers at random", "，随机 100,000 个对端"),
+        (", one peer", "，单个对端"),
+        (", until the last byte", ""),
+        (" the client sees the end", ""),
+        (" that broke", ""),
+        (" flows at full speed", " 条全速连接"),
+        (" flows", " 条连接"),
+        (" over 20 ms", "，往返 20 毫秒"),
+        (" at twice the rate", "，以两倍速率发送"),
+        (", busy", "，有流量"),
+        (" and 500 条连接", "、500 条连接"),
+        (" and 100000 条连接", "、100,000 条连接"),
+        (", ", "，"),
+    ];
+    WORDS.iter().fold(rest.to_owned(), |rest, (english, chinese)| rest.replace(english, chinese))
 }
 
 #[cfg(test)]
@@ -250,5 +293,25 @@ mod tests {
             assert!(table_zh(&measured).contains(aim(figure).unwrap().1));
         }
         assert!(aim("ns per run, TCP packet").is_none());
+    }
+
+    /// Nobody has changed a figure on a page by hand.
+    #[test]
+    fn the_pages_say_what_was_measured() {
+        let kept = fs::read_to_string(docs(FIGURES)).unwrap();
+        for (name, page) in pages(&merged(&kept, "")) {
+            let says = fs::read_to_string(docs(name)).unwrap();
+            assert!(says == page, "docs/{name} is not what docs/{FIGURES} says: cargo xtask bench --pages");
+        }
+    }
+
+    #[test]
+    fn a_new_figure_takes_the_place_of_the_old_one() {
+        let kept = "MACHINE\told\nFIGURE\ta\t1\tso\nFIGURE\tb\t2\t\n";
+        let measured = "MACHINE\tnew\ntest b ... FIGURE\tb\t3\ttwice\nFIGURE\tc\t4\n";
+        assert_eq!(
+            merged(kept, measured),
+            ["MACHINE\tnew", "FIGURE\ta\t1\tso", "FIGURE\tb\t3\ttwice", "FIGURE\tc\t4\t"]
+        );
     }
 }
