@@ -65,11 +65,11 @@ pub async fn start(
         reports.extend(notify.reports.monthly.0.map(|_| "monthly"));
     }
     let wanted = NotifyWanted { any: notify.wanted(), reports };
-    let told = match ledger.begin_notify(wanted, clock::wall_ms()).await {
-        Ok(told) => told,
+    let (told, begin) = match ledger.begin_notify(wanted.clone(), clock::wall_ms()).await {
+        Ok(told) => (told, None),
         Err(error) => {
-            tracing::warn!("readying the queue of messages: {error}");
-            Vec::new()
+            tracing::warn!("readying the queue of messages, which is tried again: {error}");
+            (Vec::new(), Some(wanted))
         }
     };
     if !notify.wanted() {
@@ -86,6 +86,7 @@ pub async fn start(
     let work = Work {
         config: notify.clone(),
         ledger: ledger.clone(),
+        begin,
         zone: zone.clone(),
         gather: Arc::new(move |span, period| figures::gather(&source, span, period)),
     };
@@ -149,7 +150,7 @@ impl Answerer {
         let counts = counts.iter().find(|counts| counts.channel == channel);
         let states = self.notifier.as_ref().map(|notifier| Arc::clone(&notifier.states.borrow()));
         let index = Channel::ALL.iter().position(|it| *it == channel).unwrap_or(0);
-        let failing = states.and_then(|states| states[index].failing.clone());
+        let failing = states.and_then(|states| states[index].failing().cloned());
         let to = admins(&self.notify, channel);
         ChannelStatus {
             channel: api(channel),

@@ -111,7 +111,7 @@ impl Agent {
         }
         let states = notifier.states.borrow_and_update().clone();
         for (channel, state) in Channel::ALL.into_iter().zip(states.iter()) {
-            match &state.failing {
+            match state.failing() {
                 Some((_, reason)) => {
                     self.meter.publisher.degrade(part_of(channel), reason.clone(), clock::now());
                 }

@@ -13,7 +13,7 @@ use lettre::{
     },
 };
 
-use super::{CONNECT_LIMIT, Verdict, Voice, post, said, secret, words};
+use super::{CONNECT_LIMIT, READY_LIMIT, Verdict, Voice, post, said, secret, words};
 use crate::{
     config::notify::{Mail, Security},
     ledger::Delivery,
@@ -42,9 +42,13 @@ pub(super) async fn send(config: &Mail, voice: &Voice, message: &Delivery) -> Ve
         Ok(built) => built,
         Err(why) => return Verdict::Refused { why, all: false },
     };
-    let mut connection = match connect(config, voice).await {
-        Ok(connection) => connection,
-        Err(why) => return Verdict::later(why),
+    let mut connection = match tokio::time::timeout(READY_LIMIT, connect(config, voice)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(why)) => return Verdict::later(why),
+        Err(_) => {
+            let (server, port, limit) = (&config.server, config.port(), READY_LIMIT.as_secs());
+            return Verdict::later(format!("the mail server {server}:{port} was not ready within {limit} s"));
+        }
     };
     let sent = connection.send(built.envelope(), &built.formatted()).await;
     match sent {

@@ -11,24 +11,24 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Notify as Wake, mpsc, oneshot, watch},
+    sync::{Notify as Wake, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
 use uuid::Uuid;
 
 use super::{
-    Verdict, Voice, Ways, admins,
+    TEST_LIMIT, Verdict, Voice, Ways, admins,
     alerts::alerts,
     report::{self, Figures, Period, Span},
-    sender::{Sender, States, place, wait_ms},
+    sender::{Sender, States, place, tell, wait_ms},
 };
 use crate::{
     clock,
     config::notify::Notify,
-    core::notice::Channel,
+    core::{event::Now, notice::Channel},
     fault,
-    ledger::{Alerts, Delivery, Ledger, NewDelivery, Stage},
+    ledger::{Alerts, Delivery, Ledger, NewDelivery, NotifyWanted, Stage},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -42,8 +42,13 @@ const END_LIMIT: Duration = Duration::from_secs(3);
 const URGENT_MAX: usize = 8;
 /// Attempts at one of those: some hours.
 const URGENT_ATTEMPTS_MAX: u32 = 12;
-/// A test answers within what a client waits for.
+/// Tests that are under way: whoever asks again and again makes no more connections than one test does.
 const TESTS_MAX: usize = 1;
+/// Messages are given up when the clock has gone evenly for so long: one that is ahead for a moment, as before the
+/// first answer of a time server, takes nothing away.
+const EVEN_NS: u64 = 3_600_000_000_000;
+/// What the two clocks may differ in the meantime: a second that is made longer, a machine that is moved.
+const UNEVEN_MS: i64 = 60_000;
 
 /// Whoever has the figures of a report. Blocks; called on a thread where that is fine.
 pub type Gather = Arc<dyn Fn(Span, &Period) -> Result<Figures, String> + Send + Sync>;
@@ -60,6 +65,8 @@ pub struct Tested {
 struct Test {
     channel: Option<Channel>,
     answer: oneshot::Sender<Vec<Tested>>,
+    /// Given back when the last message of it is sent.
+    _turn: OwnedSemaphorePermit,
 }
 
 /// The agent's end. The thread ends when it is told to, or with the last handle.
@@ -67,15 +74,39 @@ struct Test {
 pub struct Handle {
     pub states: watch::Receiver<Arc<States>>,
     tests: mpsc::Sender<Test>,
+    turns: Arc<Semaphore>,
     urgent: mpsc::Sender<Value>,
     end: Arc<watch::Sender<bool>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// How far the wall clock is from the one that nobody sets.
+fn apart_ms(now: Now) -> i64 {
+    now.wall_ms.saturating_sub(i64::try_from(now.mono_ns / 1_000_000).unwrap_or(i64::MAX))
+}
+
+/// Since when the wall clock has not jumped.
+struct Even {
+    apart_ms: i64,
+    since_ns: u64,
+}
+
+impl Even {
+    /// Can what it says be relied on for giving something up?
+    fn is(&mut self, now: Now) -> bool {
+        if apart_ms(now).abs_diff(self.apart_ms) > UNEVEN_MS.unsigned_abs() {
+            *self = Even { apart_ms: apart_ms(now), since_ns: now.mono_ns };
+        }
+        now.mono_ns.saturating_sub(self.since_ns) >= EVEN_NS / fault::hurry()
+    }
 }
 
 /// What the thread works with.
 pub struct Work {
     pub config: Notify,
     pub ledger: Ledger,
+    /// What the queue is to be readied for, if the ledger could not yet.
+    pub begin: Option<NotifyWanted>,
     /// Of billing.
     pub zone: TimeZone,
     pub gather: Gather,
@@ -97,21 +128,24 @@ pub fn start(work: Work) -> io::Result<Handle> {
         .build()?;
     let voice = Voice::new(work.config.language, work.zone.clone());
     let ways = Arc::new(Ways::new(work.config.clone(), voice));
-    let main = Main { work, ways, states, ending, wakes: [(); 3].map(|()| Arc::new(Wake::new())) };
+    let wakes = || [(); 3].map(|()| Arc::new(Wake::new()));
+    let main = Main { work: Arc::new(work), ways, states, ending, wakes: wakes(), works: wakes() };
     let thread = std::thread::Builder::new().name("notify".to_owned()).spawn(move || {
         runtime.block_on(main.run(asked, told));
         // A name that is still being resolved is not waited for.
         runtime.shutdown_background();
     })?;
     let thread = Arc::new(Mutex::new(Some(thread)));
-    Ok(Handle { states: seen, tests, urgent, end: Arc::new(end), thread })
+    let turns = Arc::new(Semaphore::new(TESTS_MAX));
+    Ok(Handle { states: seen, tests, turns, urgent, end: Arc::new(end), thread })
 }
 
 impl Handle {
     /// Sends a test message to the admin at once. `None` while another test runs, or the agent ends.
     pub async fn test(&self, channel: Option<Channel>) -> Option<Vec<Tested>> {
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let (answer, receiver) = oneshot::channel();
-        self.tests.try_send(Test { channel, answer }).ok()?;
+        self.tests.try_send(Test { channel, answer, _turn: turn }).ok()?;
         receiver.await.ok()
     }
 
@@ -135,27 +169,22 @@ impl Handle {
 }
 
 struct Main {
-    work: Work,
+    work: Arc<Work>,
     ways: Arc<Ways>,
     states: watch::Sender<Arc<States>>,
     ending: watch::Receiver<bool>,
     wakes: [Arc<Wake>; 3],
+    works: [Arc<Wake>; 3],
 }
 
 impl Main {
     async fn run(mut self, mut tests: mpsc::Receiver<Test>, mut urgent: mpsc::Receiver<Value>) {
         let mut senders = self.senders();
-        let alerts = alerts(self.work.config.clone(), self.work.zone.clone());
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut count = 0_u32;
+        // Beside the loop: a ledger that hangs holds up neither what goes past it nor a test.
+        let looks = tokio::spawn(Looks::new(&self).run());
         loop {
             tokio::select! {
-                _ = looks.tick() => {
-                    self.look(&alerts, count).await;
-                    count = count.wrapping_add(1);
-                }
-                Some(test) = tests.recv() => self.test(test).await,
+                Some(test) = tests.recv() => self.test(test),
                 Some(data) = urgent.recv() => self.urgent(&data),
                 changed = self.ending.changed() => {
                     if changed.is_err() || *self.ending.borrow() {
@@ -164,6 +193,7 @@ impl Main {
                 }
             }
         }
+        looks.abort();
         let _ = tokio::time::timeout(END_LIMIT, async { while senders.join_next().await.is_some() {} }).await;
     }
 
@@ -176,6 +206,7 @@ impl Main {
                 ledger: self.work.ledger.clone(),
                 states: self.states.clone(),
                 wake: Arc::clone(&self.wakes[place(channel)]),
+                works: Arc::clone(&self.works[place(channel)]),
                 ending: self.ending.clone(),
             };
             senders.spawn(sender.run());
@@ -183,10 +214,132 @@ impl Main {
         senders
     }
 
-    async fn look(&self, alerts: &Alerts, count: u32) {
+    /// What goes past the queue.
+    fn direct(&self, channel: Channel, recipient: String, data: Value) -> Delivery {
         let now_ms = clock::wall_ms();
+        Delivery {
+            no: 0,
+            id: Uuid::now_v7(),
+            channel,
+            recipient,
+            kind: data["kind"].as_str().unwrap_or("test").to_owned(),
+            user: None,
+            data,
+            created_ms: now_ms,
+            stage: Stage::Sending,
+            attempts: 1,
+            next_ms: now_ms,
+            done_ms: None,
+            error: None,
+        }
+    }
+
+    /// To every admin by every channel, beside the loop.
+    fn to_admins(&self, channel: Option<Channel>, data: &Value) -> Vec<Delivery> {
+        let wanted = Channel::ALL.into_iter().filter(|it| channel.is_none_or(|channel| channel == *it));
+        let all = wanted.flat_map(|it| admins(&self.work.config, it).into_iter().map(move |to| (it, to)));
+        all.map(|(it, to)| self.direct(it, to, data.clone())).collect()
+    }
+
+    fn test(&self, test: Test) {
+        let data = json!({ "event": "test", "kind": "test", "at_ms": clock::wall_ms() });
+        let mut sending = JoinSet::new();
+        for message in self.to_admins(test.channel, &data) {
+            let (ways, states) = (Arc::clone(&self.ways), self.states.clone());
+            let works = Arc::clone(&self.works[place(message.channel)]);
+            let ledger = self.work.ledger.clone();
+            sending.spawn(async move {
+                let began_ns = clock::mono_ns();
+                let verdict = ways.send_within(TEST_LIMIT, &message).await;
+                let took_ms = clock::mono_ns().saturating_sub(began_ns) / 1_000_000;
+                // What a test finds out is known of the channel; what waits there need wait no longer.
+                tell(&states, &message, &verdict, clock::wall_ms());
+                if verdict == Verdict::Done {
+                    let now_ms = clock::wall_ms();
+                    tokio::spawn(async move {
+                        if let Err(error) = ledger.hasten_deliveries(message.channel, now_ms).await {
+                            tracing::debug!("messages that wait: {error}");
+                        }
+                        works.notify_waiters();
+                    });
+                }
+                Tested { channel: message.channel, recipient: message.recipient, verdict, took_ms }
+            });
+        }
+        // The loop goes on: a server that hangs holds up no look.
+        tokio::spawn(async move {
+            let mut results = Vec::new();
+            while let Some(done) = sending.join_next().await {
+                results.extend(done.ok());
+            }
+            results.sort_by(|a, b| (a.channel, &a.recipient).cmp(&(b.channel, &b.recipient)));
+            // Whoever asked may be gone.
+            let _ = test.answer.send(results);
+        });
+    }
+
+    fn urgent(&self, data: &Value) {
+        for mut message in self.to_admins(None, data) {
+            let ways = Arc::clone(&self.ways);
+            tokio::spawn(async move {
+                while let Verdict::Later { .. } = ways.send(&message).await {
+                    if message.attempts >= URGENT_ATTEMPTS_MAX {
+                        return;
+                    }
+                    let hurry = i64::try_from(fault::hurry()).unwrap_or(1);
+                    let wait = wait_ms(message.attempts, rand::random()) / hurry;
+                    tokio::time::sleep(Duration::from_millis(wait.unsigned_abs())).await;
+                    message.attempts += 1;
+                }
+            });
+        }
+    }
+}
+
+/// Looks once a second for what is to be told.
+struct Looks {
+    work: Arc<Work>,
+    wakes: [Arc<Wake>; 3],
+    begin: Option<NotifyWanted>,
+    even: Even,
+}
+
+impl Looks {
+    fn new(main: &Main) -> Self {
+        let now = clock::now();
+        Looks {
+            work: Arc::clone(&main.work),
+            wakes: main.wakes.clone(),
+            begin: main.work.begin.clone(),
+            even: Even { apart_ms: apart_ms(now), since_ns: now.mono_ns },
+        }
+    }
+
+    async fn run(mut self) {
+        let alerts = alerts(self.work.config.clone(), self.work.zone.clone());
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0_u32;
+        loop {
+            looks.tick().await;
+            self.look(&alerts, count).await;
+            count = count.wrapping_add(1);
+        }
+    }
+
+    async fn look(&mut self, alerts: &Alerts, count: u32) {
+        let now = clock::now();
+        let now_ms = now.wall_ms;
         let ledger = &self.work.ledger;
-        if count.is_multiple_of(EXPIRE_EVERY)
+        if let Some(wanted) = self.begin.clone() {
+            match ledger.begin_notify(wanted, now_ms).await {
+                Ok(_) => self.begin = None,
+                // Until the queue is ready nothing is looked at, and nothing is lost.
+                Err(_) => return,
+            }
+        }
+        if self.even.is(now)
+            && count.is_multiple_of(EXPIRE_EVERY)
             && let Err(error) = ledger.expire_deliveries(now_ms).await
         {
             tracing::warn!("messages that are too old: {error}");
@@ -255,72 +408,29 @@ impl Main {
         });
         Ok(messages.collect())
     }
+}
 
-    /// What goes past the queue.
-    fn direct(&self, channel: Channel, recipient: String, data: Value) -> Delivery {
-        let now_ms = clock::wall_ms();
-        Delivery {
-            no: 0,
-            id: Uuid::now_v7(),
-            channel,
-            recipient,
-            kind: data["kind"].as_str().unwrap_or("test").to_owned(),
-            user: None,
-            data,
-            created_ms: now_ms,
-            stage: Stage::Sending,
-            attempts: 1,
-            next_ms: now_ms,
-            done_ms: None,
-            error: None,
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// To every admin by every channel, beside the loop.
-    fn to_admins(&self, channel: Option<Channel>, data: &Value) -> Vec<Delivery> {
-        let wanted = Channel::ALL.into_iter().filter(|it| channel.is_none_or(|channel| channel == *it));
-        let all = wanted.flat_map(|it| admins(&self.work.config, it).into_iter().map(move |to| (it, to)));
-        all.map(|(it, to)| self.direct(it, to, data.clone())).collect()
-    }
-
-    async fn test(&self, test: Test) {
-        let data = json!({ "event": "test", "kind": "test", "at_ms": clock::wall_ms() });
-        let mut sending = JoinSet::new();
-        for message in self.to_admins(test.channel, &data) {
-            let ways = Arc::clone(&self.ways);
-            sending.spawn(async move {
-                let began_ns = clock::mono_ns();
-                let verdict = ways.send(&message).await;
-                let took_ms = clock::mono_ns().saturating_sub(began_ns) / 1_000_000;
-                Tested { channel: message.channel, recipient: message.recipient, verdict, took_ms }
-            });
-        }
-        // The loop goes on: a server that hangs holds up no look.
-        tokio::spawn(async move {
-            let mut results = Vec::new();
-            while let Some(done) = sending.join_next().await {
-                results.extend(done.ok());
-            }
-            results.sort_by(|a, b| (a.channel, &a.recipient).cmp(&(b.channel, &b.recipient)));
-            // Whoever asked may be gone.
-            let _ = test.answer.send(results);
-        });
-    }
-
-    fn urgent(&self, data: &Value) {
-        for mut message in self.to_admins(None, data) {
-            let ways = Arc::clone(&self.ways);
-            tokio::spawn(async move {
-                while let Verdict::Later { .. } = ways.send(&message).await {
-                    if message.attempts >= URGENT_ATTEMPTS_MAX {
-                        return;
-                    }
-                    let hurry = i64::try_from(fault::hurry()).unwrap_or(1);
-                    let wait = wait_ms(message.attempts, rand::random()) / hurry;
-                    tokio::time::sleep(Duration::from_millis(wait.unsigned_abs())).await;
-                    message.attempts += 1;
-                }
-            });
-        }
+    #[test]
+    fn a_clock_that_is_ahead_for_a_moment_gives_nothing_up() {
+        const MINUTE_NS: u64 = 60_000_000_000;
+        let at = |minutes: u64, ahead_ms: i64| Now {
+            mono_ns: minutes * MINUTE_NS,
+            wall_ms: i64::try_from(minutes).unwrap() * 60_000 + ahead_ms,
+        };
+        let mut even = Even { apart_ms: apart_ms(at(0, 0)), since_ns: 0 };
+        assert!(!even.is(at(59, 0)), "an agent that has just started does not know");
+        assert!(even.is(at(60, 0)));
+        let days = 4 * 24 * 3_600_000;
+        assert!(!even.is(at(61, days)));
+        assert!(!even.is(at(62, 0)), "and back");
+        assert!(!even.is(at(121, 0)));
+        assert!(even.is(at(122, 1_000)));
+        // One that was wrong before goes right from here on.
+        assert!(!even.is(at(123, days)));
+        assert!(even.is(at(183, days)));
     }
 }

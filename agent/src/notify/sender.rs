@@ -1,6 +1,6 @@
 //! One channel's messages, one after the other, each marked in the ledger before it goes out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify as Wake, watch};
 
@@ -23,8 +23,40 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChannelState {
     /// Since when (UTC milliseconds) nothing gets through, and why.
-    pub failing: Option<(i64, String)>,
-    pub last_sent_ms: Option<i64>,
+    failing: Option<(i64, String)>,
+    /// The admin's places to which nothing gets through, though the channel works.
+    refused: BTreeMap<String, (i64, String)>,
+}
+
+impl ChannelState {
+    /// Since when something does not get through that people count on, and why.
+    pub fn failing(&self) -> Option<&(i64, String)> {
+        self.failing.as_ref().or_else(|| self.refused.values().min())
+    }
+
+    /// What an attempt says of the channel; false: nothing new.
+    fn learn(&mut self, recipient: &str, own: bool, verdict: &Verdict, now_ms: i64) -> bool {
+        let before = self.clone();
+        let since = |known: Option<&(i64, String)>| known.map_or(now_ms, |(since, _)| *since);
+        match verdict {
+            Verdict::Done => {
+                self.failing = None;
+                self.refused.remove(recipient);
+            }
+            Verdict::Later { why, all: true, .. }
+            | Verdict::Refused { why, all: true }
+            | Verdict::Unsure { why } => {
+                self.failing = Some((since(self.failing.as_ref()), why.clone()));
+            }
+            // That one user's mailbox does not take it says nothing of the others.
+            Verdict::Later { .. } | Verdict::Refused { .. } if own => {}
+            Verdict::Later { why, .. } | Verdict::Refused { why, .. } => {
+                let since = since(self.refused.get(recipient));
+                self.refused.insert(recipient.to_owned(), (since, why.clone()));
+            }
+        }
+        *self != before
+    }
 }
 
 /// All of them, in the order of [`Channel::ALL`].
@@ -45,6 +77,8 @@ pub struct Sender {
     pub states: watch::Sender<Arc<States>>,
     /// Something may be due.
     pub wake: Arc<Wake>,
+    /// A test got through: there is no reason to wait any longer.
+    pub works: Arc<Wake>,
     pub ending: watch::Receiver<bool>,
 }
 
@@ -87,6 +121,7 @@ impl Sender {
     async fn rest(&mut self, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = self.works.notified() => {}
             _ = self.ending.changed() => {}
         }
     }
@@ -96,7 +131,7 @@ impl Sender {
         let verdict = self.ways.send(&message).await;
         fault::point("notify_sent");
         let now_ms = clock::wall_ms();
-        self.tell(&verdict, now_ms);
+        tell(&self.states, &message, &verdict, now_ms);
         let (outcome, pause) = judged(&verdict, message.attempts, now_ms);
         // Until the ledger has it nothing else is sent: what became of this one must not be forgotten.
         while let Err(error) = self.ledger.delivered(message.no, outcome.clone(), now_ms).await {
@@ -108,30 +143,22 @@ impl Sender {
         }
         pause
     }
+}
 
-    fn tell(&self, verdict: &Verdict, now_ms: i64) {
-        self.states.send_if_modified(|states| {
-            let mut new = (**states).clone();
-            let state = &mut new[place(self.channel)];
-            let failing = match verdict {
-                Verdict::Done => {
-                    state.last_sent_ms = Some(now_ms);
-                    None
-                }
-                Verdict::Later { why, all: true, .. } | Verdict::Refused { why, all: true } => Some(why),
-                Verdict::Unsure { why } => Some(why),
-                // One message says nothing of the others.
-                Verdict::Later { .. } | Verdict::Refused { .. } => return false,
-            };
-            if let Some(why) = failing {
-                tracing::warn!("{} does not get through: {why}", self.channel.word());
+/// Notes what an attempt says of its channel, for people to see.
+pub fn tell(states: &watch::Sender<Arc<States>>, message: &Delivery, verdict: &Verdict, now_ms: i64) {
+    states.send_if_modified(|states| {
+        let mut new = (**states).clone();
+        let own = message.data["own"] == true;
+        let learned = new[place(message.channel)].learn(&message.recipient, own, verdict, now_ms);
+        if learned {
+            if let Some((_, why)) = new[place(message.channel)].failing() {
+                tracing::warn!("{} does not get through: {why}", message.channel.word());
             }
-            let since = state.failing.as_ref().map_or(now_ms, |(since, _)| *since);
-            state.failing = failing.map(|why| (since, why.clone()));
             *states = Arc::new(new);
-            true
-        });
-    }
+        }
+        learned
+    });
 }
 
 /// What the ledger notes, and how long the channel rests.
@@ -162,6 +189,33 @@ mod tests {
             assert!(waits.is_sorted(), "{waits:?}");
             assert!((3_750..6_251).contains(&waits[0]) && waits[38] <= WAIT_MS_MAX, "{waits:?}");
         }
+    }
+
+    #[test]
+    fn what_the_admin_does_not_get_is_a_trouble_until_it_gets_something() {
+        let (admin, user) = ("admin@a.example", "alice@b.example");
+        let refused = Verdict::Refused { why: "no relaying".to_owned(), all: false };
+        let mut state = ChannelState::default();
+        assert!(!state.learn(user, true, &refused, 1), "one user's mailbox is no trouble of the channel");
+        assert!(state.learn(
+            admin,
+            false,
+            &Verdict::Later { why: "550".to_owned(), after: None, all: false },
+            2
+        ));
+        assert!(state.learn(admin, false, &refused, 3));
+        assert_eq!(
+            state.failing(),
+            Some(&(2, "no relaying".to_owned())),
+            "since it began, for the last reason"
+        );
+        assert!(!state.learn(user, true, &Verdict::Done, 4), "that users get theirs does not help the admin");
+        assert!(state.failing().is_some());
+        assert!(state.learn(admin, false, &Verdict::Done, 5));
+        assert_eq!(state.failing(), None);
+        assert!(state.learn("", false, &Verdict::Unsure { why: "no end".to_owned() }, 6));
+        assert!(state.learn("", false, &Verdict::Done, 7), "a test that got through says that it works");
+        assert_eq!(state, ChannelState::default());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
     core::{event::UserId, notice::Channel},
     fault,
 };
-use queue::{COLUMNS, cut, delivery, derive, done, expire, looked_at, queue_all, recover};
+use queue::{COLUMNS, OWN, Room, cut, delivery, derive, done, expire, looked_at, queue_all, recover};
 pub(in crate::ledger) use restored::{forget, take_over};
 
 /// The longest wait between two attempts. One beyond it comes from a clock that was set back.
@@ -68,6 +68,13 @@ pub struct NewDelivery {
     pub topic: String,
     pub user: Option<UserId>,
     pub data: Value,
+}
+
+impl NewDelivery {
+    /// Is it to a user about itself? Its topic ends so.
+    fn is_own(&self) -> bool {
+        self.topic.ends_with(":own")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -156,8 +163,9 @@ impl Ledger {
         self.send(move |writer| {
             let Some((mut from, mut last)) = looked_at(&writer.connection)? else { return Ok(Vec::new()) };
             while from < last {
-                let queued = writer
-                    .change(Stale::Revision, |transaction, _| derive(transaction, from, &alerts, now_ms))?;
+                let queued = writer.change(Stale::Revision, |transaction, rev| {
+                    derive(transaction, from, &alerts, now_ms, rev)
+                })?;
                 if queued {
                     fault::point("notify_derived");
                 }
@@ -173,15 +181,16 @@ impl Ledger {
         })
     }
 
-    /// Takes the message of a channel that has been due for longest, and marks that it is being sent. One that
-    /// is tried again and again stands behind those that came meanwhile.
+    /// Takes the message of a channel that has been due for longest, and marks that it is being sent. What is for
+    /// the admin goes before what is for users; one that is tried again and again stands behind those that came
+    /// meanwhile.
     pub fn claim_delivery(&self, channel: Channel, now_ms: i64) -> Reply<Option<Delivery>> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, _| {
                 let sql = format!(
                     "SELECT {COLUMNS} FROM deliveries
                      WHERE channel = ?1 AND done_ms IS NULL AND state = 'waiting'
-                       AND (next_ms <= ?2 OR next_ms > ?3) ORDER BY next_ms, no LIMIT 1"
+                       AND (next_ms <= ?2 OR next_ms > ?3) ORDER BY {OWN}, next_ms, no LIMIT 1"
                 );
                 let found = transaction
                     .prepare_cached(&sql)?
@@ -220,6 +229,18 @@ impl Ledger {
         })
     }
 
+    /// What waits for another attempt is due now, since the channel works.
+    pub fn hasten_deliveries(&self, channel: Channel, now_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, _| {
+                let sql = "UPDATE deliveries SET next_ms = ?2
+                           WHERE channel = ?1 AND done_ms IS NULL AND state = 'waiting' AND next_ms > ?2";
+                transaction.execute(sql, params![channel, now_ms])?;
+                Ok(())
+            })
+        })
+    }
+
     /// Gives up on what is too old, and forgets what was done long ago.
     pub fn expire_deliveries(&self, now_ms: i64) -> Reply<()> {
         self.send(move |writer| {
@@ -252,7 +273,7 @@ impl Ledger {
                 if transaction.execute(sql, params![name, period, now_ms])? == 0 {
                     return Ok(false);
                 }
-                queue_all(transaction, &new, now_ms)?;
+                queue_all(transaction, &mut Room::default(), &new, now_ms)?;
                 transaction.execute(
                     "DELETE FROM notify_reports WHERE name = ?1 AND period IN
                          (SELECT period FROM notify_reports WHERE name = ?1 ORDER BY at_ms DESC

@@ -1,5 +1,7 @@
 //! The steps of the queue, each within somebody's transaction.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -13,13 +15,18 @@ use super::{
         query,
         records::Asked,
     },
-    Alerts, Delivery, Happened, NewDelivery, Stage,
+    Alerts, Channel, Delivery, Happened, NewDelivery, Stage,
 };
 use crate::fault;
 
-/// Messages of one channel that wait. More are refused, and counted: whoever does not fetch a thousand
+/// Messages of one channel to the admin that wait. More are refused, and counted: whoever does not fetch a thousand
 /// messages reads no more of them.
 pub const WAITING_MAX: i64 = 1_000;
+/// … and to users about themselves, which take nothing of the admin's room: one for each of as many users as a
+/// server has.
+pub const OWN_WAITING_MAX: i64 = 10_000;
+/// Of a row: is it to a user about itself?
+pub(super) const OWN: &str = "substr(topic, -4) = ':own'";
 /// What is older says nothing any more.
 pub const EXPIRES_MS: i64 = 3 * 24 * 3_600_000;
 /// What is done is kept for people who look, so many and so long.
@@ -78,15 +85,46 @@ pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_MAX.min(text.len()))]
 }
 
+/// What waits, counted once in a transaction.
+#[derive(Default)]
+pub(super) struct Room {
+    waiting: HashMap<(Channel, bool), i64>,
+}
+
+impl Room {
+    /// Is there room for this one?
+    fn has(&mut self, transaction: &Transaction<'_>, new: &NewDelivery) -> rusqlite::Result<bool> {
+        let own = new.is_own();
+        let waiting = match self.waiting.entry((new.channel, own)) {
+            Entry::Occupied(waiting) => *waiting.get(),
+            Entry::Vacant(place) => {
+                let sql = format!(
+                    "SELECT count(*) FROM deliveries WHERE channel = ?1 AND done_ms IS NULL AND {OWN} = ?2"
+                );
+                let count = transaction.prepare_cached(&sql)?;
+                *place.insert({ count }.query_row(params![new.channel, own], |row| row.get(0))?)
+            }
+        };
+        Ok(waiting < if own { OWN_WAITING_MAX } else { WAITING_MAX })
+    }
+
+    fn takes(&mut self, new: &NewDelivery, rows: usize) {
+        let waiting = self.waiting.entry((new.channel, new.is_own())).or_default();
+        *waiting += i64::try_from(rows).unwrap_or(0);
+    }
+}
+
 /// Queues a message unless it was told already. False if there is no room.
-fn queue(transaction: &Transaction<'_>, new: &NewDelivery, now_ms: i64) -> rusqlite::Result<bool> {
-    let waiting: i64 = transaction
-        .prepare_cached("SELECT count(*) FROM deliveries WHERE channel = ?1 AND done_ms IS NULL")?
-        .query_row([new.channel], |row| row.get(0))?;
-    if waiting >= WAITING_MAX {
+fn queue(
+    transaction: &Transaction<'_>,
+    room: &mut Room,
+    new: &NewDelivery,
+    now_ms: i64,
+) -> rusqlite::Result<bool> {
+    if !room.has(transaction, new)? {
         return Ok(false);
     }
-    transaction
+    let rows = transaction
         .prepare_cached(
             "INSERT INTO deliveries (id, channel, recipient, kind, topic, user_id, data, created_ms, state,
                                      attempts, next_ms)
@@ -103,22 +141,25 @@ fn queue(transaction: &Transaction<'_>, new: &NewDelivery, now_ms: i64) -> rusql
             bounded(&new.data),
             now_ms
         ])?;
+    room.takes(new, rows);
     Ok(true)
 }
 
+/// How many of them there was no room for.
 pub(super) fn queue_all(
     transaction: &Transaction<'_>,
+    room: &mut Room,
     new: &[NewDelivery],
     now_ms: i64,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<i64> {
     let mut refused = 0;
     for delivery in new {
-        refused += i64::from(!queue(transaction, delivery, now_ms)?);
+        refused += i64::from(!queue(transaction, room, delivery, now_ms)?);
     }
     if refused > 0 {
         transaction.execute("UPDATE notify_state SET refused = refused + ?1", [refused])?;
     }
-    Ok(())
+    Ok(refused)
 }
 
 pub(super) fn looked_at(connection: &Connection) -> rusqlite::Result<Option<(i64, i64)>> {
@@ -133,12 +174,14 @@ pub(super) fn derive(
     from: i64,
     alerts: &Alerts,
     now_ms: i64,
+    rev: i64,
 ) -> Result<bool, CommitError> {
     let wanted = EventsWanted::default();
     let events = query::events(transaction, &wanted, Some(from), EVENTS_AT_ONCE)
         .map_err(|error| CommitError::Other(error.to_string()))?;
     let Some(last) = events.last().map(|event| event.no) else { return Ok(false) };
-    let mut queued = false;
+    let (mut queued, mut refused) = (false, 0);
+    let mut room = Room::default();
     for event in events {
         troubles(transaction, &event)?;
         let contact: Option<(Option<String>, bool)> = event
@@ -151,8 +194,15 @@ pub(super) fn derive(
             .transpose()?;
         let (email, deleted) = contact.unwrap_or_default();
         let new = alerts(&Happened { event, email, deleted });
-        queue_all(transaction, &new, now_ms)?;
+        refused += queue_all(transaction, &mut room, &new, now_ms)?;
         queued |= !new.is_empty();
+    }
+    if refused > 0 {
+        let message = format!(
+            "{refused} messages were not queued: as many wait as may; `boxmeter notify list` says why none goes out"
+        );
+        let data = json!({ "refused": refused, "message": message, "severity": "warning" });
+        Asked::new("agent", now_ms).event(transaction, "messages_refused", None, data, rev)?;
     }
     transaction.execute("UPDATE notify_state SET events_no = ?1", [last])?;
     if queued {

@@ -194,6 +194,60 @@ fn the_queue_is_bounded_and_what_is_too_old_goes() {
     assert_eq!(stages(&rig), []);
 }
 
+/// What is for users takes nothing of the admin's room, and stands behind what is for the admin.
+#[test]
+fn users_about_themselves_take_no_place_of_the_admin() {
+    let own = |happened: &Happened| {
+        let ping = happened.event.kind == "ping";
+        let message = |recipient: &str, end: &str| NewDelivery {
+            channel: Channel::Mail,
+            recipient: recipient.to_owned(),
+            kind: happened.event.kind.clone(),
+            topic: format!("event:{}{end}", happened.event.id),
+            user: None,
+            data: json!({ "own": !end.is_empty() }),
+        };
+        match happened.event.kind.as_str() {
+            "ping" | "pang" => vec![if ping { message("user", ":own") } else { message("admin", "") }],
+            _ => Vec::new(),
+        }
+    };
+    let alerts: Alerts = Arc::new(own);
+    let rig = Rig::new("UTC", &[]);
+    begun(&rig);
+    let derive = || rig.ledger.derive_alerts(Arc::clone(&alerts), start_ms()).wait().unwrap();
+    happen(&rig, "ping", None, 10_007);
+    derive();
+    assert_eq!(rig.reader().delivery_counts().unwrap().1, 7);
+    happen(&rig, "pang", None, 1);
+    derive();
+    assert_eq!(rig.reader().delivery_counts().unwrap().1, 7, "the admin has room");
+    assert_eq!(claim(&rig, Channel::Mail, start_ms()).unwrap().recipient, "admin");
+    let events = rig.reader().events(None, None, None, 20_000).unwrap();
+    let told: i64 = events
+        .iter()
+        .filter(|event| event.kind == "messages_refused")
+        .map(|event| event.data["refused"].as_i64().unwrap())
+        .sum();
+    assert_eq!(told, 7, "that some were not queued is told");
+}
+
+#[test]
+fn what_waits_is_due_when_the_channel_works() {
+    let rig = Rig::new("UTC", &[]);
+    begun(&rig);
+    happen(&rig, "pang", None, 1);
+    derive(&rig);
+    for channel in [Channel::Mail, Channel::Webhook] {
+        let message = claim(&rig, channel, start_ms()).unwrap();
+        let again = Outcome::Again { at_ms: start_ms() + HOUR / 2, error: "busy".to_owned() };
+        rig.ledger.delivered(message.no, again, start_ms()).wait().unwrap();
+    }
+    rig.ledger.hasten_deliveries(Channel::Mail, start_ms() + 1).wait().unwrap();
+    assert!(claim(&rig, Channel::Webhook, start_ms() + 1).is_none());
+    assert!(claim(&rig, Channel::Mail, start_ms() + 1).is_some());
+}
+
 #[test]
 fn a_report_is_queued_once_for_its_day() {
     let rig = Rig::new("UTC", &[]);
