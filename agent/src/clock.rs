@@ -2,6 +2,12 @@
 
 use crate::core::event::Now;
 
+/// Nothing is given up for its age before the clock has gone evenly for so long: one that is ahead for a moment, as
+/// before the first answer of a time server, takes nothing away.
+const EVEN_NS: u64 = 3_600_000_000_000;
+/// What the two clocks may differ in the meantime: a second that is made longer, a machine that is moved.
+const UNEVEN_MS: i64 = 60_000;
+
 /// Both clocks, read together. `CLOCK_MONOTONIC` is what the kernel programs' `bpf_ktime_get_ns`
 /// reads.
 pub fn now() -> Now {
@@ -36,4 +42,54 @@ fn machine_ms() -> i64 {
 #[allow(clippy::disallowed_methods, reason = "this module is where clocks are read")]
 pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// How far the wall clock is from the one that nobody sets.
+fn apart_ms(now: Now) -> i64 {
+    now.wall_ms.saturating_sub(i64::try_from(now.mono_ns / 1_000_000).unwrap_or(i64::MAX))
+}
+
+/// Since when the wall clock has not jumped.
+pub struct Even {
+    apart_ms: i64,
+    since_ns: u64,
+}
+
+impl Even {
+    pub fn since(now: Now) -> Self {
+        Even { apart_ms: apart_ms(now), since_ns: now.mono_ns }
+    }
+
+    /// Can what it says be relied on for giving something up?
+    pub fn is(&mut self, now: Now) -> bool {
+        if apart_ms(now).abs_diff(self.apart_ms) > UNEVEN_MS.unsigned_abs() {
+            *self = Even::since(now);
+        }
+        now.mono_ns.saturating_sub(self.since_ns) >= EVEN_NS / crate::fault::hurry()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_for_a_moment_gives_nothing_up() {
+        const MINUTE_NS: u64 = 60_000_000_000;
+        let at = |minutes: u64, ahead_ms: i64| Now {
+            mono_ns: minutes * MINUTE_NS,
+            wall_ms: i64::try_from(minutes).unwrap() * 60_000 + ahead_ms,
+        };
+        let mut even = Even::since(at(0, 0));
+        assert!(!even.is(at(59, 0)), "an agent that has just started does not know");
+        assert!(even.is(at(60, 0)));
+        let days = 4 * 24 * 3_600_000;
+        assert!(!even.is(at(61, days)));
+        assert!(!even.is(at(62, 0)), "and back");
+        assert!(!even.is(at(121, 0)));
+        assert!(even.is(at(122, 1_000)));
+        // One that was wrong before goes right from here on.
+        assert!(!even.is(at(123, days)));
+        assert!(even.is(at(183, days)));
+    }
 }

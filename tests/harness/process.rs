@@ -37,6 +37,16 @@ impl Process {
         self.child.id()
     }
 
+    /// The thread of this name.
+    pub fn thread(&self, name: &str) -> Pid {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().map(|it| it.unwrap());
+        let of_name = |task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let task = tasks.into_iter().find(of_name).unwrap_or_else(|| panic!("no thread {name}"));
+        Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap())
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -1,6 +1,10 @@
 //! Parts that do not work, told when that lasts, and when it is over.
 
 use boxmeter_tests::{needs_machine, wait};
+use nix::sys::{
+    ptrace,
+    wait::{WaitPidFlag, waitpid},
+};
 use serde_json::json;
 
 use crate::rig::{Rig, webhook};
@@ -76,4 +80,25 @@ fn a_full_disk_is_told_past_the_queue() {
     });
     let began = sink.asked().iter().filter(|it| it.json()["event"] == json!("trouble_began")).count();
     assert_eq!(began, 1, "it is not told by the queue too");
+}
+
+/// A disk that neither takes a commit nor refuses it: the thread that writes is stopped, as by a debugger.
+#[test]
+fn a_ledger_that_hangs_is_told_past_the_queue() {
+    needs_machine!();
+    let (rig, sink) = Rig::with_webhook("kinds = [\"trouble\"]\ntrouble_after = \"5s\"");
+    let thread = rig.agent.process().thread("ledger");
+    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    let asked = sink.until(1);
+    assert_eq!(
+        (&asked[0].json()["event"], &asked[0].json()["data"]["part"]),
+        (&json!("trouble_began"), &json!("ledger"))
+    );
+    // A test goes out as well.
+    let tested = rig.agent.ask(&["notify", "test"]).unwrap();
+    assert_eq!(tested["ok"], json!(true), "{tested}");
+    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    ptrace::detach(thread, None).unwrap();
+    rig.until_well("ledger");
 }

@@ -102,7 +102,7 @@ fn prometheus_reads_what_the_agent_counts() {
     assert!(!answer.body.contains("password-"), "a credential");
     // What alerts and dashboard ask for is there, but for what comes with time.
     let told = names(&answer.body);
-    let later = ["boxmeter_backup_last_timestamp_seconds"].map(str::to_owned);
+    let later = ["last", "due"].map(|it| format!("boxmeter_backup_{it}_timestamp_seconds"));
     for file in ["prometheus/boxmeter.rules.yml", "grafana/boxmeter.json"] {
         let text = fs::read_to_string(dist(file)).unwrap();
         let missing: Vec<_> =

@@ -55,6 +55,8 @@ impl Machine {
 
 /// What a package is made of.
 pub struct Wanted<'a> {
+    /// Where it goes.
+    pub folder: PathBuf,
     pub machine: Machine,
     /// What goes into it.
     pub program: &'a Path,
@@ -70,14 +72,19 @@ pub struct Wanted<'a> {
 
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::here()?;
+    // What was made before is not of this commit.
+    match fs::remove_dir_all(folder()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let native = match args.debug {
         true => debug_build()?,
         false => remapped_build(false, None)?,
     };
-    let mut made = pack(&wanted(machine, &native, &native, args)?)?;
+    let mut made = pack(&wanted(folder(), machine, &native, &native, args)?)?;
     if args.arm64 && machine != ARM64 {
         let program = remapped_build(args.debug, Some(ARM64))?;
-        made.extend(pack(&wanted(ARM64, &program, &native, args)?)?);
+        made.extend(pack(&wanted(folder(), ARM64, &program, &native, args)?)?);
     }
     checksums(&made)?;
     check(&made)?;
@@ -87,8 +94,15 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn wanted<'a>(machine: Machine, program: &'a Path, native: &'a Path, args: &'a Args) -> Result<Wanted<'a>> {
+fn wanted<'a>(
+    folder: PathBuf,
+    machine: Machine,
+    program: &'a Path,
+    native: &'a Path,
+    args: &'a Args,
+) -> Result<Wanted<'a>> {
     Ok(Wanted {
+        folder,
         machine,
         program,
         native,
@@ -99,9 +113,15 @@ fn wanted<'a>(machine: Machine, program: &'a Path, native: &'a Path, args: &'a A
     })
 }
 
-/// Where everything goes.
-pub fn folder() -> PathBuf {
+/// Where everything goes that is handed out, and nothing else.
+fn folder() -> PathBuf {
     paths::target().join("dist")
+}
+
+/// Where packages of the debug build go that tests install: whoever takes everything from [`folder`] must not get
+/// one of these.
+fn folder_of_tests() -> PathBuf {
+    paths::target().join("test-packages")
 }
 
 /// Makes the package and the tarball.
@@ -109,7 +129,7 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// A tool is missing, or the program does not say what it is asked.
 pub fn pack(wanted: &Wanted) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(folder())?;
+    fs::create_dir_all(&wanted.folder)?;
     let tree = tree::stage(wanted)?;
     let made = vec![deb::build(&tree, wanted)?, tarball::build(&tree, wanted)?];
     fs::remove_dir_all(&tree)?;
@@ -121,10 +141,10 @@ pub fn pack(wanted: &Wanted) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// As [`pack`].
 pub fn package_for_tests(revision: &str) -> Result<PathBuf> {
-    fs::create_dir_all(folder())?;
     let program = debug_build()?;
     let args = Args { debug: true, revision: revision.to_owned(), arm64: false };
-    let wanted = wanted(Machine::here()?, &program, &program, &args)?;
+    let wanted = wanted(folder_of_tests(), Machine::here()?, &program, &program, &args)?;
+    fs::create_dir_all(&wanted.folder)?;
     let tree = tree::stage(&wanted)?;
     let made = deb::build(&tree, &wanted)?;
     fs::remove_dir_all(&tree)?;
@@ -138,7 +158,8 @@ pub fn package_for_tests(revision: &str) -> Result<PathBuf> {
 pub fn tarball_for_tests() -> Result<PathBuf> {
     let program = debug_build()?;
     let args = Args { debug: true, revision: "1".to_owned(), arm64: false };
-    let wanted = wanted(Machine::here()?, &program, &program, &args)?;
+    let wanted = wanted(folder_of_tests(), Machine::here()?, &program, &program, &args)?;
+    fs::create_dir_all(&wanted.folder)?;
     let tree = tree::stage(&wanted)?;
     let made = tarball::build(&tree, &wanted)?;
     fs::remove_dir_all(&tree)?;

@@ -48,6 +48,9 @@ const SIGHTINGS_PER_TURN: usize = 512;
 /// Events that wait for a ledger that cannot write; the oldest go first, and are counted.
 const EVENTS_MAX: usize = 4_096;
 
+/// A commit that takes longer is a disk that does not answer.
+const HANGS_NS: u64 = 30_000_000_000;
+
 /// Whoever waits for "everything up to now is committed".
 type Flushed = oneshot::Sender<Result<(), String>>;
 
@@ -344,6 +347,11 @@ impl Agent {
 
     pub(super) fn publish(&mut self) {
         let now = clock::now();
+        if self.commits.running_ns(now) > HANGS_NS / crate::fault::hurry() {
+            let text =
+                "the disk has been taking one commit for more than half a minute; the kernel counts on";
+            self.meter.publisher.degrade("ledger", text.to_owned(), now);
+        }
         for (name, value) in self.proxy.counters() {
             self.meter.publisher.set_counter(name, value);
         }

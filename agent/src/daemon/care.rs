@@ -1,8 +1,9 @@
 //! Care of the ledger beside the agent's loop, on a thread of its own that gives way to everybody else: backups when
-//! they are due, and free pages given back to the disk.
+//! they are due, old events forgotten, and free pages given back to the disk.
 
 use std::{
     io,
+    mem::Discriminant,
     path::PathBuf,
     sync::{Arc, mpsc as std_mpsc},
     time::Duration,
@@ -13,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::agent::Agent;
 use crate::{
-    clock, fault,
+    clock::{self, Even},
+    fault,
     ledger::{BackupError, Backups, Committed, Ledger, Made},
 };
 
@@ -23,7 +25,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// A backup that failed is tried again after this.
 const RETRY_NS: u64 = 600_000_000_000;
-/// Between two steps of giving pages back: a tick gets its turn.
+/// Between two times that old events are looked for.
+const FORGET_EVERY_NS: u64 = 3_600_000_000_000;
+/// Steps in a row of it.
+const FORGET_STEPS: usize = 20;
+/// Between two steps of giving pages back, or of forgetting: a tick gets its turn.
 const GIVE_BACK_PAUSE: Duration = Duration::from_millis(100);
 /// Steps in a row; the rest comes with the next look.
 const GIVE_BACK_STEPS: usize = 300;
@@ -42,7 +48,11 @@ pub enum CareNews {
         took_ms: u64,
     },
     /// The backup, or the removal of old ones, did not work.
-    Failed(String),
+    Failed {
+        reason: String,
+        /// What kind of reason: names and sizes in it are others each time.
+        kind: Option<Discriminant<BackupError>>,
+    },
     /// Bytes that the ledger's file has less.
     GaveBack(i64),
 }
@@ -64,8 +74,8 @@ pub type Statuses = watch::Receiver<Arc<CareStatus>>;
 /// The agent's end. The thread ends with it.
 pub struct Care {
     news: mpsc::Receiver<CareNews>,
-    /// Since a backup failed: its reason.
-    failed: Option<String>,
+    /// Since a backup failed: why.
+    failed: Option<Option<Discriminant<BackupError>>>,
     _alive: std_mpsc::Sender<()>,
 }
 
@@ -81,7 +91,15 @@ pub fn start(
     let (alive, ended) = std_mpsc::channel();
     let directory = backups.as_ref().map(|backups| backups.directory.clone());
     let (told, status) = watch::channel(Arc::new(CareStatus { directory, ..CareStatus::default() }));
-    let worker = Worker { ledger, backups, news: sender, told, retry_ns: 0 };
+    let worker = Worker {
+        ledger,
+        backups,
+        news: sender,
+        told,
+        retry_ns: 0,
+        even: Even::since(clock::now()),
+        forgot_ns: 0,
+    };
     std::thread::Builder::new().name("care".to_owned()).spawn(move || worker.run(&ended))?;
     Ok((Care { news, failed: None, _alive: alive }, status))
 }
@@ -103,6 +121,9 @@ struct Worker {
     told: watch::Sender<Arc<CareStatus>>,
     /// Not before this is a backup tried again.
     retry_ns: u64,
+    even: Even,
+    /// When events were looked at last.
+    forgot_ns: u64,
 }
 
 type Ended = std_mpsc::Receiver<()>;
@@ -127,6 +148,7 @@ impl Worker {
         if let Some(backups) = self.backups.clone() {
             self.back_up(&backups, ended);
         }
+        self.forget(ended);
         if let Some(bytes) = self.give_back(ended) {
             self.tell(CareNews::GaveBack(bytes));
         }
@@ -168,13 +190,15 @@ impl Worker {
                 self.tell(CareNews::Made { made, took_ms });
                 if let Err(error) = pruned {
                     let directory = backups.directory.display();
-                    self.tell(CareNews::Failed(format!("old backups in {directory} stay: {error}")));
+                    let reason = format!("old backups in {directory} stay: {error}");
+                    self.tell(CareNews::Failed { reason, kind: None });
                 }
             }
             Err(BackupError::Ending { .. }) => {}
             Err(error) => {
                 self.retry_ns = clock::mono_ns().saturating_add(RETRY_NS / fault::hurry());
-                self.tell(CareNews::Failed(format!("no backup: {error}")));
+                let kind = Some(std::mem::discriminant(&error));
+                self.tell(CareNews::Failed { reason: format!("no backup: {error}"), kind });
             }
         }
     }
@@ -189,6 +213,21 @@ impl Worker {
                 next_ms: Some(now_ms.saturating_add(every)),
             });
         });
+    }
+
+    fn forget(&mut self, ended: &Ended) {
+        let now = clock::now();
+        if !self.even.is(now) || now.mono_ns.saturating_sub(self.forgot_ns) < FORGET_EVERY_NS {
+            return;
+        }
+        self.forgot_ns = now.mono_ns;
+        for _ in 0..FORGET_STEPS {
+            match self.ledger.forget_events(now.wall_ms).wait() {
+                Ok(1..) if goes_on(ended) => std::thread::sleep(GIVE_BACK_PAUSE),
+                // A ledger that does not work is told of where it counts.
+                _ => return,
+            }
+        }
     }
 
     /// Gives free pages back where there are many; how many bytes it were.
@@ -223,14 +262,14 @@ impl Agent {
                 });
                 self.event("backup_made", None, data);
             }
-            CareNews::Failed(reason) => {
+            CareNews::Failed { reason, kind } => {
                 tracing::warn!("{reason}");
                 self.meter.publisher.degrade(PART, reason.clone(), clock::now());
                 // Tried again and again, it is one event.
-                if self.care.failed.as_ref() != Some(&reason) {
+                if self.care.failed != Some(kind) {
                     let data = json!({"severity": "warning", "message": reason});
                     self.event("backup_failed", None, data);
-                    self.care.failed = Some(reason);
+                    self.care.failed = Some(kind);
                 }
             }
             CareNews::GaveBack(bytes) => {

@@ -23,6 +23,7 @@ pub struct Commits {
 }
 
 struct Running {
+    since_ns: u64,
     reply: Reply<Committed>,
     rows: Vec<account::Row>,
     reported: Option<Reported>,
@@ -48,6 +49,11 @@ impl Commits {
                 self.inbounds.insert(index, record.no);
             }
         }
+    }
+
+    /// For how long one has been under way.
+    pub fn running_ns(&self, now: Now) -> u64 {
+        self.running.as_ref().map_or(0, |running| now.mono_ns.saturating_sub(running.since_ns))
     }
 
     pub fn running(&self) -> bool {
@@ -116,7 +122,7 @@ impl Commits {
             reported: reported.clone(),
         };
         let reply = self.ledger.commit(batch);
-        self.running = Some(Running { reply, rows, reported, events });
+        self.running = Some(Running { since_ns: at.mono_ns, reply, rows, reported, events });
     }
 
     /// The end of the running commit; never, if none runs. On an error the events come back, and the

@@ -95,6 +95,10 @@ fn ledger(out: &mut Exposition, picture: &Picture, beside: &Beside) {
         let help = "The newest backup that the agent made by itself, Unix time.";
         out.family("boxmeter_backup_last_timestamp_seconds", Gauge, help).millis(&[], at_ms);
     }
+    if let Some(at_ms) = beside.backups.next_ms {
+        let help = "When the next backup is to be made, Unix time; past if it could not be made.";
+        out.family("boxmeter_backup_due_timestamp_seconds", Gauge, help).millis(&[], at_ms);
+    }
     if let Some(bytes) = beside.backups.last_bytes {
         out.family("boxmeter_backup_last_size_bytes", Gauge, "The size of the newest backup.")
             .sample(&[], bytes);

@@ -188,7 +188,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Told once a minute per user and limit: a client that tries again and again is one piece of news.
+    /// Told once an hour per user and limit: a client that tries again and again is one piece of news.
     fn limit_event(&mut self, user: UserId, limit: &'static str, now: Now) {
         if !self.gate.tells(user, limit, now.mono_ns) {
             return;

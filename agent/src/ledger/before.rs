@@ -33,7 +33,7 @@ pub(super) fn keep(ledger: &Path, found: i64) -> Result<(), LedgerError> {
         source: Box::new(source),
     };
     let Some(copy) = place(ledger, found).map_err(not_kept)? else { return Ok(()) };
-    room(ledger, &copy).map_err(not_kept)?;
+    backup::room(ledger, &copy).map_err(not_kept)?;
     let made = backup::backup(ledger, &copy, false, &|| true).map_err(not_kept)?;
     tracing::info!(
         copy = %copy.display(), bytes = made.bytes, from = found, to = schema::SCHEMA,
@@ -75,17 +75,4 @@ fn state(path: &Path) -> Result<State, BackupError> {
 struct State {
     version: i64,
     of: Option<(Vec<u8>, i64)>,
-}
-
-/// Refuses early: a disk filled to the brim hurts everybody else on it.
-fn room(ledger: &Path, copy: &Path) -> Result<(), BackupError> {
-    let io = |error: std::io::Error| BackupError::Other { path: copy.to_owned(), detail: error.to_string() };
-    let length = |suffix: &str| std::fs::metadata(open::beside(ledger, suffix)).map_or(0, |meta| meta.len());
-    // The log may hold pages that the file does not have yet.
-    let bytes = length("") + length("-wal");
-    let disk = rustix::fs::statvfs(backup::directory_of(copy)).map_err(|error| io(error.into()))?;
-    match disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
-        true => Err(BackupError::DiskFull { path: copy.to_owned(), bytes }),
-        false => Ok(()),
-    }
 }

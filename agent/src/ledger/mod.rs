@@ -23,6 +23,7 @@ mod deliveries;
 mod endings;
 mod entries;
 mod error;
+mod forgetting;
 mod gate;
 mod idempotency;
 pub mod import;

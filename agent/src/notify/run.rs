@@ -24,9 +24,9 @@ use super::{
     sender::{Sender, States, place, tell, wait_ms},
 };
 use crate::{
-    clock,
+    clock::{self, Even},
     config::notify::Notify,
-    core::{event::Now, notice::Channel},
+    core::notice::Channel,
     fault,
     ledger::{Alerts, Delivery, Ledger, NewDelivery, NotifyWanted, Stage},
 };
@@ -44,12 +44,6 @@ const URGENT_MAX: usize = 8;
 const URGENT_ATTEMPTS_MAX: u32 = 12;
 /// Tests that are under way: whoever asks again and again makes no more connections than one test does.
 const TESTS_MAX: usize = 1;
-/// Messages are given up when the clock has gone evenly for so long: one that is ahead for a moment, as before the
-/// first answer of a time server, takes nothing away.
-const EVEN_NS: u64 = 3_600_000_000_000;
-/// What the two clocks may differ in the meantime: a second that is made longer, a machine that is moved.
-const UNEVEN_MS: i64 = 60_000;
-
 /// Whoever has the figures of a report. Blocks; called on a thread where that is fine.
 pub type Gather = Arc<dyn Fn(Span, &Period) -> Result<Figures, String> + Send + Sync>;
 
@@ -78,27 +72,6 @@ pub struct Handle {
     urgent: mpsc::Sender<Value>,
     end: Arc<watch::Sender<bool>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
-}
-
-/// How far the wall clock is from the one that nobody sets.
-fn apart_ms(now: Now) -> i64 {
-    now.wall_ms.saturating_sub(i64::try_from(now.mono_ns / 1_000_000).unwrap_or(i64::MAX))
-}
-
-/// Since when the wall clock has not jumped.
-struct Even {
-    apart_ms: i64,
-    since_ns: u64,
-}
-
-impl Even {
-    /// Can what it says be relied on for giving something up?
-    fn is(&mut self, now: Now) -> bool {
-        if apart_ms(now).abs_diff(self.apart_ms) > UNEVEN_MS.unsigned_abs() {
-            *self = Even { apart_ms: apart_ms(now), since_ns: now.mono_ns };
-        }
-        now.mono_ns.saturating_sub(self.since_ns) >= EVEN_NS / fault::hurry()
-    }
 }
 
 /// What the thread works with.
@@ -306,12 +279,11 @@ struct Looks {
 
 impl Looks {
     fn new(main: &Main) -> Self {
-        let now = clock::now();
         Looks {
             work: Arc::clone(&main.work),
             wakes: main.wakes.clone(),
             begin: main.work.begin.clone(),
-            even: Even { apart_ms: apart_ms(now), since_ns: now.mono_ns },
+            even: Even::since(clock::now()),
         }
     }
 
@@ -407,30 +379,5 @@ impl Looks {
             data: data.clone(),
         });
         Ok(messages.collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_is_ahead_for_a_moment_gives_nothing_up() {
-        const MINUTE_NS: u64 = 60_000_000_000;
-        let at = |minutes: u64, ahead_ms: i64| Now {
-            mono_ns: minutes * MINUTE_NS,
-            wall_ms: i64::try_from(minutes).unwrap() * 60_000 + ahead_ms,
-        };
-        let mut even = Even { apart_ms: apart_ms(at(0, 0)), since_ns: 0 };
-        assert!(!even.is(at(59, 0)), "an agent that has just started does not know");
-        assert!(even.is(at(60, 0)));
-        let days = 4 * 24 * 3_600_000;
-        assert!(!even.is(at(61, days)));
-        assert!(!even.is(at(62, 0)), "and back");
-        assert!(!even.is(at(121, 0)));
-        assert!(even.is(at(122, 1_000)));
-        // One that was wrong before goes right from here on.
-        assert!(!even.is(at(123, days)));
-        assert!(even.is(at(183, days)));
     }
 }

@@ -18,7 +18,7 @@ const AS_THEY_ARE: &[(&str, u32)] =
 pub fn build(tree: &Path, wanted: &Wanted) -> Result<PathBuf> {
     let version = format!("{}-{}", wanted.version, wanted.revision);
     let name = format!("boxmeter_{version}_{}.deb", wanted.machine.debian);
-    let file = super::folder().join(&name);
+    let file = wanted.folder.join(&name);
     let doc = tree.join("usr/share/doc/boxmeter");
     let changelog = doc.join("changelog.Debian");
     tree::write(&changelog, changes(&version, wanted.epoch)?.as_bytes(), 0o644)?;

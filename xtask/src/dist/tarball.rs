@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// tar or gzip fail.
 pub fn build(files: &Path, wanted: &Wanted) -> Result<PathBuf> {
     let name = format!("boxmeter-{}-linux-{}", wanted.version, wanted.machine.debian);
-    let place = super::folder().join("tarball");
+    let place = wanted.folder.join("tarball");
     let _ = fs::remove_dir_all(&place);
     let root = place.join(&name);
     fs::create_dir_all(&root)?;
@@ -24,13 +24,13 @@ pub fn build(files: &Path, wanted: &Wanted) -> Result<PathBuf> {
         tree::write(&root.join(name), &fs::read(repository.join(name))?, 0o644)?;
     }
     tree::settle(&root, wanted.epoch)?;
-    let tar = super::folder().join(format!("{name}.tar"));
+    let tar = wanted.folder.join(format!("{name}.tar"));
     let mut command = clean("tar");
     command.arg("--create").arg("--file").arg(&tar).arg("--directory").arg(&place);
     command.args(["--sort=name", "--format=gnu", "--owner=0", "--group=0", "--numeric-owner"]);
     succeed(command.arg(format!("--mtime=@{}", wanted.epoch)).arg(&name))?;
     fs::remove_dir_all(&place)?;
-    let file = super::folder().join(format!("{name}.tar.gz"));
+    let file = wanted.folder.join(format!("{name}.tar.gz"));
     succeed(clean("gzip").args(["-n", "-f", if wanted.compress { "-9" } else { "-1" }]).arg(&tar))?;
     ensure!(file.exists(), "gzip made no {}", file.display());
     fs::metadata(&file).with_context(|| file.display().to_string())?;

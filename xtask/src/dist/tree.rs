@@ -37,7 +37,7 @@ const MAN: &str = "usr/share/man/man1";
 /// # Errors
 /// A file is missing, or the program does not print what it should.
 pub fn stage(wanted: &Wanted) -> Result<PathBuf> {
-    let root = super::folder().join(format!("tree-{}", wanted.machine.debian));
+    let root = wanted.folder.join(format!("tree-{}", wanted.machine.debian));
     let _ = fs::remove_dir_all(&root);
     fs::create_dir_all(&root)?;
     program(&root, wanted)?;

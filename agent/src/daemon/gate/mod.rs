@@ -412,7 +412,7 @@ fn hold(member: &mut Member, meter: &mut Meter, slot: UserSlot, counted: u64) {
 }
 
 /// Between two events about the same limit of the same user.
-const TELL_AGAIN_NS: u64 = 60_000_000_000;
+const TELL_AGAIN_NS: u64 = 3_600_000_000_000;
 
 impl Gate {
     pub fn set_sharing(&mut self, user: UserId, sharing: Option<SharingNow>) {
