@@ -92,6 +92,40 @@ fn detach_takes_out_what_boxmeter_put_in_and_nothing_else() {
     leaves_as_it_was(VERSIONS[2]);
 }
 
+/// Another version takes over: what was counted is on the books, sing-box's files are as they were, and who is out is
+/// out.
+#[test]
+fn detach_of_the_programs_alone_leaves_the_files() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let alice = rig.alice().name.clone();
+    rig.done(&["users", "disable", &alice]);
+    wait("alice is out", || match rig.config().contains(&alice) {
+        true => Err("not yet".to_owned()),
+        false => Ok(()),
+    });
+    rig.agent.stop();
+    // What nobody has read yet is committed too.
+    rig.exchange(rig.bob(), MIB, MIB).unwrap();
+    let out = rig.config();
+    let left = rig.done(&["detach", "--yes", "--programs-only"]);
+    assert_eq!((&left["put_back"], &left["api_removed"]), (&json!([]), &json!(false)), "{left}");
+    assert_eq!(rig.config(), out);
+    assert_eq!(rig.done(&["detach", "--dry-run"])["attached"], json!(false));
+    rig.agent.start();
+    assert_eq!(rig.show(&alice)["state"], json!("disabled"));
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+    assert_eq!(rig.config(), out);
+    rig.exchange(rig.bob(), MIB, MIB).unwrap();
+    let bob = rig.bob().name.clone();
+    wait("bob's bytes of both programs are on the books", || {
+        let used = boxmeter_tests::agent::Agent::payload(&rig.done(&["usage"]), &bob);
+        if used.iter().all(|&used| used > 2 * MIB) { Ok(()) } else { Err(format!("{used:?}")) }
+    });
+    rig.done(&["users", "enable", &alice]);
+    wait("alice is back", || rig.exchange(rig.alice(), 0, MIB));
+}
+
 /// Who is to stay out stays out, and no list becomes empty.
 #[test]
 fn detach_can_leave_out_who_is_out() {

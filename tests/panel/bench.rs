@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::TcpStream,
+    os::unix::net::UnixDatagram,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,40 @@ const ROUNDS: usize = 15;
 
 fn figure(name: &str, value: impl std::fmt::Display, how: &str) {
     println!("FIGURE\t{name}\t{value}\t{how}");
+}
+
+/// From the start of the agent's process until it says that it is ready, as systemd hears it.
+#[test]
+#[ignore = "a benchmark: cargo xtask bench"]
+fn bench_restart() {
+    needs_machine!();
+    let mut rig = Rig::with_users(USERS);
+    let path = rig.site.scratch.join("ready");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    rig.agent.environment("NOTIFY_SOCKET", path.to_str().unwrap());
+    let mut took: Vec<f64> = (0..5)
+        .map(|_| {
+            rig.agent.stop();
+            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            while socket.recv(&mut [0; 512]).is_ok() {}
+            socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let began = Instant::now();
+            rig.agent.spawn();
+            loop {
+                let mut buffer = [0; 512];
+                let length = socket.recv(&mut buffer).expect("it says that it is ready");
+                if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") {
+                    return began.elapsed().as_secs_f64();
+                }
+            }
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    figure(
+        "restart of the agent with 10,000 users, until ready",
+        format_args!("{:.2} s ({:.2} at most)", took[2], took[4]),
+        "median of 5, from the start of the process to READY=1",
+    );
 }
 
 /// Milliseconds from the request to the whole page, the middle and the most.

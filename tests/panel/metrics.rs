@@ -137,3 +137,18 @@ fn prometheus_reads_what_the_agent_counts() {
         }
     }
 }
+
+/// Names of users are personal: sums alone are there as well.
+#[test]
+fn series_of_users_can_be_left_out() {
+    needs_machine!();
+    let rig = Rig::with(|_| "[metrics]\nusers = false\n".to_owned());
+    let alice = &rig.site.users[0];
+    alice.proxy.exchange(rig.site.target, MIB, MIB).unwrap();
+    let token = rig.token(&rig.sign_in(), "prometheus", "read");
+    let answer = rig.ask("GET", METRICS).token(&token).send();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    promtool(&["check", "metrics"], &answer.body);
+    assert!(answer.body.contains("boxmeter_inbound_payload_bytes_total"), "{}", answer.body);
+    assert!(!answer.body.contains("boxmeter_user_") && !answer.body.contains(ALICE), "{}", answer.body);
+}

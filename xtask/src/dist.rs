@@ -64,6 +64,8 @@ pub struct Wanted<'a> {
     pub native: &'a Path,
     pub version: &'a str,
     pub revision: &'a str,
+    /// The shape of its counters in the kernel.
+    pub abi: u32,
     /// Small rather than quick to make.
     pub compress: bool,
     /// Seconds since 1970 of everything in it.
@@ -108,6 +110,7 @@ fn wanted<'a>(
         native,
         version: env!("CARGO_PKG_VERSION"),
         revision: &args.revision,
+        abi: deb::abi()?,
         compress: !args.debug,
         epoch: epoch()?,
     })
@@ -136,14 +139,15 @@ pub fn pack(wanted: &Wanted) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
-/// Only the package, of the debug build: what tests install.
+/// Only the package, of the debug build: what tests install. `abi`: another one that it says to have.
 ///
 /// # Errors
 /// As [`pack`].
-pub fn package_for_tests(revision: &str) -> Result<PathBuf> {
+pub fn package_for_tests(revision: &str, abi: Option<u32>) -> Result<PathBuf> {
     let program = debug_build()?;
     let args = Args { debug: true, revision: revision.to_owned(), arm64: false };
-    let wanted = wanted(folder_of_tests(), Machine::here()?, &program, &program, &args)?;
+    let mut wanted = wanted(folder_of_tests(), Machine::here()?, &program, &program, &args)?;
+    wanted.abi = abi.unwrap_or(wanted.abi);
     fs::create_dir_all(&wanted.folder)?;
     let tree = tree::stage(&wanted)?;
     let made = deb::build(&tree, &wanted)?;

@@ -32,13 +32,15 @@ pub fn stage() -> Result<Stage> {
     debian::unpack(&root)?;
     let packages = root.join("packages");
     fs::create_dir_all(&packages)?;
-    for (revision, name) in [("1", "first.deb"), ("2", "second.deb")] {
-        let made = dist::package_for_tests(revision)?;
+    for (revision, name, abi) in
+        [("1", "first.deb", None), ("2", "second.deb", None), ("3", "other.deb", Some(999))]
+    {
+        let made = dist::package_for_tests(revision, abi)?;
         fs::copy(&made, packages.join(name))?;
         if revision == "1" {
             // Built again it is the same, to the bit.
             let before = fs::read(&made)?;
-            let again = dist::package_for_tests(revision)?;
+            let again = dist::package_for_tests(revision, abi)?;
             if fs::read(again)? != before {
                 bail!("two builds of one package differ");
             }

@@ -55,7 +55,7 @@ pub fn stage(long: bool) -> Result<Stage> {
     let started = Instant::now();
     let qemu = vm::qemu()?;
     let linux = vm::linux::install()?;
-    let packages = [dist::package_for_tests("1")?, dist::package_for_tests("2")?];
+    let packages = [dist::package_for_tests("1", None)?, dist::package_for_tests("2", None)?];
     let machine = disk::build(&linux, &packages)?;
     let mut drill = Drill {
         stage: Stage { name: STAGE.into(), ..Stage::default() },

@@ -9,7 +9,7 @@ use super::{
     context::Context,
     failure::Failure,
     format::safe,
-    local::{self, Leaving, Left},
+    local::{self, Leave, Leaving, Left},
 };
 
 #[derive(Debug, Args)]
@@ -20,8 +20,12 @@ pub struct DetachArgs {
     /// Leave users out of sing-box's configuration who are out.
     #[arg(long)]
     pub leave_out: bool,
+    /// Remove only the programs and counters in the kernel, and leave sing-box's files as they are: before another
+    /// version of boxmeter whose counters have another shape.
+    #[arg(long, conflicts_with = "leave_out")]
+    pub programs_only: bool,
     /// Only say what would stop holding, and who is out.
-    #[arg(long, conflicts_with_all = ["yes", "leave_out"])]
+    #[arg(long, conflicts_with_all = ["yes", "leave_out", "programs_only"])]
     pub dry_run: bool,
 }
 
@@ -33,7 +37,7 @@ pub fn run(context: &Context, args: &DetachArgs) -> Result<(), Failure> {
             false => context.print(&stops(context, &leaving)),
         };
     }
-    let mut put_back = !args.leave_out && !leaving.out.is_empty();
+    let mut put_back = !args.leave_out && !args.programs_only && !leaving.out.is_empty();
     if !args.yes {
         let need_yes = context.text("detach.need_yes");
         let question = format!("{}\n{}", stops(context, &leaving), context.text("detach.ask"));
@@ -42,7 +46,12 @@ pub fn run(context: &Context, args: &DetachArgs) -> Result<(), Failure> {
         }
         put_back = put_back && confirmed(context, context.text("detach.ask_put_back"), need_yes)?;
     }
-    let (left, ledger) = local::detach(context.config.as_deref(), put_back)?;
+    let leave = match (args.programs_only, put_back) {
+        (true, _) => Leave::Files,
+        (false, true) => Leave::Nothing,
+        (false, false) => Leave::Out,
+    };
+    let (left, ledger) = local::detach(context.config.as_deref(), leave)?;
     match context.json {
         true => context.print_json(&answer(&leaving, &left))?,
         false => context.print(&render(context, args.yes.then_some(&leaving), &left, &ledger))?,

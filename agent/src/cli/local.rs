@@ -19,7 +19,7 @@ use boxmeter_web::{
 };
 use jiff::Zoned;
 
-pub use crate::daemon::{Leaving, Left};
+pub use crate::daemon::{Leave, Leaving, Left};
 
 use super::{doctor::DoctorArgs, users::Format};
 use crate::{
@@ -102,13 +102,13 @@ pub fn leaving(config: Option<&Path>) -> Result<Leaving> {
 }
 
 /// Commits the last counts, removes the kernel programs and maps, and takes out of sing-box's files what
-/// boxmeter added; users who are out are put back if `put_back`. Also answers where the ledger is.
+/// boxmeter added, as far as it is not to stay. Also answers where the ledger is.
 ///
 /// # Errors
 /// When something could not be committed or removed; nothing is removed that was not committed.
-pub fn detach(config: Option<&Path>, put_back: bool) -> Result<(Left, String)> {
+pub fn detach(config: Option<&Path>, leave: Leave) -> Result<(Left, String)> {
     let config = Config::load(config)?;
-    Ok((daemon::detach(&config, put_back)?, config.ledger.path.display().to_string()))
+    Ok((daemon::detach(&config, leave)?, config.ledger.path.display().to_string()))
 }
 
 /// Checks the machine, and with `--fix` changes it. Answers in JSON if `json`.

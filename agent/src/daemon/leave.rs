@@ -118,12 +118,22 @@ pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
     })
 }
 
-/// Commits what the kernel has, takes boxmeter's own out of sing-box's files, and removes programs and
-/// maps. Who is out is put back only if `put_back`.
+/// What is to be left of boxmeter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Sing-box's files stay as they are: another version takes over.
+    Files,
+    /// Who is out stays out.
+    Out,
+    Nothing,
+}
+
+/// Commits what the kernel has, takes boxmeter's own out of sing-box's files unless they are to stay, and removes
+/// programs and maps.
 ///
 /// # Errors
 /// When an agent runs, or something could not be committed: nothing is removed then.
-pub fn detach(config: &Config, put_back: bool) -> anyhow::Result<Left> {
+pub fn detach(config: &Config, leave: Leave) -> anyhow::Result<Left> {
     let attached = config.kernel.pins.exists();
     anyhow::ensure!(
         attached || config.ledger.path.exists(),
@@ -140,10 +150,11 @@ pub fn detach(config: &Config, put_back: bool) -> anyhow::Result<Left> {
             None => None,
         };
         // Before the programs go: who is let in again is cut until then, and nobody slips through.
-        let left = match tidy(config, &ledger, put_back).await {
-            Ok(left) => left,
-            Err(reason) => Left { trouble: Some(reason), ..Left::default() },
+        let left = match leave {
+            Leave::Files => Ok(Left::default()),
+            Leave::Out | Leave::Nothing => tidy(config, &ledger, leave == Leave::Nothing).await,
         };
+        let left = left.unwrap_or_else(|reason| Left { trouble: Some(reason), ..Left::default() });
         anyhow::ensure!(
             attached || left != Left::default(),
             "nothing is attached: there is no {}",

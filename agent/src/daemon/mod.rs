@@ -49,7 +49,7 @@ use tokio::{
 };
 
 pub use answers::{every_page, ledger_query, query_error, usage as usage_answer};
-pub use leave::{Leaving, Left, detach, leaving};
+pub use leave::{Leave, Leaving, Left, detach, leaving};
 pub use listen::{PANEL_USER, panel_user};
 
 use agent::Agent;

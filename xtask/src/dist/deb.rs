@@ -31,6 +31,7 @@ pub fn build(tree: &Path, wanted: &Wanted) -> Result<PathBuf> {
     let debian = tree.join("DEBIAN");
     tree::write(&debian.join("control"), control(tree, wanted, &version)?.as_bytes(), 0o644)?;
     let preinst = source("preinst.in")?.replace("@SCHEMA@", &schema()?.to_string());
+    let preinst = preinst.replace("@ABI@", &wanted.abi.to_string());
     tree::write(&debian.join("preinst"), preinst.as_bytes(), 0o755)?;
     for (name, mode) in AS_THEY_ARE {
         tree::write(&debian.join(name), source(name)?.as_bytes(), *mode)?;
@@ -61,6 +62,7 @@ fn control(tree: &Path, wanted: &Wanted, version: &str) -> Result<String> {
         .replace("@VERSION@", version)
         .replace("@ARCH@", wanted.machine.debian)
         .replace("@SIZE@", &kib.to_string())
+        .replace("@ABI@", &wanted.abi.to_string())
         .replace("@GLIBC@", &glibc(wanted.program)?))
 }
 
@@ -80,10 +82,19 @@ fn glibc(program: &Path) -> Result<String> {
 
 /// What the program writes: an older package must not take the place of a newer one's ledger.
 fn schema() -> Result<u32> {
-    let path = paths::root().join("agent/src/ledger/schema.rs");
+    constant("agent/src/ledger/schema.rs", "const SCHEMA: i64 = ")
+}
+
+/// The shape of the counters in the kernel.
+pub fn abi() -> Result<u32> {
+    constant("agent-common/src/lib.rs", "pub const ABI_VERSION: u32 = ")
+}
+
+fn constant(file: &str, declared: &str) -> Result<u32> {
+    let path = paths::root().join(file);
     let text = fs::read_to_string(&path)?;
-    let value = text.lines().find_map(|line| line.split("const SCHEMA: i64 = ").nth(1)?.strip_suffix(';'));
-    let value = value.with_context(|| format!("{} has no SCHEMA", path.display()))?;
+    let value = text.lines().find_map(|line| line.split(declared).nth(1)?.strip_suffix(';'));
+    let value = value.with_context(|| format!("{} has no `{declared}`", path.display()))?;
     Ok(value.parse()?)
 }
 

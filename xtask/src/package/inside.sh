@@ -104,6 +104,27 @@ upgrade_keeps_the_configuration() {
     is "$(stat -c '%a %U:%G' "$CONFIG")" "640 root:boxmeter-panel"
 }
 
+another_shape_of_counters_is_handed_over() {
+    # The version that is there is asked, and what it says is told.
+    mv /usr/bin/boxmeter /usr/bin/boxmeter.kept
+    printf '#!/bin/sh\necho "$@" >> /tmp/asked\necho "no disk" >&2\nexit 1\n' > /usr/bin/boxmeter
+    chmod 755 /usr/bin/boxmeter
+    mustnt dpkg -i /packages/other.deb 2> /tmp/said
+    must grep -q 'no disk' /tmp/said
+    must grep -q 'Nothing was changed' /tmp/said
+    is "$(cat /tmp/asked)" "--lang en detach --yes --programs-only"
+    is "$(version | cut -d- -f2)" 2
+    # The same shape asks nobody.
+    rm /tmp/asked
+    must dpkg -i /packages/second.deb
+    mustnt test -e /tmp/asked
+    # Nothing is attached here: there is nothing to hand over.
+    must dpkg -i /packages/other.deb
+    is "$(version | cut -d- -f2)" 3
+    rm /usr/bin/boxmeter.kept
+    must dpkg -i /packages/second.deb
+}
+
 an_older_package_is_refused_by_a_newer_ledger() {
     ledger_of "$STATE/ledger.db"
     before=$(sha256sum "$STATE/ledger.db")
@@ -215,6 +236,7 @@ the_tarball_installs_and_leaves() {
 try install_brings_everything
 try units_are_locked_down
 try upgrade_keeps_the_configuration
+try another_shape_of_counters_is_handed_over
 try an_older_package_is_refused_by_a_newer_ledger
 try a_removal_that_cannot_leave_in_order_is_refused
 try reinstalled_it_finds_its_own
