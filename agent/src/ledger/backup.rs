@@ -177,16 +177,17 @@ pub(super) fn is_the_ledger(ledger: &Path, file: &Path) -> bool {
     })
 }
 
-/// Bytes that a copy leaves on its disk for what else is written there, the ledger's own log among it.
-const LEFT_FREE: u64 = 32 << 20;
+/// Bytes that a copy which nobody has asked for leaves on its disk, for what else is written there, the ledger's own
+/// log among it.
+pub(super) const LEFT_FREE: u64 = 32 << 20;
 
-/// Refuses early a copy that nobody waits for: a disk filled to the brim hurts everybody else on it, and the ledger
-/// itself.
-pub(super) fn room(ledger: &Path, copy: &Path) -> Result<(), BackupError> {
+/// Refuses early what would leave less than `left` bytes: a disk filled to the brim hurts everybody else on it, and
+/// the ledger itself.
+pub(super) fn room(ledger: &Path, copy: &Path, left: u64) -> Result<(), BackupError> {
     let io = |error: std::io::Error| BackupError::Other { path: copy.to_owned(), detail: error.to_string() };
     let length = |suffix: &str| std::fs::metadata(open::beside(ledger, suffix)).map_or(0, |meta| meta.len());
     // The log may hold pages that the file does not have yet.
-    let bytes = length("") + length("-wal") + LEFT_FREE;
+    let bytes = length("") + length("-wal") + left;
     let disk = rustix::fs::statvfs(directory_of(copy)).map_err(|error| io(error.into()))?;
     match disk.f_bavail.saturating_mul(disk.f_frsize) < bytes {
         true => Err(BackupError::DiskFull { path: copy.to_owned(), bytes }),

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::backup::{BackedUp, BackupError, PARTIAL, backup, room};
+use super::backup::{BackedUp, BackupError, LEFT_FREE, PARTIAL, backup, room};
 
 /// A copy that is not done by then was left by somebody who died.
 const PARTIAL_KEPT_MS: i64 = 24 * 3_600_000;
@@ -75,7 +75,7 @@ impl Backups {
         let path = self.directory.join(name_of(now_ms).map_err(refused)?);
         // First: a full disk is often full of them.
         self.sweep(now_ms).map_err(refused)?;
-        room(ledger, &path)?;
+        room(ledger, &path, LEFT_FREE)?;
         let backup = backup(ledger, &path, false, go_on)?;
         let mut made = Made { path, backup, removed: 0 };
         let pruned = self.prune(now_ms, &made.path).map(|removed| made.removed = removed);

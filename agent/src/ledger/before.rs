@@ -33,7 +33,7 @@ pub(super) fn keep(ledger: &Path, found: i64) -> Result<(), LedgerError> {
         source: Box::new(source),
     };
     let Some(copy) = place(ledger, found).map_err(not_kept)? else { return Ok(()) };
-    backup::room(ledger, &copy).map_err(not_kept)?;
+    backup::room(ledger, &copy, 0).map_err(not_kept)?;
     let made = backup::backup(ledger, &copy, false, &|| true).map_err(not_kept)?;
     tracing::info!(
         copy = %copy.display(), bytes = made.bytes, from = found, to = schema::SCHEMA,
