@@ -5,12 +5,27 @@
 
 mod csv;
 mod fields;
+mod findings;
 mod json;
+pub mod panel;
+mod places;
 mod request;
+mod sui;
+mod threexui;
+mod xray;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-pub use self::{csv::read_csv, json::read_json, request::to_request};
+use boxmeter_web::api::terms::PeriodKind;
+use serde_json::Value;
+
+pub use self::{
+    csv::read_csv,
+    findings::{Findings, quoted},
+    json::read_json,
+    places::{Placed, place},
+    request::to_request,
+};
 
 /// The largest file that is read: a million users fit.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -31,12 +46,55 @@ pub enum ImportError {
 }
 
 /// What a file said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Imported {
     /// In the order of the file; names may come twice, which the one who adds them refuses.
     pub users: Vec<ImportedUser>,
     /// What was left out, or taken with a doubt: one sentence each, for people. Never a credential.
     pub not_understood: Vec<String>,
+    /// Whose file it is, where it is a panel's.
+    pub panel: Option<Panel>,
+    /// The panel's listeners that clients were on, in the order of the file.
+    pub inbounds: Vec<ForeignInbound>,
+}
+
+/// A program whose database is read, with listeners of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Panel {
+    ThreeXui,
+    Sui,
+}
+
+impl Panel {
+    pub fn name(self) -> &'static str {
+        match self {
+            Panel::ThreeXui => "3x-ui",
+            Panel::Sui => "S-UI",
+        }
+    }
+
+    /// Whose tables and columns were looked at when the reader was written. Others are read as far as they
+    /// are the same.
+    pub fn versions(self) -> &'static str {
+        match self {
+            Panel::ThreeXui => "2.3.10 - 3.7.0",
+            Panel::Sui => "1.2 - 1.6.4",
+        }
+    }
+}
+
+/// A listener of the other program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForeignInbound {
+    pub tag: String,
+    /// In sing-box's words, where it has one.
+    pub kind: String,
+    pub port: Option<u16>,
+    /// What sing-box would need to listen like it, with nobody in it yet.
+    pub snippet: Option<Value>,
+    /// Why nobody can be taken over on it: it is switched off, on another machine, or of a type that
+    /// sing-box does not have.
+    pub why_not: Option<String>,
 }
 
 /// One user. `None` is "the file does not say": the value comes from the policy.
@@ -50,6 +108,7 @@ pub struct ImportedUser {
     pub quota_bytes: Option<Option<u64>>,
     /// Bytes over all time; `Some(None)` is no limit.
     pub total_quota_bytes: Option<Option<u64>>,
+    pub period: Option<PeriodKind>,
     /// 1–31.
     pub reset_day: Option<u8>,
     /// `Some(None)` is no limit.
@@ -57,6 +116,8 @@ pub struct ImportedUser {
     /// UTC milliseconds.
     pub created_ms: Option<i64>,
     pub expires_ms: Option<i64>,
+    /// Days from the first use.
+    pub valid_days: Option<u32>,
     pub email: Option<String>,
     pub note: Option<String>,
     pub status: ImportedStatus,
@@ -65,6 +126,8 @@ pub struct ImportedUser {
     pub package_bytes: u64,
     /// Tags of inbounds; empty: every inbound with users.
     pub inbounds: Vec<String>,
+    /// By inbound, where the file tells them apart.
+    pub logins: BTreeMap<String, ImportedCredentials>,
 }
 
 /// By which a client proves who it is; the one that an inbound's type needs is taken.
@@ -72,6 +135,8 @@ pub struct ImportedUser {
 pub struct ImportedCredentials {
     pub password: Option<String>,
     pub uuid: Option<String>,
+    /// Of vless.
+    pub flow: Option<String>,
 }
 
 /// Credentials never reach logs, not even by accident.
@@ -81,6 +146,7 @@ impl fmt::Debug for ImportedCredentials {
         f.debug_struct("ImportedCredentials")
             .field("password", &shown(&self.password))
             .field("uuid", &shown(&self.uuid))
+            .field("flow", &self.flow)
             .finish()
     }
 }

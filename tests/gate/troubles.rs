@@ -4,7 +4,7 @@ use boxmeter_tests::{
     agent::Agent,
     cases::named,
     needs_machine,
-    singbox::{Site, VERSIONS},
+    singbox::{Site, VERSIONS, binary, certificate},
     wait,
 };
 use serde_json::json;
@@ -164,4 +164,133 @@ fn a_database_of_the_tutorials_script_comes_over_whole() {
     let again = rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();
     assert!((MIB + 3000..2 * MIB).contains(&again), "nothing twice: {again}");
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+/// What people of a panel had comes over to inbounds that are here, by type and port; what is not here is
+/// told in sing-box's own words, which it takes.
+#[test]
+fn databases_of_panels_come_over_whole() {
+    needs_machine!();
+    let rig = hurried("2s", |_| {});
+    let name = rig.alice().name.clone();
+    let before: serde_json::Value = serde_json::from_str(&rig.config()).unwrap();
+    let inbound =
+        before["inbounds"].as_array().unwrap().iter().find(|it| it["type"] == json!("trojan")).unwrap();
+    let entry = inbound["users"].as_array().unwrap().iter().find(|it| it["name"] == json!(name)).unwrap();
+    let (port, password) = (inbound["listen_port"].as_u64().unwrap(), entry["password"].as_str().unwrap());
+    rig.done(&["users", "delete", &name, "--yes"]);
+    wait("alice is gone", || if rig.config().contains(&name) { Err(rig.config()) } else { Ok(()) });
+    let soon = &jiff::Zoned::now() + jiff::Span::new().days(3);
+    let file = xui(&rig, (&name, password, port), &soon);
+    let file = file.to_str().unwrap();
+    let text = rig.config();
+    let outcome = |report: &serde_json::Value, name: &str| {
+        let users = report["users"].as_array().unwrap();
+        users.iter().find(|it| it["name"] == json!(name)).unwrap_or(&json!(null))["outcome"].clone()
+    };
+    let trial = rig.done(&["users", "import", file, "--dry-run"]);
+    assert_eq!(trial["read_as"]["program"], json!("3x-ui"));
+    assert_eq!(trial["renamed_inbounds"], json!([{"from": format!("inbound-{port}"), "to": inbound["tag"]}]));
+    assert_eq!(
+        [outcome(&trial, &name), outcome(&trial, "eve")],
+        [json!("added"), json!("refused")],
+        "{trial}"
+    );
+    let snippet = json!({"inbounds": [trial["missing_inbounds"][0]["snippet"]]});
+    let suggested = rig.site.scratch.join("suggested.json");
+    std::fs::write(&suggested, snippet.to_string()).unwrap();
+    let check =
+        std::process::Command::new(binary(VERSIONS[2])).arg("check").arg("-c").arg(&suggested).output();
+    assert!(check.as_ref().unwrap().status.success(), "{check:?}");
+    assert_eq!(rig.config(), text, "a trial changes nothing");
+    let report = rig.done(&["users", "import", file]);
+    assert_eq!(
+        [outcome(&report, &name), outcome(&report, "eve")],
+        [json!("added"), json!("refused")],
+        "{report}"
+    );
+    assert_eq!(outcome(&report, "panel-admin"), json!(null));
+    assert!(!rig.config().contains("18443"), "a missing inbound is never written");
+    wait("alice logs in as she did", || rig.exchange(rig.alice(), 0, MIB));
+    let shown = rig.show(&name);
+    assert_eq!((&shown["total"]["quota_bytes"], &shown["max_addresses"]), (&json!(1_u64 << 40), &json!(4)));
+    let used = shown["total"]["used_bytes"].as_u64().unwrap();
+    assert!((MIB + 7..2 * MIB).contains(&used), "with what she had used: {shown}");
+    let end = rig.show("rita")["period"]["end"].as_str().unwrap().to_owned();
+    assert!(end.starts_with(&soon.date().to_string()), "on the day on which the panel would renew: {end}");
+    rig.until_state("off", "disabled");
+    assert!(!rig.config().contains("off's own"), "who is switched off is not let in");
+    // As the report says: the inbound into the file, and once more.
+    let mut whole: serde_json::Value = serde_json::from_str(&rig.config()).unwrap();
+    whole["inbounds"].as_array_mut().unwrap().push(snippet["inbounds"][0].clone());
+    std::fs::write(rig.site.config(), whole.to_string()).unwrap();
+    wait("eve comes over", || {
+        let report = rig.agent.ask(&["users", "import", file])?;
+        if outcome(&report, "eve") == json!("added") { Ok(()) } else { Err(report.to_string()) }
+    });
+    let whole: serde_json::Value = serde_json::from_str(&rig.config()).unwrap();
+    let entries = &whole["inbounds"].as_array().unwrap().last().unwrap()["users"];
+    assert_eq!(*entries, json!([{"name": "eve", "uuid": UUID, "flow": "xtls-rprx-vision"}]));
+    sui_comes_over(&rig, inbound["tag"].as_str().unwrap());
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+const UUID: &str = "b831381d-6324-4d53-ad4f-8cda48b30811";
+
+/// A database of 3x-ui: clients of a trojan inbound that is here, and one of a vless inbound that is not.
+fn xui(rig: &Rig, (name, password, port): (&str, &str, u64), soon: &jiff::Zoned) -> std::path::PathBuf {
+    let here = json!({"clients": [
+        {"email": name, "password": password, "totalGB": 1_u64 << 40, "expiryTime": 0, "enable": true, "limitIp": 4},
+        {"email": "rita", "password": "ritas own", "totalGB": 5, "expiryTime": soon.timestamp().as_millisecond(),
+         "reset": 10, "enable": true},
+        {"email": "off", "password": "off's own", "totalGB": 0, "expiryTime": -86_400_000, "enable": false},
+    ]});
+    let nowhere =
+        json!({"decryption": "none", "clients": [{"email": "eve", "id": UUID, "flow": "xtls-rprx-vision"}]});
+    // Not REALITY, which the test's sing-box is built without.
+    let (key, certificate) = certificate(VERSIONS[2]);
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<String>>();
+    let stream = json!({"network": "tcp", "security": "tls", "tlsSettings": {"serverName": "a.example",
+        "certificates": [{"certificate": lines(&certificate), "key": lines(&key)}]}});
+    let file = rig.site.scratch.join("x-ui.db");
+    rusqlite::Connection::open(&file)
+        .unwrap()
+        .execute_batch(&format!(
+            "CREATE TABLE inbounds (id INTEGER, enable INTEGER, port INTEGER, protocol TEXT, settings TEXT,
+                 stream_settings TEXT, tag TEXT);
+             CREATE TABLE client_traffics (id INTEGER, email TEXT, up INTEGER, down INTEGER, enable INTEGER);
+             CREATE TABLE users (id INTEGER, username TEXT, password TEXT);
+             INSERT INTO users VALUES (1, 'panel-admin', 'x');
+             INSERT INTO inbounds VALUES (1, 1, {port}, 'trojan', '{}', '{{}}', 'inbound-{port}');
+             INSERT INTO inbounds VALUES (2, 1, 18443, 'vless', '{nowhere}', '{stream}', 'inbound-18443');
+             INSERT INTO client_traffics VALUES (1, '{name}', 3, 4, 1);",
+            here.to_string().replace('\'', "''")
+        ))
+        .unwrap();
+    file
+}
+
+fn sui_comes_over(rig: &Rig, tag: &str) {
+    let file = rig.site.scratch.join("s-ui.db");
+    rusqlite::Connection::open(&file)
+        .unwrap()
+        .execute_batch(&format!(
+            "CREATE TABLE inbounds (id INTEGER, type TEXT, tag TEXT, tls_id INTEGER, options BLOB);
+             CREATE TABLE clients (id INTEGER, enable INTEGER, name TEXT, config BLOB, inbounds BLOB, volume INTEGER,
+                 expiry INTEGER, up INTEGER, down INTEGER);
+             INSERT INTO inbounds VALUES (1, 'trojan', '{tag}', 0, CAST('{{\"listen_port\": 1}}' AS BLOB));
+             INSERT INTO clients VALUES (1, 1, 'gina', CAST('{{\"trojan\": {{\"password\": \"ginas own\"}}}}' AS BLOB),
+                 CAST('[1]' AS BLOB), 1000, 0, 600, 500);"
+        ))
+        .unwrap();
+    let report = rig.done(&["users", "import", file.to_str().unwrap()]);
+    assert_eq!(report["read_as"]["program"], json!("S-UI"));
+    assert_eq!(report["users"][0]["outcome"], json!("added"), "{report}");
+    rig.until_state("gina", "limited");
+    assert_eq!(rig.show("gina")["total"]["used_bytes"], json!(1100));
+    rig.done(&["users", "set", "gina", "--total-quota", "1GiB"]);
+    wait("gina is in the file", || match rig.config().contains("ginas own") {
+        true => Ok(()),
+        false => Err(rig.config()),
+    });
 }

@@ -227,6 +227,69 @@ async fn packages_are_a_purchase_history() {
     ");
 }
 
+fn report(dry_run: bool, users: &[Imported], said: &[String]) -> users::ImportReport {
+    let (users, not_understood) = (users.to_vec(), said.to_vec());
+    users::ImportReport { dry_run, users, not_understood, ..Default::default() }
+}
+
+#[test]
+fn an_import_of_a_panel_shows_what_sing_box_lacks() {
+    let missing = |tag: &str, snippet| users::ImportMissing {
+        tag: tag.to_owned(),
+        kind: "vless".to_owned(),
+        port: Some(443),
+        snippet,
+    };
+    let report = users::ImportReport {
+        dry_run: true,
+        read_as: Some(users::ReadAs { program: "3x-ui", versions: "1 - 2" }),
+        renamed_inbounds: vec![users::Renamed { from: "in\u{9b}1".to_owned(), to: "trojan-in".to_owned() }],
+        missing_inbounds: vec![
+            missing("a", Some(serde_json::json!({"type": "vless", "tag": "a\u{202e}"}))),
+            missing("b\n", None),
+        ],
+        ..report(true, &[], &[])
+    };
+    insta::assert_snapshot!(users::render_imported(&plain(Lang::En), &report), @r#"
+    A database of 3x-ui, read as versions 1 - 2 write it.
+
+    The panel's inbound in\u{9b}1 is trojan-in here.
+
+    Not in sing-box's configuration, and not written by this command. For sing-box they are, with nobody in them yet (the text has the panel's keys):
+    {
+      "inbounds": [
+        {
+          "type": "vless",
+          "tag": "a\u{202e}"
+        }
+      ]
+    }
+    b\n (vless): to be made by hand, or left out with --inbounds
+    Put them into sing-box's configuration, reload it, and import again; or name other inbounds with --inbounds.
+
+    0 would be added, 0 updated, 0 unchanged, 0 refused. Nothing was done: leave out --dry-run to do it.
+    "#);
+    insta::assert_snapshot!(users::render_imported(&plain(Lang::ZhCn), &report), @r#"
+    这是 3x-ui 的数据库，按 1 - 2 版的写法读取。
+
+    面板的入站 in\u{9b}1 在这里是 trojan-in。
+
+    以下入站不在 sing-box 的配置里，本命令也不会写入。它们在 sing-box 里写作（还没有任何用户；文本里有面板的密钥）：
+    {
+      "inbounds": [
+        {
+          "type": "vless",
+          "tag": "a\u{202e}"
+        }
+      ]
+    }
+    b\n（vless）：需要手工编写，或用 --inbounds 指定别的入站
+    把它们放进 sing-box 的配置，重载后再导入一次；或者用 --inbounds 指定别的入站。
+
+    将添加 0，更新 0，无变化 0，拒绝 0。没有做任何更改：去掉 --dry-run 即可执行。
+    "#);
+}
+
 #[tokio::test]
 async fn an_import_shows_what_needs_a_look_first() {
     let done = |name: &str, outcome, message: Option<&str>| Imported {
@@ -241,7 +304,7 @@ async fn an_import_shows_what_needs_a_look_first() {
         done("carol", ImportOutcome::Updated, Some("her password stays that of the configuration")),
     ];
     let said = vec!["line 7 was left out: quota: \"lots\"".to_owned()];
-    insta::assert_snapshot!(users::render_imported(&plain(Lang::En), &list, &said, false), @r#"
+    insta::assert_snapshot!(users::render_imported(&plain(Lang::En), &report(false, &list, &said)), @r#"
     User   Outcome    Message
     x\ny   refused    name: a name may not hold line breaks
     carol  updated    her password stays that of the configuration
@@ -253,7 +316,7 @@ async fn an_import_shows_what_needs_a_look_first() {
 
     1 added, 1 updated, 1 unchanged, 1 refused.
     "#);
-    insta::assert_snapshot!(users::render_imported(&plain(Lang::ZhCn), &list, &said, true), @r#"
+    insta::assert_snapshot!(users::render_imported(&plain(Lang::ZhCn), &report(true, &list, &said)), @r#"
     用户   结果    说明
     x\ny   已拒绝  name: a name may not hold line breaks
     carol  已更新  her password stays that of the configuration
@@ -266,7 +329,7 @@ async fn an_import_shows_what_needs_a_look_first() {
     将添加 1，更新 1，无变化 1，拒绝 1。没有做任何更改：去掉 --dry-run 即可执行。
     "#);
     list.extend(std::iter::repeat_n(done("more", ImportOutcome::Added, None), 200));
-    let text = users::render_imported(&plain(Lang::En), &list, &[], false);
+    let text = users::render_imported(&plain(Lang::En), &report(false, &list, &[]));
     assert!(text.contains("and 104 more") && text.contains("201 added"), "{text}");
 }
 

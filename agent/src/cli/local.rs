@@ -19,7 +19,10 @@ use boxmeter_web::{
 };
 use jiff::Zoned;
 
-pub use crate::daemon::{Leave, Leaving, Left};
+pub use crate::{
+    daemon::{Leave, Leaving, Left},
+    import::{ForeignInbound, Panel, place as place_users},
+};
 
 use super::{doctor::DoctorArgs, users::Format};
 use crate::{
@@ -201,12 +204,21 @@ fn kind_of_backup(error: &BackupError) -> ErrorKind {
     }
 }
 
-/// Users of another program's file, and what of it was not understood. Times without a zone are of
-/// this machine's.
+/// What another program's file has.
+pub struct ForeignUsers {
+    pub users: Vec<ImportUser>,
+    /// Sentences about what was left out, or taken with a doubt.
+    pub not_understood: Vec<String>,
+    pub panel: Option<Panel>,
+    /// The panel's listeners that users are on.
+    pub inbounds: Vec<ForeignInbound>,
+}
+
+/// Users of another program's file. Times without a zone are of this machine's.
 ///
 /// # Errors
 /// When the file cannot be read, or is not what it should be.
-pub fn read_import(file: &Path, format: Option<Format>) -> Result<(Vec<ImportUser>, Vec<String>)> {
+pub fn read_import(file: &Path, format: Option<Format>) -> Result<ForeignUsers> {
     let now = Zoned::now();
     let format = match format {
         Some(format) => format,
@@ -222,7 +234,12 @@ pub fn read_import(file: &Path, format: Option<Format>) -> Result<(Vec<ImportUse
         }
     };
     let users = imported.users.into_iter().map(|user| import::to_request(user, now.time_zone()));
-    Ok((users.collect(), imported.not_understood))
+    Ok(ForeignUsers {
+        users: users.collect(),
+        not_understood: imported.not_understood,
+        panel: imported.panel,
+        inbounds: imported.inbounds,
+    })
 }
 
 fn text_of(file: &Path) -> Result<Vec<u8>> {

@@ -333,7 +333,7 @@ fn make(
         return Err(bad(BadName::Slash));
     }
     let (user, tag) = (name.to_owned(), inbound.to_owned());
-    let fields = shape.fields(name, "", brought).map_err(|wrong| UserRefused::WrongKey {
+    let fields = shape.fields(name, "", brought.at(inbound)).map_err(|wrong| UserRefused::WrongKey {
         user: user.clone(),
         inbound: tag.clone(),
         bytes: wrong.bytes,
@@ -381,7 +381,7 @@ mod tests {
     }
 
     fn new(password: Option<&str>) -> Want {
-        let brought = Brought { password: password.map(|text| Secret(text.into())), uuid: None };
+        let brought = Brought { password: password.map(|text| Secret(text.into())), ..Brought::default() };
         Want::New { inbounds: Some(vec!["m".into()]), brought }
     }
 

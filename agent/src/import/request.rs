@@ -3,16 +3,26 @@
 use boxmeter_web::api::{
     terms::Overrides,
     time::Time,
-    types::{ImportUsage, ImportUser},
+    types::{ImportLogin, ImportUsage, ImportUser},
 };
 use jiff::tz::TimeZone;
 
-use super::{ImportedStatus, ImportedUser, UsedIn};
+use super::{ImportedCredentials, ImportedStatus, ImportedUser, UsedIn};
 
 /// One user of a request; times are shown in `zone`.
 pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
     let ImportedUser {
-        name, credentials, policy, email, note, status, used, package_bytes, inbounds, ..
+        name,
+        credentials,
+        policy,
+        email,
+        note,
+        status,
+        used,
+        package_bytes,
+        inbounds,
+        logins,
+        ..
     } = user;
     let time = |ms: i64| Time::from_ms(ms, zone);
     ImportUser {
@@ -21,8 +31,10 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
         terms: Overrides {
             quota_bytes: user.quota_bytes,
             total_quota_bytes: user.total_quota_bytes,
+            period: user.period,
             reset_day: user.reset_day,
             max_addresses: user.max_addresses,
+            valid_days: user.valid_days.map(Some),
             ..Overrides::default()
         },
         email,
@@ -36,6 +48,8 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
         },
         password: credentials.password,
         uuid: credentials.uuid,
+        flow: credentials.flow,
+        logins: logins.into_iter().map(|(inbound, login)| (inbound, to_login(login))).collect(),
         created_at: user.created_ms.map(time),
         used: used
             .into_iter()
@@ -51,4 +65,8 @@ pub fn to_request(user: ImportedUser, zone: &TimeZone) -> ImportUser {
             .collect(),
         package_bytes,
     }
+}
+
+fn to_login(login: ImportedCredentials) -> ImportLogin {
+    ImportLogin { password: login.password, uuid: login.uuid, flow: login.flow }
 }

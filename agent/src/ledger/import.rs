@@ -1,5 +1,5 @@
 //! Reading another system's SQLite file: the tutorial's `users`, `traffic_logs` and `monthly_stats`,
-//! and what people made of them. The file is only read, and nothing in it is trusted: it may be of any
+//! and what people made of them; and the panels' databases (`panels`). The file is only read, and nothing in it is trusted: it may be of any
 //! origin, damaged, or made to do harm.
 
 use std::{
@@ -13,8 +13,9 @@ use std::{
 use rusqlite::{Connection, ErrorCode, config::DbConfig, types::ValueRef};
 
 use super::{open, reader::connect};
-use crate::import::{Imported, ImportedStatus, ImportedUsage, ImportedUser, UsedIn};
+use crate::import::{Findings, Imported, ImportedStatus, ImportedUsage, ImportedUser, UsedIn, quoted};
 
+mod panels;
 mod tables;
 mod values;
 
@@ -22,8 +23,6 @@ use tables::{Table, Tables};
 
 /// Users that a file may have.
 pub(super) const USERS_MAX: usize = 100_000;
-/// Sentences about what was not understood; more are counted.
-const FINDINGS_MAX: usize = 200;
 /// How long reading may take, whatever the file's schema makes of it.
 const READING_MAX: Duration = Duration::from_secs(60);
 
@@ -38,13 +37,22 @@ pub enum ImportError {
     Damaged(PathBuf),
     #[error("{0} has no table `users` with a column of names; its tables are: {1}")]
     NoUsers(PathBuf, String),
+    #[error(
+        "{0} is a database of Marzban, which is not read: write its users as CSV or JSON and import that (see moving.md)"
+    )]
+    Marzban(PathBuf),
+    #[error(
+        "{0} is a database of S-UI before 1.2, which is not read: update S-UI first, which changes its tables"
+    )]
+    OldSui(PathBuf),
     #[error("{0} has more than {USERS_MAX} users")]
     TooMany(PathBuf),
     #[error("reading {path} took more than {} s; import a smaller file", READING_MAX.as_secs())]
     TooLong { path: PathBuf },
 }
 
-/// Reads users with credentials, quotas (in GB, which people mean as GiB), status and usage.
+/// Reads users with credentials, quotas (the script's in GB, which people mean as GiB), status and usage.
+/// Whose file it is its tables tell.
 ///
 /// # Errors
 /// See [`ImportError`]; the file is never changed.
@@ -62,11 +70,11 @@ pub fn read_sqlite(path: &Path) -> Result<Imported, ImportError> {
             interrupt.interrupt();
         }
     });
-    let users = read(&connection, path, &mut findings);
+    let imported = read(&connection, path, &mut findings);
     drop(done);
     // It only sleeps; it cannot fail.
     let _ = watchdog.join();
-    Ok(Imported { users: users?, not_understood: findings.finish() })
+    Ok(Imported { not_understood: findings.finish(), ..imported? })
 }
 
 /// A connection that can neither write nor run anything that the file brings along.
@@ -98,11 +106,7 @@ fn connect_foreign(path: &Path, findings: &mut Findings) -> rusqlite::Result<Con
     Ok(connection)
 }
 
-fn read(
-    connection: &Connection,
-    path: &Path,
-    findings: &mut Findings,
-) -> Result<Vec<ImportedUser>, ImportError> {
+fn read(connection: &Connection, path: &Path, findings: &mut Findings) -> Result<Imported, ImportError> {
     let failed = |error: rusqlite::Error| sqlite(path, &error);
     match open::quick_check(connection) {
         Ok(None) => {}
@@ -110,6 +114,27 @@ fn read(
         Err(error) => return Err(failed(error)),
     }
     let tables = Tables::of(connection).map_err(failed)?;
+    match panels::whose(&tables) {
+        Some(panels::Whose::Read(panel)) => {
+            let read = panels::read(connection, &tables, panel, findings).map_err(failed)?;
+            return read.ok_or_else(|| ImportError::TooMany(path.to_owned()));
+        }
+        Some(panels::Whose::Marzban) => return Err(ImportError::Marzban(path.to_owned())),
+        Some(panels::Whose::OldSui) => return Err(ImportError::OldSui(path.to_owned())),
+        None => {}
+    }
+    let users = read_script(connection, path, &tables, findings)?;
+    Ok(Imported { users, ..Imported::default() })
+}
+
+/// The tutorial's script.
+fn read_script(
+    connection: &Connection,
+    path: &Path,
+    tables: &Tables,
+    findings: &mut Findings,
+) -> Result<Vec<ImportedUser>, ImportError> {
+    let failed = |error: rusqlite::Error| sqlite(path, &error);
     let Some(users) = tables.get("users").filter(|table| table.find(NAMES).is_some()) else {
         return Err(ImportError::NoUsers(path.to_owned(), tables.names()));
     };
@@ -117,7 +142,7 @@ fn read(
     let Some(mut people) = read_users(connection, users, findings).map_err(failed)? else {
         return Err(ImportError::TooMany(path.to_owned()));
     };
-    let usage = read_usage(connection, &tables, findings).map_err(failed)?;
+    let usage = read_usage(connection, tables, findings).map_err(failed)?;
     let strangers = usage.keys().any(|name| !people.contains_key(name));
     for (name, usage) in usage {
         if let Some((user, _)) = people.get_mut(&name) {
@@ -345,36 +370,6 @@ fn each_reading(
     Ok(())
 }
 
-/// What was not understood, for people.
-#[derive(Default)]
-pub(super) struct Findings {
-    texts: Vec<String>,
-    more: u64,
-}
-
-impl Findings {
-    fn add(&mut self, text: String) {
-        if self.texts.len() < FINDINGS_MAX {
-            self.texts.push(text);
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        if self.more > 0 {
-            self.texts.push(format!("and {} more", self.more));
-        }
-        self.texts
-    }
-}
-
-/// A text from the file, as it may be shown: short, and nothing that a terminal obeys.
-fn quoted(text: &str) -> String {
-    let short: String = text.chars().take(40).collect();
-    format!("{short:?}")
-}
-
 fn unreadable(path: &Path, error: &std::io::Error) -> ImportError {
     ImportError::Unreadable { path: path.to_owned(), detail: error.to_string() }
 }
@@ -389,5 +384,7 @@ fn sqlite(path: &Path, error: &rusqlite::Error) -> ImportError {
     }
 }
 
+#[cfg(test)]
+mod panel_tests;
 #[cfg(test)]
 mod tests;

@@ -130,6 +130,8 @@ pub struct NewUser {
     pub name: String,
     pub settings: Settings,
     pub admin: AdminState,
+    /// Periods of so many days are counted from it.
+    pub created_ms: i64,
     /// The start of the first account: the beginning of the period.
     pub account_start_ms: i64,
     /// The entries that are to be put in the file, if they are to survive a crash before that.

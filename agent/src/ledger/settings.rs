@@ -73,7 +73,7 @@ fn create_one(
         "INSERT INTO users (id, name, created_ms, file_state, policy_id, overrides, admin_state, admin_since_ms,
                             admin_actor, account_start_ms, account_generation, warned, expires_ms, email, note,
                             state, state_cause, state_since_ms, settings_rev, rev)
-         VALUES (?1, ?2, ?3, 'adding', ?4, ?5, ?6, ?3, ?7, ?8, 0, '[]', ?9, ?10, ?11, 'active', 'none', ?3, ?12, ?12)",
+         VALUES (?1, ?2, ?13, 'adding', ?4, ?5, ?6, ?3, ?7, ?8, 0, '[]', ?9, ?10, ?11, 'active', 'none', ?3, ?12, ?12)",
         params![
             id_bytes(id),
             new.name,
@@ -86,7 +86,8 @@ fn create_one(
             settings.expires_ms,
             settings.email,
             settings.note,
-            rev
+            rev,
+            new.created_ms
         ],
     )?;
     parking::put(transaction, id, &new.entries, ParkedStage::Returning, asked.at_ms, rev)?;

@@ -265,6 +265,9 @@ fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Re
     T::deserialize(Value::Object(fields)).map_err(serde::de::Error::custom)
 }
 
+/// Of vless.
+const FLOWS: [&str; 2] = ["", "xtls-rprx-vision"];
+
 /// Users of one request; who has more sends several.
 pub const IMPORT_USERS_MAX: usize = 2_000;
 
@@ -294,6 +297,13 @@ pub struct ImportUser {
     pub password: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
+    /// Of vless; absent: what the inbound's other users have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
+    /// By inbound, instead of the three above, where the other program had a login for each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logins: BTreeMap<String, ImportLogin>,
+    /// When the user was made there. Periods of so many days are counted from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Time>,
     /// What was used there: the running period's part counts against its quota, all of it against
@@ -303,6 +313,25 @@ pub struct ImportUser {
     /// Bought beyond the quota and not used up.
     #[serde(default)]
     pub package_bytes: u64,
+}
+
+/// What a client logs in with on one inbound.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportLogin {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
+}
+
+/// Credentials reach no log.
+impl fmt::Debug for ImportLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImportLogin").finish_non_exhaustive()
+    }
 }
 
 /// What was used in one calendar month of the other program, or before any month is known.
@@ -369,6 +398,7 @@ impl ImportUser {
     pub fn check(&self, exists: bool) -> Result<(), ApiError> {
         if !exists {
             check_name(&self.name).map_err(|error| ApiError::invalid("name", error))?;
+            self.check_logins()?;
         }
         check_own_terms(&self.terms)?;
         check_email(self.email.as_deref())?;
@@ -380,6 +410,23 @@ impl ImportUser {
             sum = sum.saturating_add(used.upload_bytes).saturating_add(used.download_bytes);
         }
         check_size("used", Some(sum).filter(|sum| *sum > 0))
+    }
+
+    /// sing-box would make something else of an identifier that is no UUID, and would not start with a flow
+    /// that it does not know.
+    fn check_logins(&self) -> Result<(), ApiError> {
+        let own = (None, self.uuid.as_deref(), self.flow.as_deref());
+        let on = self.logins.iter().map(|(tag, it)| (Some(tag), it.uuid.as_deref(), it.flow.as_deref()));
+        for (tag, uuid, flow) in std::iter::once(own).chain(on) {
+            let place = tag.map(|tag| format!(" on {tag}")).unwrap_or_default();
+            if uuid.is_some_and(|uuid| uuid::Uuid::try_parse(uuid).is_err()) {
+                return Err(ApiError::invalid("uuid", format!("the identifier{place} is no UUID")));
+            }
+            if flow.is_some_and(|flow| !FLOWS.contains(&flow)) {
+                return Err(ApiError::invalid("flow", format!("sing-box does not know the flow{place}")));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::import::Format;
 #[cfg(test)]
 pub use self::{
     add::render as render_added,
-    import::render as render_imported,
+    import::{Missing as ImportMissing, ReadAs, Renamed, Report as ImportReport, render as render_imported},
     list::render as render_list,
     show::render as render_one,
     switch::{Switch, render as render_switched},

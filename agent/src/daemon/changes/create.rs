@@ -26,6 +26,8 @@ pub(super) struct ToMake {
     pub new: NewUser,
     pub brought: Brought,
     pub admin: AdminState,
+    /// Elsewhere; `None`: now.
+    pub created_ms: Option<i64>,
 }
 
 impl ToMake {
@@ -65,7 +67,7 @@ impl Answerer {
     ) -> Result<Vec<Result<Made, ApiError>>, ApiError> {
         let mut answers = Answers(users.iter().map(|_| None).collect());
         let policies = self.ledger.policies().await.map_err(refused)?;
-        let drafts = users.iter().map(|user| self.draft(&user.new, user.admin, &policies));
+        let drafts = users.iter().map(|user| self.draft(user, &policies));
         let drafts = answers.good(drafts.enumerate());
         let newcomers = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
         let prepared = self.hands.prepare(newcomers).await?;
@@ -111,19 +113,16 @@ impl Answerer {
         Ok(answers.0.into_iter().flatten().collect())
     }
 
-    fn draft(
-        &self,
-        new: &NewUser,
-        admin: AdminState,
-        policies: &[PolicyRecord],
-    ) -> Result<NewRecord, ApiError> {
+    fn draft(&self, user: &ToMake, policies: &[PolicyRecord]) -> Result<NewRecord, ApiError> {
+        let new = &user.new;
         let policy = named(policies, new.policy.as_deref().unwrap_or(&self.default_policy))?;
         let overrides = to_core(&new.terms)?;
         let terms = policy.terms.with(&overrides);
         super::terms_to_api(&terms).check()?;
         let now_ms = clock::wall_ms();
         let zone = zone_of(&terms, &self.zone);
-        let window = period::window(Rule::of(&terms, now_ms), now_ms, &zone);
+        let created_ms = user.created_ms.unwrap_or(now_ms).clamp(0, now_ms);
+        let window = period::window(Rule::of(&terms, created_ms), now_ms, &zone);
         Ok(NewRecord {
             name: new.name.clone(),
             settings: Settings {
@@ -133,7 +132,8 @@ impl Answerer {
                 email: new.email.clone(),
                 note: new.note.clone(),
             },
-            admin,
+            admin: user.admin,
+            created_ms,
             account_start_ms: window.start_ms,
             entries: Vec::new(),
         })

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use boxmeter_web::{
     api::{
         change::{
-            ImportOutcome, ImportReport, ImportRequest, ImportUsage, ImportUser, Imported, NewUser,
-            UserChange,
+            ImportLogin, ImportOutcome, ImportReport, ImportRequest, ImportUsage, ImportUser, Imported,
+            NewUser, UserChange,
         },
         error::ErrorKind,
         order::Envelope,
@@ -269,13 +269,20 @@ fn to_make(user: &ImportUser) -> ToMake {
         expires_at: user.expires_at,
         inbounds: user.inbounds.clone(),
     };
-    let brought =
-        Brought { password: user.password.clone().map(Secret), uuid: user.uuid.clone().map(Secret) };
+    let on = user.logins.iter().map(|(tag, login)| (tag.clone(), brought(login.clone(), BTreeMap::new())));
+    let login =
+        ImportLogin { password: user.password.clone(), uuid: user.uuid.clone(), flow: user.flow.clone() };
+    let brought = brought(login, on.collect());
     let admin = match user.enabled {
         Some(false) => AdminState::Disabled,
         _ => AdminState::Enabled,
     };
-    ToMake { new, brought, admin }
+    let created_ms = user.created_at.map(|time| time.instant.as_millisecond());
+    ToMake { new, brought, admin, created_ms }
+}
+
+fn brought(login: ImportLogin, on: BTreeMap<String, Brought>) -> Brought {
+    Brought { password: login.password.map(Secret), uuid: login.uuid.map(Secret), flow: login.flow, on }
 }
 
 impl Answerer {

@@ -53,7 +53,7 @@ impl Answerer {
             let credentials = credentials.into_iter().map(credential).collect();
             return Ok(UserAdded { credentials, ..answer });
         }
-        let user = ToMake { new, brought: Brought::default(), admin: AdminState::Enabled };
+        let user = ToMake { new, brought: Brought::default(), admin: AdminState::Enabled, created_ms: None };
         let made = self.create(&envelope, vec![user]).await?.pop();
         let (record, credentials) = made.ok_or_else(|| ApiError::internal("nobody was made"))??;
         let user = self.shown(record.id).await?;

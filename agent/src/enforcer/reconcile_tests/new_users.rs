@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn brought(password: &str) -> Want {
-    let brought = Brought { password: Some(Secret(password.into())), uuid: None };
+    let brought = Brought { password: Some(Secret(password.into())), ..Brought::default() };
     Want::New { inbounds: None, brought }
 }
 
@@ -88,7 +88,7 @@ fn what_was_prepared_is_what_comes_in() {
         "[\r\n\t{\r\n\t\t\"name\": \"a\",\r\n\t\t\"password\": \"1\"\r\n\t}\r\n]",
     ] {
         let text = format!("{{\"inbounds\":[{},{}]}}", trojan("x", users), trojan("y", users));
-        let own = || Brought { password: Some(Secret("p".into())), uuid: None };
+        let own = || Brought { password: Some(Secret("p".into())), ..Brought::default() };
         let tags = Some(vec!["y".to_owned()]);
         let mut at_once = World::one(&text);
         at_once.reach(&wanted(&[("n", Want::New { inbounds: tags.clone(), brought: own() })]));
@@ -113,9 +113,32 @@ fn what_was_prepared_is_what_comes_in() {
     }
     let world =
         World::one(r#"{"inbounds":[{"type":"trojan","tag":"x","users":[{"name":"a","password":"1"}]}]}"#);
-    let twin = Brought { password: Some(Secret("1".into())), uuid: None };
+    let twin = Brought { password: Some(Secret("1".into())), ..Brought::default() };
     let refused = prepare(&world, "n", None, twin);
     assert!(matches!(refused, Err(UserRefused::DuplicateCredential { .. })));
+}
+
+/// Whoever had a login for each inbound elsewhere keeps each; a flow that was brought is not the neighbours'.
+#[test]
+fn logins_of_single_inbounds_are_kept() {
+    let text = r#"{"inbounds":[
+        {"type":"trojan","tag":"t","users":[{"name":"a","password":"1"}]},
+        {"type":"trojan","tag":"u","users":[{"name":"a","password":"1"}]},
+        {"type":"vless","tag":"v","users":[{"name":"a","uuid":"1","flow":"xtls-rprx-vision"}]},
+        {"type":"vless","tag":"w","users":[]}]}"#;
+    let password = |word: &str| Brought { password: Some(Secret(word.into())), ..Brought::default() };
+    let uuid = || Some(Secret("b831381d-6324-4d53-ad4f-8cda48b30811".into()));
+    let vless = |flow: &str| Brought { uuid: uuid(), flow: Some(flow.to_owned()), ..Brought::default() };
+    let on = [("u", password("own")), ("v", vless("")), ("w", vless("xtls-rprx-vision"))];
+    let on = on.map(|(tag, brought)| (tag.to_owned(), brought)).into_iter().collect();
+    let made = prepare(&World::one(text), "n", None, Brought { on, ..password("everywhere") }).unwrap();
+    let fields: Vec<Vec<&str>> = made
+        .credentials
+        .iter()
+        .map(|it| it.fields[1..].iter().map(|(_, value)| &**value).collect())
+        .collect();
+    let uuid = uuid().unwrap().0;
+    assert_eq!(fields, [vec!["everywhere"], vec!["own"], vec![&*uuid], vec![&*uuid, "xtls-rprx-vision"]]);
 }
 
 /// Many are prepared and come in together as they would one after the other; who cannot, on any of its
@@ -131,7 +154,7 @@ fn many_are_made_at_once_each_wholly_or_not() {
     let newcomer = |name: &str, inbounds: Option<&[&str]>, password: Option<&str>| Newcomer {
         name: name.to_owned(),
         inbounds: inbounds.map(|tags| tags.iter().map(|tag| (*tag).to_owned()).collect()),
-        brought: Brought { password: password.map(|text| Secret(text.into())), uuid: None },
+        brought: Brought { password: password.map(|text| Secret(text.into())), ..Brought::default() },
     };
     let only = Some(&["t"][..]);
     let mut newcomers: Vec<Newcomer> =

@@ -1,7 +1,7 @@
 //! Entries of `users`: which names and credentials are good, what a new one has for each inbound type,
 //! and how it is written like its neighbours. Pure but for random numbers.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use boxmeter_web::api::names::{self, NameError};
@@ -48,6 +48,17 @@ pub fn check_name(name: &str, kind: &str) -> Result<(), BadName> {
 pub struct Brought {
     pub password: Option<Secret>,
     pub uuid: Option<Secret>,
+    /// Of vless; `None`: what the neighbours have.
+    pub flow: Option<String>,
+    /// By tag, instead of the others, where there is a login of its own for an inbound.
+    pub on: BTreeMap<String, Brought>,
+}
+
+impl Brought {
+    /// What is for this inbound.
+    pub fn at(&self, inbound: &str) -> &Brought {
+        self.on.get(inbound).unwrap_or(self)
+    }
 }
 
 /// Options of an entry and their values, as in the file: `name`, `password`, `uuid`, `flow`, …

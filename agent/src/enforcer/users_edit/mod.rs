@@ -12,10 +12,9 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, Fields, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, Shape, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
-pub(super) use entry::Shape;
 pub(super) use known::Known;
 pub(super) use list::List;
 
@@ -271,7 +270,12 @@ impl Place<'_> {
         let (user, inbound) = (name.to_owned(), self.tag.clone());
         check_name(name, &self.shape.kind).map_err(|why| UserRefused::Name { name: user.clone(), why })?;
         let users = || list.items.iter().filter(|item| item.name != LOCKED_USER).map(|item| &*item.text);
-        let flow = if self.shape.kind == "vless" { entry::usual_flow(users()) } else { String::new() };
+        let brought = brought.at(&self.tag);
+        let flow = match &brought.flow {
+            _ if self.shape.kind != "vless" => String::new(),
+            Some(flow) => flow.clone(),
+            None => entry::usual_flow(users()),
+        };
         let fields = self.shape.fields(name, &flow, brought).map_err(|wrong| UserRefused::WrongKey {
             user: user.clone(),
             inbound: inbound.clone(),

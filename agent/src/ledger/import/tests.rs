@@ -16,7 +16,7 @@ const TUTORIAL: &str = "
     CREATE TABLE monthly_stats (username TEXT NOT NULL, month TEXT NOT NULL, upload_bytes INTEGER DEFAULT 0,
         download_bytes INTEGER DEFAULT 0, PRIMARY KEY (username, month));";
 
-fn file(sql: &str) -> (tempfile::TempDir, PathBuf) {
+pub(super) fn file(sql: &str) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("traffic.db");
     let connection = Connection::open(&path).unwrap();
@@ -35,7 +35,7 @@ fn imported(sql: &str) -> Imported {
 }
 
 fn password(word: &str) -> ImportedCredentials {
-    ImportedCredentials { password: Some(word.to_owned()), uuid: None }
+    ImportedCredentials { password: Some(word.to_owned()), ..ImportedCredentials::default() }
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_tutorials_file_comes_over() {
             ('zoe', 4, 8, '2026-10-31 23:59:59'), ('zoe', 10, 0, '2026-11-02 00:00:00'),
             ('ghost', 1, 1, '2026-11-02 00:00:00');"
     );
-    let Imported { users, not_understood } = imported(&sql);
+    let Imported { users, not_understood, .. } = imported(&sql);
     let zoe = ImportedUser {
         name: "zoe".to_owned(),
         credentials: password("pw-zoe"),
@@ -103,7 +103,7 @@ fn what_people_added_comes_over_or_is_told() {
         INSERT INTO users VALUES (4, 'a', 'p4', NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, NULL, NULL);
         INSERT INTO users VALUES (5, NULL, 'p5', NULL, NULL, NULL, NULL, NULL, 1, NULL, NULL, NULL, NULL);
         CREATE TABLE purchase_history (username TEXT, package_gb INTEGER);";
-    let Imported { users, not_understood } = imported(sql);
+    let Imported { users, not_understood, .. } = imported(sql);
     let a = &users[0];
     assert_eq!((a.quota_bytes, a.package_bytes), (Some(Some(3 * GIB / 2)), 4096));
     assert_eq!((a.policy.as_deref(), a.reset_day, a.note.as_deref()), (Some("basic"), Some(7), Some("n")));
@@ -138,7 +138,7 @@ fn a_counter_that_was_added_again_and_again_is_told() {
          INSERT INTO traffic_logs (username, upload_bytes, download_bytes) VALUES {}",
         rows.join(",")
     );
-    let Imported { users, not_understood } = imported(&sql);
+    let Imported { users, not_understood, .. } = imported(&sql);
     assert_eq!(users[0].used.len(), 1, "the log's own month, where there are no statistics");
     assert_eq!(users[0].used[0].upload_bytes, 21);
     assert!(not_understood[0].contains("231 bytes were taken over, 66 may be true"), "{not_understood:?}");
@@ -164,7 +164,7 @@ fn views_and_triggers_of_a_hostile_file_do_not_run() {
          ALTER TABLE users ADD COLUMN \"x\"\", (SELECT 1) --\" TEXT;
          INSERT INTO users (username, password) VALUES ('a' || char(27) || '[31m', 'p');"
     );
-    let Imported { users, not_understood } = imported(&odd);
+    let Imported { users, not_understood, .. } = imported(&odd);
     assert_eq!(users[0].name, "a\u{1b}[31m", "whoever adds users refuses it");
     assert!(not_understood.iter().all(|text| !text.contains('\u{1b}')), "{not_understood:?}");
 }

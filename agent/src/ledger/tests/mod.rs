@@ -186,6 +186,7 @@ fn new_user(rig: &Rig, name: &str) -> NewUser {
         name: name.to_owned(),
         settings: settings(rig),
         admin: AdminState::Enabled,
+        created_ms: start_ms(),
         account_start_ms: start_ms(),
         entries: vec![],
     }
