@@ -10,6 +10,8 @@ mod change_tests;
 mod completions;
 mod context;
 mod detach;
+#[cfg(test)]
+mod docs_tests;
 mod doctor;
 mod events;
 mod export;
