@@ -27,6 +27,8 @@ pub mod notify;
 #[cfg(test)]
 mod packaged;
 mod panel;
+#[cfg(test)]
+mod reference;
 mod values;
 
 /// Read when no file is named and it exists.

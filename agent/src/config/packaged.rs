@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Config;
 
-const TEXT: &str = include_str!("../../../dist/config.toml");
+pub const TEXT: &str = include_str!("../../../dist/config.toml");
 
 /// Takes the `#` away where a key follows at once; other comments have a space there.
 fn uncommented() -> String {
@@ -15,7 +15,7 @@ fn uncommented() -> String {
     TEXT.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn keys(table: &toml::Table, before: &str, found: &mut Vec<String>) {
+pub fn keys(table: &toml::Table, before: &str, found: &mut Vec<String>) {
     for (key, value) in table {
         let name = format!("{before}{key}");
         match value.as_table() {
