@@ -52,12 +52,36 @@ put() {
     echo "  $PREFIX/bin/boxmeter panel password"
 }
 
+# Runs detach without asking; that there is nothing to do is no failure.
+detach() {
+    if said=$("$PREFIX/bin/boxmeter" --lang en detach --yes 2>&1); then
+        echo "$said"
+        return 0
+    fi
+    case "$said" in
+        *"nothing is attached"*) return 0 ;;
+    esac
+    echo "$said" >&2
+    return 1
+}
+
+# Takes boxmeter out of the kernel and what it added out of sing-box's files. Asks where a limit stops holding or
+# somebody is out; with YES=1 it does not, and puts those users back.
+leave() {
+    would=$("$PREFIX/bin/boxmeter" --json detach --dry-run) || return 1
+    would=$(printf '%s' "$would" | tr -d ' \n')
+    case "$would" in
+        *'"attached":false'*'"ledger":false'*) return 0 ;;
+        *'"attached":false'*'"out":[]'*) detach ;;
+        *) "$PREFIX/bin/boxmeter" detach ${YES:+--yes} ;;
+    esac
+}
+
 drop() {
     if managed; then
         systemctl disable --now boxmeter-panel.service boxmeter.service || true
     fi
-    # Asks; with YES=1 it does not, and puts users back who are out of sing-box's files.
-    "$PREFIX/bin/boxmeter" detach ${YES:+--yes} || [ -n "$FORCE" ] \
+    leave || [ -n "$FORCE" ] \
         || die "boxmeter could not be taken out in order; FORCE=1 removes its files all the same"
     rm -f "$PREFIX/bin/boxmeter" "$UNITS/boxmeter.service" "$UNITS/boxmeter-panel.service" \
         /etc/sysusers.d/boxmeter.conf

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Tries boxmeter's package in a clean Debian root where no service runs. Prints as `cargo test` does.
 export DEBIAN_FRONTEND=noninteractive
+# What is printed whether a test passes or not.
+exec 3>&1
 passed=0
 failed=0
 STATE=/var/lib/boxmeter
@@ -92,7 +94,11 @@ units_are_locked_down() {
     for limit in boxmeter:35 boxmeter-panel:15; do
         unit=${limit%:*}.service
         systemd-analyze security --offline=true --no-pager --threshold="${limit#*:}" \
-            "/lib/systemd/system/$unit" || exit 1
+            "/lib/systemd/system/$unit" > /tmp/rated || {
+            cat /tmp/rated
+            exit 1
+        }
+        must grep 'Overall exposure level' /tmp/rated >&3
     done
 }
 
@@ -223,7 +229,19 @@ the_tarball_installs_and_leaves() {
     echo '# mine' >> "$CONFIG"
     must sh /tmp/tarball/*/install.sh
     must grep -q '# mine' "$CONFIG"
-    YES=1 FORCE=1 must sh /tmp/tarball/*/install.sh --uninstall
+    # A ledger that cannot be read keeps it from leaving in order.
+    mkdir -p "$STATE"
+    echo "no ledger" > "$STATE/ledger.db"
+    mustnt sh /tmp/tarball/*/install.sh --uninstall < /dev/null 2> /tmp/said
+    must grep -q FORCE=1 /tmp/said
+    must /usr/local/bin/boxmeter --version
+    FORCE=1 must sh /tmp/tarball/*/install.sh --uninstall < /dev/null
+    mustnt test -e /usr/local/bin/boxmeter
+    rm -r "$STATE"
+    # Where nothing is attached there is nothing to ask and nothing in the way.
+    must sh /tmp/tarball/*/install.sh
+    must sh /tmp/tarball/*/install.sh --uninstall < /dev/null
+    mustnt test -e /usr/local/bin/boxmeter
     must grep -q '# mine' "$CONFIG"
     rm -r /etc/boxmeter
     userdel boxmeter-panel
