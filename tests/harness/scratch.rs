@@ -35,6 +35,16 @@ impl Scratch {
             .unwrap_or_else(|error| panic!("mount {kind}: {error}"));
         folder
     }
+
+    /// A file of the machine with a line more, and without those that begin with `without`.
+    pub fn instead(&self, path: &str, without: &str, line: &str) {
+        let own = self.join(Path::new(path).file_name().and_then(|it| it.to_str()).unwrap());
+        let text = std::fs::read_to_string(path).unwrap();
+        let kept: String =
+            text.lines().filter(|it| !it.starts_with(without)).map(|it| format!("{it}\n")).collect();
+        std::fs::write(&own, format!("{kept}{line}\n")).unwrap();
+        mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
 }
 
 impl Default for Scratch {

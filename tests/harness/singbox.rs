@@ -13,7 +13,7 @@ use crate::wait;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +31,8 @@ pub type Dropped = BTreeMap<String, u32>;
 const FIRST_PORT: u16 = 21_000;
 /// The client's SOCKS ports count from here.
 const FIRST_SOCKS: u16 = 31_000;
+/// Of [`Site::public_target`].
+const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// Where sing-box tells who owns connections.
 const API_PORT: u16 = 20_999;
 /// A TLS server of the client's own, which shadowtls borrows the handshake of.
@@ -163,6 +165,25 @@ impl Site {
     /// Ends the clients' process: no byte is on its way after that.
     pub fn stop_client(&mut self) {
         self.client = None;
+    }
+
+    /// A client that runs with a subscription's configuration exactly as it came.
+    pub fn start_imported(&self, file: &Path) -> (Process, Proxy) {
+        let config: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let inbounds = config["inbounds"].as_array().unwrap();
+        let mixed = inbounds.iter().find(|it| it["type"] == "mixed").unwrap();
+        let address = (Ipv4Addr::LOCALHOST, u16::try_from(mixed["listen_port"].as_u64().unwrap()).unwrap()).into();
+        let mut command = Command::new(binary(self.version));
+        command.arg("--disable-color").arg("run").arg("-c").arg(file);
+        let mut process = Process::start(&mut command, &self.outside, &file.with_extension("log"));
+        wait_for(&self.outside, address, &mut process);
+        (process, Proxy { netns: self.outside.clone(), address, padded: false })
+    }
+
+    /// A target at an address that no client takes for one of its own network.
+    pub fn public_target(&self) -> Target {
+        self.inside.ip(&["addr", "add", &format!("{PUBLIC}/32"), "dev", "lo"]);
+        target::serve_at(&self.inside, PUBLIC)
     }
 
     /// Drives all users, a few at a time; nobody may fail.

@@ -8,8 +8,11 @@
 
 mod attacks;
 mod bench;
+mod handover;
 mod life;
 mod metrics;
+#[path = "../../web/src/share/qr_reader.rs"]
+mod qr_reader;
 mod rig;
 mod schema;
 mod signing_in;

@@ -5,16 +5,15 @@ use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::{Case, named};
 use boxmeter_tests::netns::Netns;
 use boxmeter_tests::process::Process;
+use boxmeter_tests::scratch::Scratch;
 use boxmeter_tests::singbox::{Site, VERSIONS};
 use boxmeter_tests::{boxmeter, wait};
 use boxmeter_web::access;
-use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ impl Rig {
 
     fn at(site: Site, lines: &str) -> Rig {
         std::fs::set_permissions(site.scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        with_panel_user(&site);
+        with_panel_user(&site.scratch);
         let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
         let file = site.scratch.join("boxmeter.toml");
         let mut text = std::fs::read_to_string(&file).unwrap();
@@ -169,25 +168,10 @@ fn connect() -> std::io::Result<TcpStream> {
 }
 
 /// The panel's user, in a list of users that only this test and what it starts see.
-fn with_panel_user(site: &Site) {
-    let lists = [
-        (
-            "/etc/passwd",
-            format!("boxmeter-panel:x:{PANEL_UID}:{PANEL_UID}::/nonexistent:/usr/sbin/nologin\n"),
-        ),
-        ("/etc/group", format!("boxmeter-panel:x:{PANEL_UID}:\n")),
-    ];
-    for (path, line) in lists {
-        let own = site.scratch.join(Path::new(path).file_name().unwrap().to_str().unwrap());
-        let text = std::fs::read_to_string(path).unwrap();
-        let kept: String = text
-            .lines()
-            .filter(|it| !it.starts_with("boxmeter-panel:"))
-            .map(|it| format!("{it}\n"))
-            .collect();
-        std::fs::write(&own, kept + &line).unwrap();
-        mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    }
+pub fn with_panel_user(scratch: &Scratch) {
+    let user = format!("boxmeter-panel:x:{PANEL_UID}:{PANEL_UID}::/nonexistent:/usr/sbin/nologin");
+    scratch.instead("/etc/passwd", "boxmeter-panel:", &user);
+    scratch.instead("/etc/group", "boxmeter-panel:", &format!("boxmeter-panel:x:{PANEL_UID}:"));
 }
 
 /// A request that is being written.

@@ -7,8 +7,7 @@ use boxmeter_tests::cases::{Case, Tls};
 use boxmeter_tests::process::Process;
 use boxmeter_tests::singbox::{SERVER, Site, binary};
 use boxmeter_tests::socks::Proxy;
-use boxmeter_tests::target::{self, Target};
-use boxmeter_tests::wait;
+use boxmeter_tests::target::Target;
 use boxmeter_web::api::client::Client;
 use boxmeter_web::api::order::{Actor, Envelope, Origin};
 use boxmeter_web::api::sharing::{InboundSharing, SharingChange, UserCredentials};
@@ -16,16 +15,12 @@ use boxmeter_web::backend::{ApiError, Backend};
 use boxmeter_web::panel::public;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tower::ServiceExt;
-
-/// An address that no client takes for one of its own network.
-const PLACE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
 /// The last is dropped last: processes need the site's folder.
 pub struct Rig {
@@ -53,8 +48,7 @@ impl Rig {
     /// Clients are told the server's first address, and that its certificates are its own.
     pub fn new(version: &'static str, cases: &[Case]) -> Rig {
         let site = Site::new(version, cases);
-        site.inside.ip(&["addr", "add", &format!("{PLACE}/32"), "dev", "lo"]);
-        let target = target::serve_at(&site.inside, PLACE);
+        let target = site.public_target();
         let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
         agent.start();
         let client = Client::new(site.scratch.join("boxmeter.sock"));
@@ -123,20 +117,6 @@ impl Rig {
 
     /// A client that runs with the file.
     pub fn start(&self, file: &Path) -> (Process, Proxy) {
-        let config: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-        let inbounds = config["inbounds"].as_array().unwrap();
-        let mixed = inbounds.iter().find(|it| it["type"] == "mixed").unwrap();
-        let port = u16::try_from(mixed["listen_port"].as_u64().unwrap()).unwrap();
-        let mut command = Command::new(binary(self.site.version));
-        command.arg("--disable-color").arg("run").arg("-c").arg(file);
-        let mut process = Process::start(&mut command, &self.site.outside, &file.with_extension("log"));
-        let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
-        wait("the imported client listens", || {
-            if let Some(status) = process.ended() {
-                panic!("sing-box ended with {status}:\n{}", process.log());
-            }
-            self.site.outside.run(|| TcpStream::connect(address)).map(drop).map_err(|_| process.log())
-        });
-        (process, Proxy { netns: self.site.outside.clone(), address, padded: false })
+        self.site.start_imported(file)
     }
 }

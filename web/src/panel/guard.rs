@@ -100,7 +100,9 @@ impl Guard {
 pub async fn outermost(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|it| it.to_str().ok()).unwrap_or_default();
     let secure = guard.options.secure_at(request.headers());
-    let mut response = if guard.options.knows_host(host) {
+    let below = request.uri().path().strip_prefix(&*guard.options.base_path).unwrap_or_default();
+    // Pages of users have no cookie that another name could be a way to; their secret is in the address.
+    let mut response = if super::public::has(below) || guard.options.knows_host(host) {
         let visitor = guard.visitor(&request);
         request.extensions_mut().insert(super::public::Visitor(visitor.from));
         request.extensions_mut().insert(visitor);

@@ -199,7 +199,20 @@ pub const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use jiff::Zoned;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::{
+        demo::Demo,
+        panel::{
+            app,
+            front::{Front, MadeUp},
+            public_app,
+        },
+    };
 
     fn options() -> Options {
         Options {
@@ -267,37 +280,62 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_users_page_is_where_a_phone_finds_it() {
-        let page = |options: &Options, host: &str, server: Option<&str>| {
+    /// Whether the panel and its public listener answer a page at the address that was handed over. What they
+    /// refuse for its name is the one answer that no phone may get.
+    async fn answered(options: &Options, url: &str) -> bool {
+        let front: Arc<dyn Front> = Arc::new(MadeUp(Arc::new(Demo::new(Zoned::now()))));
+        let uri: http::Uri = url.parse().unwrap();
+        let mut statuses = Vec::new();
+        for app in [app(Arc::clone(&front), options.clone()), public_app(front, options.clone())] {
+            let request = http::Request::get(uri.path()).header(header::HOST, uri.authority().unwrap().as_str());
+            let answer = app.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+            statuses.push(answer.status());
+        }
+        // Nobody has the secret `x`: a page that says so, and not the panel's own.
+        statuses.iter().all(|it| *it == http::StatusCode::NOT_FOUND)
+    }
+
+    #[tokio::test]
+    async fn a_users_page_is_where_a_phone_finds_it() {
+        let page = async |options: &Options, host: &str, server: Option<&str>| {
             let headers = [(header::HOST, host.parse().unwrap())].into_iter().collect();
-            options.page_of("/s/x", &headers, server)
+            // A proxy takes the path of `public_url` away, or leaves it for `base_path`.
+            let (url, reach) = options.page_of("/s/x", &headers, server);
+            assert!(answered(options, &url.replace("example/box/", "example/")).await, "{url}");
+            (url, reach)
         };
         let everywhere = |url: &str| (url.to_owned(), Reach::Everywhere);
         let local = Options::default();
-        assert_eq!(page(&local, "127.0.0.1:8790", Some("203.0.113.7")).1, Reach::Machine);
-        assert_eq!(page(&local, "203.0.113.7:8790", None), everywhere("http://203.0.113.7:8790/s/x"));
+        assert_eq!(page(&local, "127.0.0.1:8790", Some("203.0.113.7")).await.1, Reach::Machine);
+        assert_eq!(
+            page(&local, "203.0.113.7:8790", None).await,
+            everywhere("http://203.0.113.7:8790/s/x")
+        );
         let said = Options { public_url: "https://panel.example/box/".to_owned(), ..Options::default() };
-        assert_eq!(page(&said, "127.0.0.1:8790", None), everywhere("https://panel.example/box/s/x"));
+        assert_eq!(page(&said, "127.0.0.1:8790", None).await, everywhere("https://panel.example/box/s/x"));
         let loopback = Options { public_url: "http://localhost:8790".to_owned(), ..Options::default() };
-        assert_eq!(page(&loopback, "203.0.113.7", None).1, Reach::Machine);
+        assert_eq!(page(&loopback, "203.0.113.7", None).await.1, Reach::Machine);
         let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
         let public = Options { public_listen: any(8443), tls: true, ..Options::default() };
         assert_eq!(
-            page(&public, "localhost", Some("2001:db8::7")),
+            page(&public, "localhost", Some("2001:db8::7")).await,
             everywhere("https://[2001:db8::7]:8443/s/x")
         );
-        assert_eq!(page(&public, "localhost", None).1, Reach::Machine, "nobody knows where the machine is");
+        assert_eq!(
+            page(&public, "localhost", Some("server.example")).await,
+            everywhere("https://server.example:8443/s/x")
+        );
+        assert_eq!(page(&public, "localhost", None).await.1, Reach::Machine, "nobody knows where the machine is");
         let own = Options { public_listen: Some("198.51.100.4:80".parse().unwrap()), ..Options::default() };
-        assert_eq!(page(&own, "localhost", None), everywhere("http://198.51.100.4:80/s/x"));
+        assert_eq!(page(&own, "localhost", None).await, everywhere("http://198.51.100.4:80/s/x"));
         // By a tunnel to a panel that listens everywhere.
         let open = Options { listen: any(8790), base_path: "/box".to_owned(), ..Options::default() };
         assert_eq!(
-            page(&open, "127.0.0.1:1", Some("a.example")),
+            page(&open, "127.0.0.1:1", Some("a.example")).await,
             everywhere("http://a.example:8790/box/s/x")
         );
         assert_eq!(
-            page(&open, "203.0.113.7:99", Some("a.example")),
+            page(&open, "203.0.113.7:99", Some("a.example")).await,
             everywhere("http://203.0.113.7:99/box/s/x")
         );
     }

@@ -243,6 +243,11 @@ async fn names_that_are_not_ours_are_refused() {
     let rebound = browser.send(Request::get("/users").header(header::HOST, "evil.example:8790"), "").await;
     assert_eq!(rebound.status, StatusCode::MISDIRECTED_REQUEST);
     assert!(!rebound.body.contains("demo-alice"));
+    // Users' own pages have no cookie, and may be found by whatever name leads here; nothing else beside them.
+    for (path, status) in [("/s/x", 404), ("/s/-/public.css", 200), ("/s/x/users", 421), ("/s", 421), ("//s/x", 421)] {
+        let answer = browser.send(Request::get(path).header(header::HOST, "server.example:8443"), "").await;
+        assert_eq!(answer.status.as_u16(), status, "{path}");
+    }
     let options = Options { public_url: "https://panel.example/box".to_owned(), ..Options::default() };
     let browser = Browser::new(options);
     let known = browser.send(Request::get("/sign-in").header(header::HOST, "panel.example"), "").await;

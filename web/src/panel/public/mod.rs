@@ -38,6 +38,9 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base
 /// Secrets are 43 characters; longer ones are not looked for.
 const TOKEN_BYTES_MAX: usize = 100;
 
+/// The style of the pages, below `/s/`.
+const STYLE: &str = "-/public.css";
+
 /// Where a request came from, as the listener knows it: the peer, or what a trusted proxy says.
 #[derive(Clone, Copy, Debug)]
 pub struct Visitor(pub IpAddr);
@@ -61,12 +64,17 @@ struct Public {
 
 type Shared = Arc<Public>;
 
+/// Whether a path, without the base, is one of [`router`]'s.
+pub fn has(path: &str) -> bool {
+    path.strip_prefix("/s/").is_some_and(|rest| rest == STYLE || !rest.contains('/'))
+}
+
 /// The routes below `/s/`. Requests carry a [`Visitor`]; those without are limited together.
 pub fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     let public = Arc::new(Public { backend, options, limit: Limit::default() });
     Router::new()
         .route("/s/{token}", get(subscription))
-        .route("/s/-/public.css", get(style))
+        .route(&format!("/s/{STYLE}"), get(style))
         .with_state(public)
 }
 
