@@ -103,9 +103,10 @@ async fn process(config: &Config, options: Options) -> anyhow::Result<()> {
     let mut servers = tokio::task::JoinSet::new();
     let end = serve::Ending::default();
     let url = address(config, &main)?;
-    servers.spawn(serve::serve(main, main_app, tls.clone(), serve::Places::new(), end.clone()));
+    let places = || anyhow::Ok(serve::Places::new(settings.proxies().map_err(anyhow::Error::msg)?));
+    servers.spawn(serve::serve(main, main_app, tls.clone(), places()?, end.clone()));
     if let Some(public) = public {
-        servers.spawn(serve::serve(public, public_app, tls.clone(), serve::Places::new(), end.clone()));
+        servers.spawn(serve::serve(public, public_app, tls.clone(), places()?, end.clone()));
     }
     if let Some(tls) = tls {
         tokio::spawn(tls.reload_when_changed());

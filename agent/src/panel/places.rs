@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum_server::accept::Accept;
+use boxmeter_web::panel::options::Network;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,7 +23,7 @@ use tokio::{
 
 /// Connections at a time, of a listener: each page has one that stays open.
 pub const CONNECTIONS_MAX: usize = 512;
-/// Of one address. A reverse proxy on this machine has them all.
+/// Of one address. A reverse proxy, on this machine or trusted, has them all: everybody comes from there.
 pub const ADDRESS_MAX: usize = 64;
 /// A client that takes nothing of its answer for so long, or is gone without a word, loses its place.
 const UNREAD_MAX_MS: u32 = 60_000;
@@ -35,6 +36,8 @@ pub struct Places(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    /// Whose word about their visitors counts.
+    proxies: Vec<Network>,
     taken: Mutex<Taken>,
     refused: AtomicU64,
 }
@@ -60,14 +63,17 @@ struct Place {
 }
 
 impl Places {
-    pub fn new() -> Self {
-        Self::default()
+    /// `proxies`: those of `trusted_proxies`.
+    pub fn new(proxies: Vec<Network>) -> Self {
+        Places(Arc::new(Inner { proxies, ..Inner::default() }))
     }
 
-    fn take(&self, address: IpAddr) -> Option<Place> {
+    fn take(&self, peer: IpAddr) -> Option<Place> {
+        let proxy = peer.is_loopback() || self.0.proxies.iter().any(|it| it.contains(peer));
+        let address = network(peer);
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.by_address.get(&address).copied().unwrap_or(0);
-        let full = taken.all >= CONNECTIONS_MAX || (own >= ADDRESS_MAX && !address.is_loopback());
+        let full = taken.all >= CONNECTIONS_MAX || (own >= ADDRESS_MAX && !proxy);
         if full {
             drop(taken);
             let before = self.0.refused.fetch_add(1, Ordering::Relaxed);
@@ -111,7 +117,7 @@ impl<S> Accept<TcpStream, S> for Places {
         let seated = stream.peer_addr().and_then(|peer| {
             stream.set_nodelay(true)?;
             setsockopt(&stream, sockopt::TcpUserTimeout, &UNREAD_MAX_MS)?;
-            let place = self.take(network(peer.ip().to_canonical()));
+            let place = self.take(peer.ip().to_canonical());
             let place = place.ok_or_else(|| io::Error::other("there is no place for it"))?;
             Ok((Seated { stream, _place: place }, service))
         });
@@ -161,7 +167,7 @@ mod tests {
 
     #[test]
     fn one_address_does_not_take_every_place() {
-        let places = Places::new();
+        let places = Places::new(Vec::new());
         let [a, b]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
         let mut taken: Vec<Place> = (0..ADDRESS_MAX).map_while(|_| places.take(a)).collect();
         assert_eq!(taken.len(), ADDRESS_MAX);
@@ -171,9 +177,26 @@ mod tests {
         assert!(places.take(a).is_some(), "one went");
     }
 
+    /// Else everybody who comes by a proxy would share the places of one address.
+    #[test]
+    fn a_trusted_proxy_has_them_all_wherever_it_is() {
+        let proxies = ["10.0.0.0/8", "2001:db8::9"].map(|it| it.parse().unwrap());
+        for (peer, most) in [
+            ("10.1.2.3", CONNECTIONS_MAX),
+            ("2001:db8::9", CONNECTIONS_MAX),
+            ("11.1.2.3", ADDRESS_MAX),
+            // A neighbour of the proxy's.
+            ("2001:db8::a", ADDRESS_MAX),
+        ] {
+            let (places, peer) = (Places::new(proxies.to_vec()), peer.parse().unwrap());
+            let taken: Vec<Place> = std::iter::from_fn(|| places.take(peer)).collect();
+            assert_eq!(taken.len(), most, "{peer}");
+        }
+    }
+
     #[test]
     fn places_come_back_and_have_an_end() {
-        let places = Places::new();
+        let places = Places::new(Vec::new());
         let proxy: IpAddr = "127.0.0.1".parse().unwrap();
         let taken: Vec<Place> = (0..CONNECTIONS_MAX).map_while(|_| places.take(proxy)).collect();
         assert_eq!(taken.len(), CONNECTIONS_MAX);
