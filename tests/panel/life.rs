@@ -1,19 +1,57 @@
 //! The process: what it may do, what it tells when it starts, and how it lives without the agent.
 
-use crate::rig::{ALICE, PANEL_UID, Rig};
-use boxmeter_tests::{needs_machine, wait};
+use crate::rig::{ALICE, PANEL_UID, Rig, with_panel_user};
+use boxmeter_tests::netns::Netns;
+use boxmeter_tests::process::Process;
+use boxmeter_tests::scratch::Scratch;
+use boxmeter_tests::{boxmeter, needs_machine, wait};
 use nix::sys::signal::Signal;
 use serde_json::json;
+use std::process::Command;
+
+/// A field of `/proc/PID/status`.
+fn status(pid: u32, name: &str) -> Vec<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+    line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whoever tries the demonstration as root gets a web server that is not.
+#[test]
+fn the_demonstration_has_no_rights_either() {
+    needs_machine!();
+    let (scratch, netns) = (Scratch::new(), Netns::new());
+    let demo = |log: &str| {
+        let mut command = Command::new(boxmeter());
+        command.args(["--config", "/dev/null", "--lang", "en", "panel", "--demo", "--listen", "127.0.0.1:0"]);
+        let process = Process::start(&mut command, &netns, &scratch.join(log));
+        wait("it serves", || {
+            let log = process.log();
+            if log.contains("Made-up data") { Ok(()) } else { Err(log) }
+        });
+        process
+    };
+    let known = nix::unistd::User::from_name("boxmeter-panel").unwrap();
+    let nobody = known.map_or(65_534, |it| it.uid.as_raw());
+    let without = demo("nobody.log");
+    with_panel_user(&scratch);
+    let with = demo("user.log");
+    for (process, uid) in [(&without, nobody), (&with, PANEL_UID)] {
+        let pid = process.pid();
+        assert_eq!(status(pid, "Uid"), vec![uid.to_string(); 4]);
+        assert_eq!(status(pid, "Groups"), Vec::<String>::new());
+        for rights in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+            assert_eq!(status(pid, rights), ["0000000000000000"], "{rights}");
+        }
+        assert_eq!(status(pid, "NoNewPrivs"), ["1"]);
+    }
+}
 
 #[test]
 fn the_panel_has_no_rights_and_tells_the_first_password_once() {
     needs_machine!();
     let mut rig = Rig::new();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.pid())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
-        line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let field = |name: &str| status(rig.pid(), name);
     assert_eq!(field("Uid"), vec![PANEL_UID.to_string(); 4]);
     assert_eq!(field("Gid"), vec![PANEL_UID.to_string(); 4]);
     assert_eq!(field("Groups"), Vec::<String>::new());

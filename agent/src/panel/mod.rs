@@ -87,7 +87,7 @@ async fn process(config: &Config, options: Options) -> anyhow::Result<()> {
         false => first::password(&client).await,
     };
     let rights = match options.demo {
-        true => privileges::Rights::Kept,
+        true => privileges::drop_for_demo()?,
         false => privileges::drop_them()?,
     };
     if rights == privileges::Rights::NoUser {
