@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         change::UserChange,
-        order::{Envelope, IdempotencyKey},
+        order::{Envelope, IDEMPOTENCY_KEY, IdempotencyKey},
         policies::NewPackage,
         types::Time,
     },
@@ -180,10 +180,11 @@ fn of_a_row(form: &Form) -> Option<(Deed, String)> {
     buttons.into_iter().find_map(|(name, deed)| Some((deed, form.some(name)?.to_owned())))
 }
 
-/// The key of the form for one of the users.
+/// The key of the form for one of the users. What was typed is in it: sent again with other values, it is
+/// another change.
 fn key_of(key: &IdempotencyKey, name: &str) -> IdempotencyKey {
-    let hash: [u8; 32] =
-        Sha256::new().chain_update(key.key.as_bytes()).chain_update([0]).chain_update(name).finalize().into();
+    let hash = Sha256::new().chain_update(key.key.as_bytes()).chain_update(key.fingerprint);
+    let hash: [u8; 32] = hash.chain_update(name).finalize().into();
     let short: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     IdempotencyKey { key: short, fingerprint: key.fingerprint }
 }
@@ -218,8 +219,13 @@ async fn extend(visit: &Visit, name: &str, days: u32, envelope: Envelope) -> Res
         expires_at: Some(Some(Time::new(until, ends.zoned().time_zone()))),
         ..UserChange::default()
     };
-    visit.backend().change_user(envelope, name, change).await?;
-    Ok(true)
+    match visit.backend().change_user(envelope, name, change).await {
+        Ok(_) => Ok(true),
+        // These days were added by the same form before: what they are counted from is another moment since, and
+        // so is the moment that is asked for.
+        Err(error) if error.field.as_deref() == Some(IDEMPOTENCY_KEY.as_str()) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 impl Outcome {
