@@ -82,8 +82,13 @@ fn fill_sharing(fields: &mut Fields, sharing: Option<&Sharing>) {
     };
     fields.set("sharing", action);
     fields.set("sharing_networks", it.networks.to_string());
-    fields.set("sharing_minutes", it.window_s.div_ceil(60).to_string());
+    fields.set("sharing_minutes", minutes(it.window_s).to_string());
     fields.set("sharing_rate", speed.map(|it| rate_field(Some(it))).unwrap_or_default());
+}
+
+/// Whole minutes, as the form has them.
+fn minutes(seconds: u32) -> u32 {
+    seconds.div_ceil(60)
 }
 
 /// All terms of a policy, as if each were given.
@@ -108,7 +113,7 @@ pub fn of_terms(terms: &Terms) -> Overrides {
 }
 
 /// What was typed, as terms; mistakes go to their fields. `before` is what stood there: a ladder of
-/// several steps cannot be typed here and stays as it was.
+/// several steps cannot be typed here and stays as it was, and so do seconds beside minutes.
 pub fn read(lang: Lang, form: &Form, before: &Overrides, fields: &mut Fields) -> Overrides {
     let own = Overrides {
         quota_bytes: size(lang, form.get("quota"), "quota", fields),
@@ -133,7 +138,7 @@ pub fn read(lang: Lang, form: &Form, before: &Overrides, fields: &mut Fields) ->
             _ => None,
         },
         valid_days: count(lang, form.get("valid_days"), "valid_days", fields),
-        sharing: sharing(lang, form, fields),
+        sharing: sharing(lang, form, before, fields),
     };
     if let Err(error) = own.check() {
         fields.refused(lang, &error);
@@ -188,7 +193,7 @@ fn over_quota(lang: Lang, form: &Form, before: &Overrides, fields: &mut Fields) 
     }
 }
 
-fn sharing(lang: Lang, form: &Form, fields: &mut Fields) -> Option<Sharing> {
+fn sharing(lang: Lang, form: &Form, before: &Overrides, fields: &mut Fields) -> Option<Sharing> {
     let action = match form.get("sharing") {
         "note" => SharingAction::Note,
         "warn" => SharingAction::Warn,
@@ -206,8 +211,10 @@ fn sharing(lang: Lang, form: &Form, fields: &mut Fields) -> Option<Sharing> {
         }
     };
     let networks = number("sharing_networks", usual.networks);
-    let minutes = number("sharing_minutes", usual.window_s / 60);
-    Some(Sharing { networks, window_s: minutes.saturating_mul(60), action })
+    let typed = number("sharing_minutes", minutes(usual.window_s));
+    // Minutes that were not touched are the seconds that they stood for.
+    let kept = before.sharing.map(|it| it.window_s).filter(|it| minutes(*it) == typed);
+    Some(Sharing { networks, window_s: kept.unwrap_or(typed.saturating_mul(60)), action })
 }
 
 /// The names of terms that had an own value and have none any more.
@@ -282,6 +289,18 @@ mod tests {
         assert_eq!(back(&own), own);
         let terms = Terms { quota_bytes: Some(5), rollover: true, ..Terms::default() };
         assert_eq!(Terms::default().with(&whole(back(&of_terms(&terms)))), terms);
+    }
+
+    #[test]
+    fn seconds_that_nobody_touched_stay() {
+        let of = |window_s| Sharing { networks: 4, window_s, action: SharingAction::Warn };
+        let own = Overrides { sharing: Some(of(90)), ..Overrides::default() };
+        assert_eq!(back(&own), own, "a minute and a half");
+        let mut fields = Fields::default();
+        fill(&mut fields, &own);
+        fields.set("sharing_minutes", "1");
+        let typed = read(Lang::En, &form_of(&fields), &own, &mut Fields::default());
+        assert_eq!(typed.sharing, Some(of(60)), "what is typed is what is typed");
     }
 
     #[test]
