@@ -119,7 +119,9 @@
     const chart = new uPlot(options, rows(data), plot);
     new ResizeObserver(() => chart.setSize({ width: plot.clientWidth, height: options.height })).observe(plot);
     const add = (point) => {
-      data = data.map((row, at) => [...row, point[at]].slice(-spec.keep));
+      // Times only grow: after the clock was set back, what it said before goes.
+      const past = data[0].filter((time) => time < point[0]).length;
+      data = data.map((row, at) => [...row.slice(0, past), point[at]].slice(-spec.keep));
       chart.setData(rows(data));
     };
     return { add, end: () => chart.destroy() };

@@ -138,12 +138,7 @@ impl Hub {
                 clipped(snapshot.totals.download_rate),
                 clipped(snapshot.totals.upload_rate),
             ];
-            if history.back().is_none_or(|last: &[i64; 3]| last[0] < point[0]) {
-                history.push_back(point);
-            }
-            while history.len() > HISTORY_MAX {
-                history.pop_front();
-            }
+            append(&mut history, point);
             let view = View::new(snapshot, self.views.borrow().as_ref(), history.clone());
             self.views.send_replace(Some(view));
             let now = tokio::time::Instant::now();
@@ -168,6 +163,17 @@ impl Hub {
 fn clipped(rate: u64) -> i64 {
     i64::try_from(rate).unwrap_or(i64::MAX)
 }
+/// Times only grow: after the clock was set back, what it said before is not the past any more.
+fn append(history: &mut VecDeque<[i64; 3]>, point: [i64; 3]) {
+    while history.back().is_some_and(|last| last[0] >= point[0]) {
+        history.pop_back();
+    }
+    history.push_back(point);
+    while history.len() > HISTORY_MAX {
+        history.pop_front();
+    }
+}
+
 
 /// What a page shows live.
 #[derive(Debug, Default, Deserialize)]
