@@ -3,7 +3,8 @@
 use crate::rig::{ALICE, Answer, Rig};
 use boxmeter_tests::{needs_machine, wait};
 use serde_json::json;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::Read as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use totp_rs::{Builder, Secret, Totp};
 
 const THIEF: &str = "203.0.113.66";
@@ -101,7 +102,45 @@ fn sessions_are_seen_and_ended() {
     assert_eq!(who(&own).status, 403, "the cookie that the browser forgot opens nothing either");
 }
 
-fn authenticator(secret: &str) -> Totp {
+/// A page that is open and moves by itself is nobody's presence: where nobody does anything, a session ends.
+#[test]
+fn a_page_that_nobody_looks_at_keeps_no_session() {
+    needs_machine!();
+    let rig = Rig::new();
+    let [left, used] = ["198.51.100.11", "198.51.100.22"]
+        .map(|from| (from, rig.try_password(&rig.password, "", from).session().expect("a session")));
+    let ask = |(from, session): &(&str, String), path: &str| rig.ask("GET", path).from(from).cookie(session);
+    let ledger = rusqlite::Connection::open(rig.site.scratch.join("ledger/ledger.db")).unwrap();
+    let seen = |(from, _): &(&str, String)| -> i64 {
+        let sql = "SELECT seen_ms FROM panel_sessions WHERE address = ?1";
+        ledger.query_row(sql, [from], |row| row.get(0)).unwrap()
+    };
+    let pass = |minutes: i64| {
+        ledger.execute("UPDATE panel_sessions SET seen_ms = seen_ms - ?1", [minutes * 60_000]).unwrap();
+    };
+    pass(11 * 60);
+    let before = [seen(&left), seen(&used)];
+    // What an open page asks for by itself: its stream, and parts of it that are looked at again.
+    let mut stream = ask(&left, "/live?page=overview").open();
+    stream.set_read_timeout(Some(Duration::from_secs(80))).unwrap();
+    let mut told = [0; 2048];
+    assert!(stream.read(&mut told).unwrap() > 0);
+    for path in [format!("/users/{ALICE}"), format!("/users/{ALICE}/flows")] {
+        assert_eq!(ask(&left, &path).header("x-unattended", "yes").send().status, 200, "{path}");
+    }
+    // The ledger takes one after the other: when this is noted, all of that would be.
+    assert_eq!(ask(&used, "/users").send().status, 200);
+    wait("what somebody does is noted", || if seen(&used) > before[1] { Ok(()) } else { Err(String::new()) });
+    assert_eq!(seen(&left), before[0]);
+    pass(61);
+    // Twelve hours without anybody: the page goes to the way in, and its stream ends soon after.
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the stream ends");
+    assert_eq!(ask(&left, "/users").send().status, 303);
+    assert_eq!(ask(&used, "/users").send().status, 200);
+}
+
+pub fn authenticator(secret: &str) -> Totp {
     let secret = Secret::try_from_base32(secret).unwrap();
     Builder::new().with_secret(secret).with_account_name("admin").build().unwrap()
 }
@@ -112,7 +151,7 @@ fn seconds() -> u64 {
 
 /// Codes that were not used yet: of the step before, of now, and of the next one, which are all taken.
 /// Waits until there is enough left of a step.
-fn codes(totp: &Totp) -> [String; 3] {
+pub fn codes(totp: &Totp) -> [String; 3] {
     wait("a step begins", || if seconds() % 30 < 15 { Ok(()) } else { Err(String::new()) });
     let now = seconds();
     [now - 30, now, now + 30].map(|at| totp.generate(at).to_string())

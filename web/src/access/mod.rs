@@ -65,6 +65,8 @@ pub struct Visitor {
     pub from: IpAddr,
     /// `User-Agent`, cut; for people who look at their sessions.
     pub browser: String,
+    /// A page asks by itself, with nobody before it: that does not keep a session from ending.
+    pub unattended: bool,
 }
 
 /// Who somebody is who was let in.

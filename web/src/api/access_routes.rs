@@ -27,6 +27,8 @@ pub const SESSION: HeaderName = HeaderName::from_static("x-boxmeter-session");
 pub const FROM: HeaderName = HeaderName::from_static("x-boxmeter-from");
 /// The visitor's browser.
 pub const BROWSER: HeaderName = HeaderName::from_static("x-boxmeter-browser");
+/// Nobody is before the page that asks; see [`Visitor::unattended`].
+pub const UNATTENDED: HeaderName = HeaderName::from_static("x-boxmeter-unattended");
 /// Of which a path may have some.
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 /// Bytes of a browser's name that are kept.
@@ -65,7 +67,8 @@ fn visitor(headers: &HeaderMap) -> Result<Option<Visitor>, ApiError> {
     };
     let browser = text(headers, &BROWSER).unwrap_or_default();
     let cut = browser.floor_char_boundary(BROWSER_BYTES_MAX.min(browser.len()));
-    Ok(Some(Visitor { presented, from, browser: browser[..cut].to_owned() }))
+    let unattended = headers.contains_key(&UNATTENDED);
+    Ok(Some(Visitor { presented, from, browser: browser[..cut].to_owned(), unattended }))
 }
 
 /// The token of `Authorization: Bearer`.

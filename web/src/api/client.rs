@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 
 use super::{
     PREFIX,
-    access_routes::{BROWSER, FROM, SESSION},
+    access_routes::{BROWSER, FROM, SESSION, UNATTENDED},
     change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
     error::{ApiError, ErrorKind, Problem},
     live::{LiveSnapshot, LiveUpdate},
@@ -438,6 +438,9 @@ fn for_visitor(mut request: request::Builder, visitor: Option<&Visitor>) -> requ
     request = request.header(FROM, visitor.from.to_string());
     // A header holds visible ASCII; the name is only for people.
     let browser: String = visitor.browser.chars().filter(|it| (' '..='~').contains(it)).collect();
+    if visitor.unattended {
+        request = request.header(UNATTENDED, "yes");
+    }
     request = request.header(BROWSER, browser);
     match &visitor.presented {
         Some(Presented::Session(session)) => request.header(SESSION, session),

@@ -35,6 +35,8 @@ const SESSION_S: u32 = 14 * 86_400;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 /// How long a body may take to come.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// What pages send with what they ask for by themselves.
+const UNATTENDED: &str = "x-unattended";
 /// Live streams at a time; a page holds one.
 pub const STREAMS_MAX: usize = 200;
 /// A stream's visitor is asked for again so often: an ended session ends its streams.
@@ -81,7 +83,8 @@ impl Guard {
         .ok()
     }
 
-    fn visitor(&self, request: &Request) -> Visitor {
+    /// `below`: the path without the base.
+    fn visitor(&self, request: &Request, below: &str) -> Visitor {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip());
         let headers = request.headers();
         let from = self.options.visitor_address(peer.unwrap_or(NOWHERE), headers);
@@ -92,7 +95,8 @@ impl Guard {
                 .map(|session| Presented::Session(session.to_owned())),
         };
         let browser = headers.get(header::USER_AGENT).and_then(|it| it.to_str().ok()).unwrap_or_default();
-        Visitor { presented, from, browser: browser.chars().take(200).collect() }
+        let unattended = is_stream(below) || headers.contains_key(UNATTENDED);
+        Visitor { presented, from, browser: browser.chars().take(200).collect(), unattended }
     }
 }
 
@@ -103,7 +107,7 @@ pub async fn outermost(State(guard): State<Arc<Guard>>, mut request: Request, ne
     let below = request.uri().path().strip_prefix(&*guard.options.base_path).unwrap_or_default();
     // Pages of users have no cookie that another name could be a way to; their secret is in the address.
     let mut response = if super::public::has(below) || guard.options.knows_host(host) {
-        let visitor = guard.visitor(&request);
+        let visitor = guard.visitor(&request, below);
         request.extensions_mut().insert(super::public::Visitor(visitor.from));
         request.extensions_mut().insert(visitor);
         match tokio::time::timeout(ANSWER_TIME_MAX, next.run(request)).await {
@@ -247,10 +251,14 @@ fn form_field(form: &[u8], name: &str) -> Option<String> {
     pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
 }
 
+/// Whether a path, without the base, is that of a stream, which goes on by itself.
+fn is_stream(path: &str) -> bool {
+    path == "/live" || path.strip_prefix(PREFIX) == Some("/stream")
+}
+
 /// A place for a stream, if the request is for one.
 fn stream_place(guard: &Guard, request: &Request) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-    let path = request.uri().path();
-    if !(path.ends_with("/live") || path.ends_with("/stream")) {
+    if !is_stream(request.uri().path()) {
         return Ok(None);
     }
     match Arc::clone(&guard.streams).try_acquire_owned() {

@@ -173,7 +173,7 @@ impl Answerer {
         })
     }
 
-    async fn who_of_session(&self, secret: &str, from: IpAddr) -> Result<Who, ApiError> {
+    async fn who_of_session(&self, secret: &str, visitor: &Visitor) -> Result<Who, ApiError> {
         let (hash, now_ms) = (secrets::hash(secret), clock::wall_ms());
         let found =
             self.read(move |reader| Ok((reader.session(&hash, now_ms)?, reader.panel_admin()?))).await?;
@@ -187,8 +187,10 @@ impl Answerer {
             expires_at: Some(self.moment(session.expires_ms)),
             totp: admin.totp.is_some(),
         };
-        // Nobody waits for it: the next call says it again.
-        drop(self.ledger.session_seen(session, from.to_string(), now_ms));
+        if !visitor.unattended {
+            // Nobody waits for it: the next call says it again.
+            drop(self.ledger.session_seen(session, visitor.from.to_string(), now_ms));
+        }
         Ok(who)
     }
 
@@ -261,7 +263,7 @@ impl Answerer {
 impl Door for Answerer {
     async fn who(&self, visitor: &Visitor) -> Result<Who, ApiError> {
         match &visitor.presented {
-            Some(Presented::Session(secret)) => self.who_of_session(secret, visitor.from).await,
+            Some(Presented::Session(secret)) => self.who_of_session(secret, visitor).await,
             Some(Presented::Token(secret)) => self.who_of_token(secret).await,
             None => Err(gone()),
         }

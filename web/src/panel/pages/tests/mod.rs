@@ -56,7 +56,7 @@ impl Rig {
         let base = options.base_path.clone();
         let options = Options { language: Some(Lang::En), ..options };
         let app = panel::app(front, options);
-        let stranger = Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned() };
+        let stranger = Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned(), unattended: false };
         let sign_in = SignIn { password: PASSWORD.to_owned(), code: None };
         let session = demo.sign_in(&stranger, sign_in).await.unwrap().session;
         Rig { demo, base, session, app }

@@ -64,7 +64,7 @@ async fn a_token_is_made_shown_once_and_deleted() {
     assert_eq!(made.status, StatusCode::OK, "{}", made.words());
     let secret = made.text.split("id=\"token\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
     let presented = Some(Presented::Token(secret.clone()));
-    let visitor = Visitor { presented, from: NOWHERE, browser: String::new() };
+    let visitor = Visitor { presented, from: NOWHERE, browser: String::new(), unattended: false };
     let who = rig.demo.who(&visitor).await.unwrap();
     assert_eq!(who.access, crate::api::routes::Access::Read);
     let page = rig.get("/settings").await;
