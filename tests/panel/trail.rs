@@ -2,6 +2,7 @@
 //! listener, which everybody may reach.
 
 use crate::rig::{ALICE, Answer, Rig};
+use crate::signing_in::{authenticator, codes};
 use boxmeter_tests::needs_machine;
 use std::net::TcpStream;
 
@@ -89,6 +90,74 @@ fn every_form_leaves_its_event() {
     );
     let rev = field(&visit.page("/policies/trail/delete"), "rev");
     visit.leaves("policy_deleted", "/policies/trail/delete", &format!("rev={rev}"));
+}
+
+#[test]
+fn every_form_about_users_leaves_its_event() {
+    needs_machine!();
+    let rig = Rig::new();
+    let visit = Visit { rig: &rig, session: rig.sign_in() };
+    visit.leaves("user_added", "/add-user", "name=trail&once=a");
+    visit.leaves("user_disabled", "/change-users", "disable=trail");
+    visit.leaves("user_enabled", "/change-users", "enable=trail");
+    let rev = field(&visit.page("/users/trail/edit"), "rev");
+    visit.leaves("user_changed", "/users/trail/edit", &format!("rev={rev}&note=seen&expires=2099-01-01T00:00"));
+    let bulk = |once: &str, more: &str| format!("user={ALICE}&user=trail&sure=yes&once={once}&{more}");
+    visit.leaves("package_added", "/change-users", &bulk("b", "do=package&size=1GiB"));
+    visit.leaves("user_changed", "/change-users", &bulk("c", "do=extend&days=30"));
+    visit.leaves("traffic_reset", "/change-users", &bulk("d", "do=reset"));
+    let rev = field(&visit.page("/users/trail/delete"), "rev");
+    visit.leaves("user_deleted", "/users/trail/delete", &format!("rev={rev}"));
+    visit.leaves("user_purged", "/change-users", &format!("user={ALICE}&sure=yes&do=delete&purge=yes&once=e"));
+}
+
+#[test]
+fn every_form_about_the_way_in_leaves_its_event() {
+    needs_machine!();
+    let rig = Rig::new();
+    let visit = Visit { rig: &rig, session: rig.sign_in() };
+    rig.sign_in();
+    visit.leaves("sessions_ended", "/settings/sessions", "");
+    let new = "another+one%2C+much+longer";
+    let fields = format!("current={}&new={new}&again={new}", rig.password);
+    visit.leaves("password_changed", "/settings/password", &fields);
+    let offer = visit.post("/settings/totp", "").body;
+    let secret = offer.split("id=\"totp-secret\">").nth(1).unwrap().split('<').next().unwrap();
+    let [first, second, _] = codes(&authenticator(secret));
+    visit.leaves("totp_on", "/settings/totp/on", &format!("code={first}"));
+    visit.leaves("totp_off", "/settings/totp/off", &format!("code={second}"));
+    visit.leaves("session_ended", "/sign-out", "");
+    assert_eq!(rig.ask("GET", "/users").cookie(&visit.session).send().status, 303);
+}
+
+/// A form that a browser sends twice, for instance since the first answer was lost, is done once and told twice.
+#[test]
+fn days_are_added_once_however_often_they_are_sent() {
+    needs_machine!();
+    let rig = Rig::new();
+    let visit = Visit { rig: &rig, session: rig.sign_in() };
+    rig.agent.ask(&["users", "set", ALICE, "--expires", "2099-01-01T00:00:00Z"]).unwrap();
+    let send = |days: u32| {
+        let form = format!("user={ALICE}&do=extend&days={days}&sure=yes&once=twice");
+        let answer = visit.post("/change-users", &form);
+        let told = answer.head.lines().find(|it| it.starts_with("set-cookie: boxmeter_flash=")).unwrap();
+        let cookie = told.split(": ").nth(1).unwrap().split(';').next().unwrap();
+        let both = format!("boxmeter_session={}; {cookie}", visit.session);
+        rig.ask("GET", "/users").header("cookie", &both).send().body
+    };
+    let ends = || {
+        let shown = rig.agent.ask(&["users", "show", ALICE]).unwrap();
+        shown["user"]["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().to_string()
+    };
+    for _ in 0..2 {
+        let page = send(30);
+        assert!(page.contains("The expiry of 1 users is moved"), "{page}");
+        assert!(!page.contains("class=\"notice bad\""), "{page}");
+        assert_eq!(ends(), "2099-01-31T00:00:00Z");
+    }
+    // Other days are another change.
+    assert!(send(1).contains("The expiry of 1 users is moved"));
+    assert_eq!(ends(), "2099-02-01T00:00:00Z");
 }
 
 #[test]

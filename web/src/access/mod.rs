@@ -317,7 +317,7 @@ pub trait Door: Send + Sync {
         Err(only_reads())
     }
 
-    async fn sign_out(&self, _who: &Who) -> Result<(), ApiError> {
+    async fn sign_out(&self, _envelope: Envelope, _who: &Who) -> Result<(), ApiError> {
         Err(only_reads())
     }
 

@@ -26,8 +26,8 @@ impl Door for Client {
         self.acting_for(visitor).send_json(Method::POST, plain("/session"), &sign_in).await
     }
 
-    async fn sign_out(&self, _who: &Who) -> Result<(), ApiError> {
-        self.answer(Request::delete(plain("/session")), Vec::new()).await
+    async fn sign_out(&self, envelope: Envelope, _who: &Who) -> Result<(), ApiError> {
+        self.change(Method::DELETE, plain("/session"), &envelope, NOTHING).await
     }
 
     async fn sessions(&self, _who: &Who) -> Result<SessionList, ApiError> {

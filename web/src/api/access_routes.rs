@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use super::{
     change_routes::to_its_end,
     error::ApiError,
-    order::{Identity, Order},
+    order::{Actor, Envelope, Identity, Order, Origin},
     routes::{Access, RawQuery, Shared, read, secret, wrong_method},
 };
 use crate::access::{
@@ -188,9 +188,16 @@ async fn sign_out(
     State(backend): State<Shared>,
     query: RawQuery,
     Extension(who): Extension<Who>,
+    identity: Option<Extension<Identity>>,
 ) -> Result<Response, ApiError> {
     read::<()>(&backend, query)?;
-    backend.sign_out(&who).await?;
+    let Some(Extension(identity)) = identity else {
+        return Err(ApiError::bad_request("there is no session to end"));
+    };
+    // Whoever may only look may leave all the same.
+    let envelope = Envelope::of(Actor { identity, origin: Origin::Panel });
+    let work = async move { backend.sign_out(envelope, &who).await };
+    to_its_end(work).await?;
     Ok(done())
 }
 

@@ -107,7 +107,7 @@ impl Door for Demo {
         Ok(SignedIn { schema: Schema, session: secret, expires_at })
     }
 
-    async fn sign_out(&self, who: &Who) -> Result<(), ApiError> {
+    async fn sign_out(&self, _envelope: Envelope, who: &Who) -> Result<(), ApiError> {
         self.doors.kept().sessions.retain(|(_, session)| session.id != who.id);
         Ok(())
     }

@@ -312,12 +312,11 @@ impl Door for Answerer {
         Ok(SignedIn { schema: Schema, session, expires_at: self.moment(begun.expires_ms) })
     }
 
-    async fn sign_out(&self, who: &Who) -> Result<(), ApiError> {
+    async fn sign_out(&self, envelope: Envelope, who: &Who) -> Result<(), ApiError> {
         let (By::Session, Some(id)) = (who.by, id(&who.id)) else {
             return Err(ApiError::bad_request("there is no session to end"));
         };
-        let asked = Asked::new(who.name.clone(), clock::wall_ms());
-        self.ledger.end_sessions(Ended::One(id), asked).await.map(drop).map_err(refused)
+        self.ledger.end_sessions(Ended::One(id), asked(&envelope)).await.map(drop).map_err(refused)
     }
 
     async fn sessions(&self, who: &Who) -> Result<SessionList, ApiError> {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     access::{Presented, SignIn, Visitor},
+    api::order::{Actor, Envelope, Identity, Origin},
     backend::ErrorKind,
 };
 
@@ -96,7 +97,11 @@ pub async fn out(
     if let Some(Presented::Session(_)) = &visitor.presented {
         let front = &pages.guard.front;
         match front.own().who(&visitor).await {
-            Ok(who) => front.acting_for(&visitor).sign_out(&who).await?,
+            Ok(who) => {
+                let identity = Identity::Visitor { by: who.by, name: who.name.clone(), from: visitor.from };
+                let envelope = Envelope::of(Actor { identity, origin: Origin::Panel });
+                front.acting_for(&visitor).sign_out(envelope, &who).await?;
+            }
             Err(error) if error.kind == ErrorKind::NotPermitted => {}
             Err(error) => return Err(error.into()),
         }
