@@ -428,7 +428,7 @@ fn sum(picture: &Picture) -> Traffic {
 
 /// What [`live`] says, without the users.
 pub fn stats(picture: &Picture, meter: Meter, zone: &TimeZone) -> Stats {
-    Stats::from(&live(picture, meter, zone))
+    Stats::from(&head(picture, meter, zone))
 }
 
 /// What a user has used: what the ledger and the gate know, also of what was imported or reported; what the
@@ -440,13 +440,12 @@ fn used(row: Option<&Arc<GateRow>>, live: &UserLive, counted: u64, meter: Meter)
 }
 
 pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
-    let living = picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
     let of = |record: &Arc<UserRecord>| {
         let live = picture.snapshot.user(record.id);
         let row = picture.directory.gate.get(&record.id);
         let counted = picture.totals.get(&record.id).map_or(0, |total| traffic(*total).total(meter));
         let used = used(row, &live, counted, meter);
-        LiveUser {
+        Arc::new(LiveUser {
             id: record.id.to_string(),
             name: record.name.to_string(),
             state: row.map_or(UserState::Active, |row| state(row.state)),
@@ -455,9 +454,18 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
             quota_bytes: row.and_then(|row| row.terms.quota_bytes),
             total_bytes: used.total,
             last_seen_at: live.activity.last_seen_ms.map(|ms| Time::from_ms(ms, zone)),
-        }
+        })
     };
-    let users: Vec<LiveUser> = living.map(of).collect();
+    let users = living(picture).map(of).collect();
+    LiveSnapshot { users, ..head(picture, meter, zone) }
+}
+
+fn living(picture: &Picture) -> impl Iterator<Item = &Arc<UserRecord>> {
+    picture.directory.users.values().filter(|user| user.tombstoned_ms.is_none())
+}
+
+/// Everything about all users together.
+fn head(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
     let total_bytes = sum(picture).total(meter);
     let since = |before: Counters| total_bytes.saturating_sub(traffic(before).total(meter));
     let mut totals = LiveTotals {
@@ -467,7 +475,10 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
         unattributed_bytes: traffic(picture.unattributed).total(meter),
         ..LiveTotals::default()
     };
-    totals.count(users.iter());
+    totals.count(living(picture).map(|record| {
+        let row = picture.directory.gate.get(&record.id);
+        (row.map_or(UserState::Active, |row| state(row.state)), line(&picture.snapshot.user(record.id)))
+    }));
     LiveSnapshot {
         schema: Schema,
         at: Time::from_ms(picture.snapshot.as_of_ms, zone),
@@ -475,7 +486,7 @@ pub fn live(picture: &Picture, meter: Meter, zone: &TimeZone) -> LiveSnapshot {
         degraded: picture.snapshot.degraded.iter().map(|part| degradation(part, zone)).collect(),
         meter,
         totals,
-        users,
+        users: Vec::new(),
     }
 }
 

@@ -5,13 +5,13 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use boxmeter_web::{
     api::{
         change::{Deleted, ImportReport, ImportRequest, NewUser, UserAdded, UserChange, UserChanged},
-        live::LiveSnapshot,
         notify::{NotifyShow, NotifyTest, NotifyTested},
         order::Envelope,
         policies::{
@@ -27,10 +27,9 @@ use boxmeter_web::{
     },
     backend::{ApiError, Backend, LiveStream},
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use jiff::{Zoned, tz::TimeZone};
 use tokio::sync::{MutexGuard, Semaphore, SemaphorePermit, mpsc, oneshot, watch};
-use tokio_stream::wrappers::WatchStream;
 
 use super::{
     answers,
@@ -46,6 +45,10 @@ use crate::{
 
 /// Changes that wait for their turn. More are answered with "busy".
 const CHANGES_MAX: usize = 256;
+
+/// A stream of everybody tells at most so often: each answer to a question makes a new picture, and telling
+/// thousands of users about each would cost more than the answers.
+const LIVE_PACE: Duration = Duration::from_millis(400);
 
 /// Whose turn it is to change something: a change looks, decides and writes, and another one in between
 /// would be undone by it.
@@ -362,11 +365,19 @@ impl Backend for Answerer {
 
     async fn subscribe(&self) -> Result<LiveStream, ApiError> {
         let (zone, meter) = (self.zone.clone(), self.meter);
-        let stream = WatchStream::new(self.pictures.clone()).map(
-            move |picture| -> Result<Arc<LiveSnapshot>, ApiError> {
-                Ok(Arc::new(answers::live(&picture, meter, &zone)))
-            },
-        );
+        let start = (self.pictures.clone(), true);
+        let stream = stream::unfold(start, move |(mut pictures, first)| {
+            let zone = zone.clone();
+            async move {
+                if !first {
+                    tokio::time::sleep(LIVE_PACE).await;
+                    pictures.changed().await.ok()?;
+                }
+                let picture = pictures.borrow_and_update().clone();
+                let live: Result<_, ApiError> = Ok(Arc::new(answers::live(&picture, meter, &zone)));
+                Some((live, (pictures, false)))
+            }
+        });
         Ok(stream.boxed())
     }
 

@@ -426,8 +426,7 @@ impl Reader {
         let update: LiveUpdate = serde_json::from_str(&message.data).map_err(|error| {
             ApiError::internal(format!("a message of the stream is not understood ({error})"))
         })?;
-        let old = self.last.take().map(Arc::unwrap_or_clone);
-        self.last = update.apply(old).map(Arc::new);
+        self.last = update.apply(self.last.as_deref()).map(Arc::new);
         Ok(self.last.clone())
     }
 }
@@ -438,10 +437,10 @@ fn for_visitor(mut request: request::Builder, visitor: Option<&Visitor>) -> requ
     request = request.header(FROM, visitor.from.to_string());
     // A header holds visible ASCII; the name is only for people.
     let browser: String = visitor.browser.chars().filter(|it| (' '..='~').contains(it)).collect();
+    request = request.header(BROWSER, browser);
     if visitor.unattended {
         request = request.header(UNATTENDED, "yes");
     }
-    request = request.header(BROWSER, browser);
     match &visitor.presented {
         Some(Presented::Session(session)) => request.header(SESSION, session),
         Some(Presented::Token(token)) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),

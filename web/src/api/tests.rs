@@ -163,7 +163,7 @@ async fn the_stream_begins_with_the_state_and_goes_on_with_changes() {
     assert_eq!(*first, served.demo.snapshot());
     let mut changed = served.demo.snapshot();
     changed.users.remove(0);
-    changed.users[0].live.upload_rate += 1;
+    std::sync::Arc::make_mut(&mut changed.users[0]).live.upload_rate += 1;
     changed.totals.flows = 99;
     served.demo.publish(changed.clone());
     let second = live.next().await.unwrap().unwrap();
@@ -178,13 +178,13 @@ async fn the_stream_begins_with_the_state_and_goes_on_with_changes() {
 async fn only_changed_users_cross_the_wire() {
     let old = Demo::new(now()).snapshot();
     let mut new = old.clone();
-    new.users[1].live.flows += 1;
+    std::sync::Arc::make_mut(&mut new.users[1]).live.flows += 1;
     let gone = new.users.pop().unwrap();
     let update = super::live::LiveUpdate::between(&old, &new);
     let json = serde_json::to_value(&update).unwrap();
     assert_eq!(json["users"].as_array().unwrap().len(), 1);
     assert_eq!(json["removed"], serde_json::json!([gone.id]));
-    assert_eq!(update.clone().apply(Some(old)), Some(new));
+    assert_eq!(update.clone().apply(Some(&old)), Some(new));
     assert_eq!(update.apply(None), None);
 }
 

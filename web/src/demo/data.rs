@@ -1,5 +1,7 @@
 //! The made-up figures themselves.
 
+use std::sync::Arc;
+
 use jiff::{ToSpan, Zoned};
 
 use serde_json::json;
@@ -242,20 +244,22 @@ pub(super) fn events(now: &Zoned) -> Vec<Event> {
 }
 
 pub(super) fn snapshot(now: &Zoned, users: &[User]) -> LiveSnapshot {
-    let users: Vec<LiveUser> = users
+    let users: Vec<Arc<LiveUser>> = users
         .iter()
-        .map(|user| LiveUser {
-            id: user.id.clone().unwrap_or_default(),
-            name: user.name.clone(),
-            state: user.state,
-            live: user.live,
-            period_bytes: user.period.used_bytes,
-            quota_bytes: user.period.quota_bytes,
-            total_bytes: user.total.used_bytes,
-            last_seen_at: user.last_seen_at,
+        .map(|user| {
+            Arc::new(LiveUser {
+                id: user.id.clone().unwrap_or_default(),
+                name: user.name.clone(),
+                state: user.state,
+                live: user.live,
+                period_bytes: user.period.used_bytes,
+                quota_bytes: user.period.quota_bytes,
+                total_bytes: user.total.used_bytes,
+                last_seen_at: user.last_seen_at,
+            })
         })
         .collect();
-    let sum = |of: fn(&LiveUser) -> u64| users.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&LiveUser) -> u64| users.iter().map(|it| of(it)).sum::<u64>();
     let unattributed_bytes = traffic(3 * MIB).total(Meter::Payload);
     let mut totals = LiveTotals {
         today_bytes: (sum(|user| user.period_bytes) + unattributed_bytes) / 10,
@@ -264,7 +268,7 @@ pub(super) fn snapshot(now: &Zoned, users: &[User]) -> LiveSnapshot {
         unattributed_bytes,
         ..LiveTotals::default()
     };
-    totals.count(users.iter());
+    totals.count(users.iter().map(|it| (it.state, it.live)));
     LiveSnapshot {
         schema: Schema,
         at: Time::from(now),

@@ -86,7 +86,7 @@ impl Model {
         let Some(snapshot) = &self.snapshot else { return Vec::new() };
         let wanted = self.search.to_lowercase();
         let found = |user: &&LiveUser| wanted.is_empty() || user.name.to_lowercase().contains(&wanted);
-        let mut users: Vec<&LiveUser> = snapshot.users.iter().filter(found).collect();
+        let mut users: Vec<&LiveUser> = snapshot.users.iter().map(|it| &**it).filter(found).collect();
         order(&mut users, self.sort);
         if self.reversed {
             users.reverse();

@@ -47,7 +47,7 @@ pub fn plain(context: &Context, snapshot: &LiveSnapshot, sort: Sort) -> String {
         .numbers("col.flows", 1)
         .numbers("col.period", 0)
         .numbers("col.total", 3);
-    let mut users: Vec<&LiveUser> = snapshot.users.iter().collect();
+    let mut users: Vec<&LiveUser> = snapshot.users.iter().map(|it| &**it).collect();
     order(&mut users, sort);
     for user in users {
         table.row(vec![

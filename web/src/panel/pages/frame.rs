@@ -10,7 +10,7 @@ use super::{
     visit::Theme,
 };
 use crate::{
-    api::types::Degradation,
+    api::types::{Degradation, Status},
     backend::{ApiError, ErrorKind},
     locale::Lang,
 };
@@ -52,12 +52,23 @@ pub struct Banner {
 impl Frame {
     /// The frame of a page, with what the agent says of itself.
     pub async fn load(pages: &Pages, visit: &Visit, nav: &'static str, title: String) -> Frame {
-        let (banners, zone) = match visit.backend().status().await {
+        Frame::beside(pages, visit, nav, title, &visit.backend().status().await)
+    }
+
+    /// As [`Frame::load`], of a page that has asked the agent itself.
+    pub fn beside(
+        pages: &Pages,
+        visit: &Visit,
+        nav: &'static str,
+        title: String,
+        status: &Result<Status, ApiError>,
+    ) -> Frame {
+        let (banners, zone) = match status {
             Ok(status) => {
                 let banners = status.degraded.iter().map(|it| Banner::of(visit.lang, it)).collect();
                 (banners, status.time_zone.as_deref().map(shown))
             }
-            Err(error) => (vec![Banner::unreachable(visit.lang, &error)], None),
+            Err(error) => (vec![Banner::unreachable(visit.lang, error)], None),
         };
         Frame {
             banners,

@@ -61,11 +61,14 @@ pub struct View {
 impl View {
     /// After `before`, whose table of ids is taken over where the users are the same.
     fn new(snapshot: Arc<LiveSnapshot>, before: Option<&View>, history: VecDeque<[i64; 3]>) -> Self {
-        let ids = || snapshot.users.iter().map(|user| &user.id);
-        let same = before.filter(|it| it.snapshot.users.iter().map(|user| &user.id).eq(ids()));
-        let by_id = match same {
+        let users = &snapshot.users;
+        let same = |(a, b): (&Arc<LiveUser>, &Arc<LiveUser>)| Arc::ptr_eq(a, b) || a.id == b.id;
+        let kept = before.filter(|it| {
+            it.snapshot.users.len() == users.len() && it.snapshot.users.iter().zip(users).all(same)
+        });
+        let by_id = match kept {
             Some(before) => Arc::clone(&before.by_id),
-            None => Arc::new(ids().enumerate().map(|(at, id)| (id.clone(), at)).collect()),
+            None => Arc::new(users.iter().enumerate().map(|(at, user)| (user.id.clone(), at)).collect()),
         };
         let busiest = Arc::new(busiest(&snapshot));
         View { snapshot, by_id, busiest, history: Arc::new(history) }
@@ -73,11 +76,11 @@ impl View {
 
     /// Who moves most right now, then who used most in the period.
     pub fn busiest(&self) -> impl Iterator<Item = &LiveUser> {
-        self.busiest.iter().filter_map(|at| self.snapshot.users.get(*at))
+        self.busiest.iter().filter_map(|at| self.snapshot.users.get(*at)).map(|it| &**it)
     }
 
     fn user(&self, id: &str) -> Option<&LiveUser> {
-        self.by_id.get(id).and_then(|at| self.snapshot.users.get(*at))
+        self.by_id.get(id).and_then(|at| self.snapshot.users.get(*at)).map(|it| &**it)
     }
 }
 

@@ -50,13 +50,14 @@ struct Part {
 
 pub async fn show(State(pages): State<Shared>, visit: Visit) -> Answer {
     let title = visit.lang.text("panel.nav.overview").to_owned();
-    let (f, stats, status, view) = tokio::join!(
-        Frame::load(&pages, &visit, "overview", title),
-        visit.backend().stats(),
-        visit.backend().status(),
-        pages.hub.view(),
-    );
-    let (stats, status) = (stats?, status?);
+    let (status, view) = tokio::join!(visit.backend().status(), pages.hub.view());
+    // What the stream says next, so that nobody is asked twice, and nothing jumps.
+    let stats = match &view {
+        Some(view) => Stats::from(&*view.snapshot),
+        None => visit.backend().stats().await?,
+    };
+    let f = Frame::beside(&pages, &visit, "overview", title, &status);
+    let status = status?;
     let f = f.with_stream("/live?page=overview".to_owned());
     let zone = status.time_zone.clone().unwrap_or_else(|| "UTC".to_owned());
     let empty = Default::default();

@@ -105,8 +105,8 @@ async fn who_went_away_is_not_seen_just_now_for_ever() {
     assert_eq!(seen(&frame(&mut frames).await).unwrap(), "just now");
     for (minutes, text) in [(3, "3 min ago"), (180, "3 h ago")] {
         let mut later = demo.snapshot();
-        later.users[0].live = Live::default();
-        later.users[0].last_seen_at = Some(Time::from(&now()));
+        Arc::make_mut(&mut later.users[0]).live = Live::default();
+        Arc::make_mut(&mut later.users[0]).last_seen_at = Some(Time::from(&now()));
         later.at = Time::from(&now().checked_add(minutes.minutes()).unwrap());
         demo.publish(later);
         assert_eq!(seen(&frame(&mut frames).await).unwrap(), text);
