@@ -1,9 +1,9 @@
 //! Every inbound type, on every release: the subscription is accepted by the client's own check, and carries
 //! TCP and UDP to the target; the bytes are the user's.
 
-use crate::rig::Rig;
-use boxmeter_tests::cases::{Client, Udp, matrix};
-use boxmeter_tests::singbox::{BYTES, User, VERSIONS};
+use crate::{link_reader, rig::Rig};
+use boxmeter_tests::cases::{Client, Tls, Udp, matrix};
+use boxmeter_tests::singbox::{BYTES, SERVER_NAME, User, VERSIONS};
 use boxmeter_tests::{long, needs_machine, wait};
 use serde_json::{Value, json};
 
@@ -32,6 +32,13 @@ fn carries(version: &'static str) {
 fn imported(rig: &Rig, user: &User) -> Result<(), String> {
     let file = rig.import(&user.name, "");
     rig.check(&file)?;
+    // The name that the settings say, in the place of the server's address.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let named = text.contains(&format!("\"server_name\": \"{SERVER_NAME}\""));
+    let tls = user.case.tls != Tls::None || user.case.client == Client::ShadowTls;
+    if named != (tls && user.case.client != Client::Naive) {
+        return Err(format!("the name of TLS: {text}"));
+    }
     rig.check(&rig.import(&user.name, "?tun=true")).map_err(|why| format!("with TUN: {why}"))?;
     if user.case.client == Client::Naive {
         // No client of sing-box speaks it; the link is for those that do.
@@ -42,22 +49,24 @@ fn imported(rig: &Rig, user: &User) -> Result<(), String> {
         };
     }
     let (process, proxy) = rig.start(&file);
-    let retried = |carry: &dyn Fn() -> std::io::Result<()>| {
-        let most = if user.case.drops { TRIES } else { 3 };
-        let mut last = Ok(());
-        for _ in 0..most {
-            last = carry();
-            if last.is_ok() {
-                break;
-            }
-        }
-        last.map_err(|error| format!("{error}\n{}", process.log()))
-    };
-    retried(&|| proxy.exchange(rig.target, BYTES, 3 * BYTES))?;
+    let failed = |error: std::io::Error| format!("{error}\n{}", process.log());
+    retried(user, || proxy.exchange(rig.target, BYTES, 3 * BYTES)).map_err(failed)?;
     if user.case.udp == Udp::Watched && !matches!(user.case.kind, "http" | "mixed") {
-        retried(&|| proxy.echo(rig.target, 5, 700)).map_err(|why| format!("udp: {why}"))?;
+        let echo = || proxy.echo(rig.target, 5, 700);
+        retried(user, echo).map_err(|error| format!("udp: {}", failed(error)))?;
     }
     Ok(())
+}
+
+fn retried(user: &User, carry: impl Fn() -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut last = Ok(());
+    for _ in 0..if user.case.drops { TRIES } else { 3 } {
+        last = carry();
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
 }
 
 #[test]
@@ -73,6 +82,35 @@ fn subscriptions_carry_traffic_on_1_13() {
 #[test]
 fn subscriptions_carry_traffic_on_1_14() {
     carries(VERSIONS[2]);
+}
+
+/// The first way in that the page has, for who has no app for subscriptions: its link by itself.
+fn linked(rig: &Rig, user: &User) -> Result<(), String> {
+    let shared = rig.credentials(&user.name).servers;
+    let [one] = shared.as_slice() else { return Err(format!("{} ways in", shared.len())) };
+    let Some(link) = &one.link else { return Err("no link".to_owned()) };
+    let outbound = link_reader::outbound(link);
+    let inbound = json!({"type": "mixed", "listen": "127.0.0.1", "listen_port": 2080});
+    let config = json!({"log": {"level": "warn"}, "inbounds": [inbound], "outbounds": [outbound]});
+    let file = rig.site.scratch.join(&format!("{}.link.json", user.name));
+    std::fs::write(&file, config.to_string()).unwrap();
+    let (process, mut proxy) = rig.start(&file);
+    proxy.padded = user.case.client == Client::Naive;
+    retried(user, || proxy.exchange(rig.target, BYTES, 3 * BYTES))
+        .map_err(|error| format!("{error} with {link}\n{}", process.log()))
+}
+
+#[test]
+fn links_carry_traffic() {
+    needs_machine!();
+    let mut cases = matrix(long());
+    // No client reads a form of links for it.
+    cases.retain(|case| case.client != Client::ShadowTls);
+    let rig = Rig::new(VERSIONS[2], &cases);
+    let users = rig.site.users.iter().filter(|user| user.name.starts_with("alice"));
+    let failed = |user: &User| linked(&rig, user).err().map(|why| format!("{}: {why}", user.name));
+    let failures: Vec<_> = users.filter_map(failed).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// The figures in the header are the user's own, both directions, to the byte.

@@ -8,4 +8,5 @@
 
 mod carries;
 mod life;
+mod link_reader;
 mod rig;

@@ -5,7 +5,7 @@ use axum::body::Body;
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::{Case, Tls};
 use boxmeter_tests::process::Process;
-use boxmeter_tests::singbox::{SERVER, Site, binary};
+use boxmeter_tests::singbox::{SERVER, SERVER_NAME, Site, binary};
 use boxmeter_tests::socks::Proxy;
 use boxmeter_tests::target::Target;
 use boxmeter_web::api::client::Client;
@@ -56,7 +56,8 @@ impl Rig {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let visitors = AtomicU32::new(u32::from(Ipv4Addr::new(198, 18, 0, 1)));
         let rig = Rig { agent, client, target, visitors, public, runtime, site };
-        let own = InboundSharing { insecure: Some(true), ..InboundSharing::default() };
+        let server_name = Some(SERVER_NAME.to_owned());
+        let own = InboundSharing { insecure: Some(true), server_name, ..InboundSharing::default() };
         let with_tls = cases.iter().filter(|case| case.tls != Tls::None || case.name == "shadowtls");
         let tag = |case: &Case| match case.name {
             "shadowtls" => "shadowtls-outer".to_owned(),
