@@ -59,6 +59,9 @@ fn every_part_that_may_fail_has_a_name_a_sentence_and_advice() {
         found.len() > 8 && ["source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)),
         "{found:?}"
     );
+    let told = Lang::En.keys().filter_map(|key| key.strip_prefix("degraded."));
+    let told: BTreeSet<String> = told.filter(|part| !part.ends_with("_advice")).map(str::to_owned).collect();
+    assert_eq!(told, found, "the catalogue has words for what fails, and for nothing else");
     for part in found {
         for key in [format!("part.{part}"), format!("degraded.{part}"), format!("degraded.{part}_advice")] {
             for lang in Lang::ALL {

@@ -171,6 +171,7 @@
     }
     if (message.say) document.getElementById("live-say").textContent = message.say;
     if (message.renew) for (const part of all("[data-renew]")) htmx.trigger(part, "renew");
+    if (message.health) for (const part of all("[data-health]")) htmx.trigger(part, "health");
     if (message.refresh && Date.now() - refreshed > 4000) {
       refreshed = Date.now();
       for (const part of all("[data-refresh]")) htmx.trigger(part, "refresh");
@@ -253,6 +254,9 @@
   });
 
   function begin() {
+    // The answer to a form is not asked for again: who comes back to it sees what it was about.
+    const place = document.querySelector("[data-place]");
+    if (place) history.replaceState(history.state, "", place.dataset.place);
     drawAll();
     listen();
     for (const select of all("[data-shows]")) reveal(select);

@@ -163,9 +163,6 @@ impl Hub {
     }
 }
 
-fn clipped(rate: u64) -> i64 {
-    i64::try_from(rate).unwrap_or(i64::MAX)
-}
 /// Times only grow: after the clock was set back, what it said before is not the past any more.
 fn append(history: &mut VecDeque<[i64; 3]>, point: [i64; 3]) {
     while history.back().is_some_and(|last| last[0] >= point[0]) {
@@ -177,6 +174,9 @@ fn append(history: &mut VecDeque<[i64; 3]>, point: [i64; 3]) {
     }
 }
 
+fn clipped(rate: u64) -> i64 {
+    i64::try_from(rate).unwrap_or(i64::MAX)
+}
 
 /// What a page shows live.
 #[derive(Debug, Default, Deserialize)]
@@ -198,6 +198,7 @@ pub async fn stream(State(pages): State<Shared>, visit: Visit, Query(wanted): Qu
         page: wanted.page,
         ids,
         told: Map::new(),
+        degraded: None,
         count: 0,
         base: pages.base.clone(),
     };
@@ -225,6 +226,8 @@ struct Teller {
     ids: Vec<String>,
     base: String,
     told: Map<String, Value>,
+    /// What was not well when it was told last, and since when.
+    degraded: Option<Vec<(String, Timestamp)>>,
     count: u64,
 }
 
@@ -261,6 +264,11 @@ impl Teller {
         // What depends on the state is more than a number: the reason, packages, buttons.
         if self.page == "user" && standing_moved {
             message["renew"] = json!(true);
+        }
+        // What began or is over; the agent's words of it may change all the time.
+        let degraded = view.snapshot.degraded.iter().map(|it| (it.part.clone(), it.since.instant)).collect();
+        if self.degraded.replace(degraded).is_some_and(|before| Some(before) != self.degraded) {
+            message["health"] = json!(true);
         }
         if self.count % SAY_EVERY == SAY_EVERY - 1
             && let Some(text) = self.sentence(view)

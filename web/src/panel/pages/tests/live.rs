@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Rig, Seen, now, segment};
 use crate::{
-    api::types::{Live, Time, UserState},
+    api::types::{Degradation, Live, Time, UserState},
     backend::Backend,
     demo::{Demo, user},
     locale::Lang,
@@ -111,6 +111,69 @@ async fn who_went_away_is_not_seen_just_now_for_ever() {
         demo.publish(later);
         assert_eq!(seen(&frame(&mut frames).await).unwrap(), text);
     }
+}
+
+/// What begins to fail and what works again is asked for, once, by every page that has a stream.
+#[tokio::test]
+async fn what_is_not_well_is_told_to_pages_that_are_open() {
+    let rig = Rig::new().await;
+    let id = rig.demo.user("alice").await.unwrap().user.id.unwrap();
+    for (page, live) in [
+        ("/", "/live?page=overview".to_owned()),
+        ("/users/alice", format!("/live?page=user&ids={id}")),
+        ("/users", format!("/live?page=users&ids={id}")),
+    ] {
+        assert!(rig.get(page).await.has(&format!("data-health hx-get=\"{page}\"")), "{page}");
+        let mut frames = stream(&rig, &live).await;
+        let mut snapshot = rig.demo.snapshot();
+        let mut part = |part: Option<&str>, reason: &str| {
+            snapshot.at = Time::from(&snapshot.at.zoned().checked_add(1.second()).unwrap());
+            snapshot.degraded = part
+                .map(|it| Degradation {
+                    part: it.to_owned(),
+                    reason: reason.to_owned(),
+                    since: Time::from(&now()),
+                    advice: None,
+                })
+                .into_iter()
+                .collect();
+            rig.demo.publish(snapshot.clone());
+        };
+        let mut asked = Vec::new();
+        for (what, reason) in
+            [(None, ""), (Some("source"), "gone"), (Some("source"), "gone for 2 s"), (None, ""), (None, "")]
+        {
+            part(what, reason);
+            asked.push(read(&frame(&mut frames).await)["health"] == true);
+        }
+        assert_eq!(asked, [false, true, false, true, false], "{page}");
+    }
+}
+
+/// What a page draws must have times that grow, and what is new must be in it.
+#[tokio::test]
+async fn a_clock_that_is_set_back_does_not_stop_the_chart() {
+    let rig = Rig::new().await;
+    let mut frames = stream(&rig, "/live?page=overview").await;
+    let start = read(&frame(&mut frames).await)["point"][0].as_i64().unwrap();
+    let mut later = rig.demo.snapshot();
+    let mut seconds = Vec::new();
+    for passed in [1, 2, -1_800, -1_799] {
+        later.at = Time::from(&now().checked_add(passed.seconds()).unwrap());
+        later.totals.download_rate += 1;
+        rig.demo.publish(later.clone());
+        let point = read(&frame(&mut frames).await)["point"].clone();
+        assert_eq!(
+            point,
+            serde_json::json!([start + passed, later.totals.download_rate, later.totals.upload_rate])
+        );
+        seconds.push(start + passed);
+    }
+    let page = rig.get("/").await;
+    let chart = page.text.split("data-chart=\"live\"").nth(1).unwrap();
+    let spec = chart.split("type=\"application/json\">").nth(1).unwrap().split("</script>").next().unwrap();
+    let spec: Value = serde_json::from_str(spec).unwrap();
+    assert_eq!(spec["data"][0], serde_json::json!(seconds[2..]), "only what is past now");
 }
 
 #[tokio::test]
