@@ -109,6 +109,13 @@ fn long_bodies_are_refused() {
     let api = rig.ask("PATCH", &format!("/api/v1/users/{ALICE}")).session(&session);
     let answer = api.json(&json!({"note": long})).send();
     assert_eq!(answer.status, 413, "{}", answer.body);
+    // As long, but without saying so before.
+    let open = rig.ask("POST", "/sign-in").chunked(&format!("password={long}")).send();
+    assert!(matches!(open.status, 400..=499), "{}", open.status);
+    for path in [format!("/api/v1/users/{ALICE}/disable"), format!("/users/{ALICE}/edit")] {
+        let answer = rig.ask("POST", &path).session(&session).chunked(&long).send();
+        assert_eq!(answer.status, 413, "{path}: {}", answer.body);
+    }
     let head = rig.ask("GET", "/sign-in").header("x-long", &"x".repeat(1 << 20)).send();
     assert!(matches!(head.status, 0 | 431), "{}", head.status);
     // Two passwords of a megabyte cost nothing either, and the panel is as well as before.
@@ -137,6 +144,24 @@ fn slow_clients_and_open_streams_keep_nobody_out() {
             stream
         })
         .collect();
+    let form = "content-type: application/x-www-form-urlencoded";
+    let token = rig.token(&session, "slow", "admin");
+    let bodies: Vec<TcpStream> = (0..10)
+        .map(|number| {
+            // Who is not in, who is, and a program.
+            let (path, who) = match number % 3 {
+                0 => ("/sign-in", String::new()),
+                1 => ("/change-users", format!("cookie: boxmeter_session={session}\r\n")),
+                _ => ("/api/v1/users", format!("authorization: Bearer {token}\r\n")),
+            };
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: {PANEL}\r\n{who}{form}\r\ncontent-length: 100\r\n\r\n"
+            );
+            let mut stream = rig.site.inside.run(|| TcpStream::connect(PANEL)).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
     let silent = rig.site.inside.run(|| TcpStream::connect(PANEL)).unwrap();
     // Live pages that nobody reads or closes.
     let streams: Vec<TcpStream> =
@@ -151,6 +176,14 @@ fn slow_clients_and_open_streams_keep_nobody_out() {
         stream.set_read_timeout(Some(Duration::from_secs(80))).unwrap();
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).expect("it is closed, not kept");
+    }
+    // Each is told why: the pages' and the API's own limit comes before that of any answer.
+    let said = ["no answer in time", "the form did not come in time", "the body did not come in time"];
+    for (number, mut stream) in bodies.into_iter().enumerate() {
+        stream.set_read_timeout(Some(Duration::from_secs(80))).unwrap();
+        let answer = Answer::read(stream);
+        let text = answer.body.as_str();
+        assert!(answer.status == 503 && text.contains(said[number % 3]), "{number}: {} {text}", answer.head);
     }
     assert!(begun.elapsed() > Duration::from_secs(5), "a slow line is not an attack");
     // A stream that is read has told something, and the pages still answer.

@@ -31,13 +31,16 @@ fn the_code_with_the_servers_name_carries_traffic() {
     assert!(url.starts_with(&format!("http://{NAME}:8444/s/")), "{codes:?}");
     let fetch = |client: &str| {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail", "--max-time", "30", "-A", client, url]);
+        curl.args(["-sS", "--fail", "--max-time", "30", "-A", client, "-H", "Accept: text/html, */*", url]);
         let output = rig.site.outside.enter(&mut curl).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{url}: {said}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(fetch("Mozilla/5.0 (Linux; Android 15)").contains(url.as_str()), "the page tells its own address");
+    assert!(
+        fetch("Mozilla/5.0 (Linux; Android 15)").contains(url.as_str()),
+        "the page tells its own address"
+    );
     let subscription = fetch("sing-box 1.14.4");
     assert!(subscription.contains(&format!("\"server\": \"{NAME}\"")), "{subscription}");
     let file = rig.site.scratch.join("handed-over.json");

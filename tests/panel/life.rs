@@ -70,9 +70,16 @@ fn the_panel_has_no_rights_and_tells_the_first_password_once() {
     assert!(page.body.contains(ALICE));
     assert!(!rig.agent.ask(&["events"]).unwrap().to_string().contains(&rig.password));
     assert!(!rig.agent.process().log().contains(&rig.password));
-    let ledger = std::fs::read(rig.site.scratch.join("ledger/ledger.db")).unwrap();
-    let has = |text: &str| ledger.windows(text.len()).any(|it| it == text.as_bytes());
-    assert!(!has(&rig.password) && !has(&session), "a secret is in the ledger as it is");
+    let token = rig.token(&session, "program", "read");
+    let page = rig.ask("GET", &format!("/users/{ALICE}/connect")).cookie(&session).send().body;
+    let subscription = page.split("href=\"/s/").nth(1).unwrap().split('"').next().unwrap();
+    let folder = std::fs::read_dir(rig.site.scratch.join("ledger")).unwrap();
+    let files: Vec<_> = folder.flatten().filter_map(|it| std::fs::read(it.path()).ok()).collect();
+    let has = |text: &str| files.iter().any(|it| it.windows(text.len()).any(|it| it == text.as_bytes()));
+    assert!(has(subscription), "what is shown again is kept: else nothing would be found here at all");
+    for secret in [&rig.password, &session, &token, &token["bm_".len()..].to_owned()] {
+        assert!(!has(secret), "a secret is in the ledger as it is");
+    }
 
     // Once: the next start has nothing to tell, and sessions go on.
     let told = rig.log().matches(&rig.password).count();

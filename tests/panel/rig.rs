@@ -120,6 +120,7 @@ impl Rig {
             host: PANEL.into(),
             headers: Vec::new(),
             body: String::new(),
+            length: true,
         };
         ask.from("198.51.100.1")
     }
@@ -182,6 +183,8 @@ pub struct Ask<'a> {
     host: String,
     headers: Vec<(String, String)>,
     body: String,
+    /// Whether the head says how long the body is.
+    length: bool,
 }
 
 impl Ask<'_> {
@@ -225,6 +228,15 @@ impl Ask<'_> {
         self.header("content-type", "application/json")
     }
 
+    /// A form in pieces, whose length is only known at its end.
+    pub fn chunked(self, body: &str) -> Self {
+        let piece = |it: &[u8]| format!("{:x}\r\n{}\r\n", it.len(), String::from_utf8_lossy(it));
+        let pieces: String = body.as_bytes().chunks(16 << 10).map(piece).collect();
+        let mut ask = self.form("").header("transfer-encoding", "chunked").body(format!("{pieces}0\r\n\r\n"));
+        ask.length = false;
+        ask
+    }
+
     pub fn body(mut self, body: String) -> Self {
         self.body = body;
         self
@@ -241,7 +253,7 @@ impl Ask<'_> {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        if self.method != "GET" || !self.body.is_empty() {
+        if self.length && (self.method != "GET" || !self.body.is_empty()) {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         head + "\r\n"

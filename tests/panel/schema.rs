@@ -1,6 +1,7 @@
 //! The OpenAPI document is true: schemathesis asks everything that it allows, and much that it does not.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
     net::TcpStream,
     process::{Command, Stdio},
@@ -9,11 +10,15 @@ use std::{
 use boxmeter_tests::{boxmeter, needs_machine, tools};
 use boxmeter_web::access;
 
-use crate::rig::{Answer, PANEL, Rig};
+use serde_json::Value;
+
+use crate::rig::{ALICE, Answer, PANEL, Rig};
 
 /// What is asked of each operation in the short form.
 const EXAMPLES: &str = "8";
 const LONG_EXAMPLES: &str = "60";
+/// The same of changes of a real agent, each of which is on its disk before it is answered.
+const CHANGES: &str = "2";
 
 /// Ends with the test, however that ends.
 struct Ending(std::process::Child);
@@ -25,19 +30,50 @@ impl Drop for Ending {
     }
 }
 
-fn schemathesis(address: &str, token: &str, words: &[&str]) -> Command {
+fn examples() -> &'static str {
+    if boxmeter_tests::long() { LONG_EXAMPLES } else { EXAMPLES }
+}
+
+fn bearer(token: &str) -> Vec<String> {
+    vec![format!("Authorization: Bearer {token}")]
+}
+
+/// `st` itself takes `words`, its `run` takes `more`; who asks is said by headers.
+fn schemathesis(words: &[&str], address: &str, who: &[String], examples: &str, more: &[&str]) -> Command {
     let mut command = Command::new(tools().join("schemathesis/bin/st"));
-    let examples = if boxmeter_tests::long() { LONG_EXAMPLES } else { EXAMPLES };
+    command.args(words).args(["run", &format!("http://{address}/api/v1/openapi.json")]);
+    for header in who {
+        command.args(["--header", header]);
+    }
     command
-        .args(["run", &format!("http://{address}/api/v1/openapi.json")])
-        .args(["--header", &format!("Authorization: Bearer {token}")])
         .args(["--max-examples", examples, "--seed", "1", "--no-shrink", "--warnings", "off"])
         .args(["--phases", "examples,coverage,fuzzing"])
         // No document says which names exist or that a span ends after it begins.
         .args(["--exclude-checks", "positive_data_acceptance"])
-        .args(words)
+        .args(more)
         .current_dir(std::env::temp_dir());
     command
+}
+
+/// As [`schemathesis`] beside a real agent, of users and policies that there are; what was answered, as `METHOD PATH
+/// STATUS`.
+fn beside(rig: &Rig, who: &[String], examples: &str, more: &[&str]) -> BTreeSet<String> {
+    let [config, report] = ["st.toml", "st.har"].map(|it| rig.site.scratch.join(it).display().to_string());
+    let names = format!(
+        "[parameters]\n\"path.name\" = {ALICE:?}\n[[operations]]\ninclude-path-regex = \"/policies/\"\n\
+         parameters = {{ \"path.name\" = \"basic\" }}\n"
+    );
+    std::fs::write(&config, names).unwrap();
+    let more = [more, &["--report-har-path", &report]].concat();
+    let words = ["--config-file", &*config];
+    must_pass(rig.site.inside.enter(&mut schemathesis(&words, PANEL, who, examples, &more)));
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let entry = |it: &Value| {
+        let url = it["request"]["url"].as_str().unwrap();
+        let path = url.split("/api/v1").nth(1).unwrap().split('?').next().unwrap();
+        format!("{} {path} {}", it["request"]["method"].as_str().unwrap(), it["response"]["status"])
+    };
+    report["log"]["entries"].as_array().unwrap().iter().map(entry).collect()
 }
 
 fn must_pass(command: &mut Command) {
@@ -52,9 +88,42 @@ fn whatever_can_be_read_is_as_the_document_says() {
     needs_machine!();
     let rig = Rig::new();
     let session = rig.sign_in();
-    let token = rig.token(&session, "schemathesis", "read");
-    let mut command = schemathesis(PANEL, &token, &["--include-method", "GET"]);
-    must_pass(rig.site.inside.enter(&mut command));
+    let token = rig.token(&session, "schemathesis", "admin");
+    let answered = beside(&rig, &bearer(&token), examples(), &["--include-method", "GET"]);
+    let user = format!("/users/{ALICE}");
+    for path in [
+        &*user,
+        &format!("{user}/credentials"),
+        &format!("{user}/packages"),
+        "/policies/basic",
+        "/tokens",
+        "/sessions",
+        "/settings/sharing",
+        "/notify",
+        "/events",
+        "/status",
+    ] {
+        assert!(answered.contains(&format!("GET {path} 200")), "{path}: {answered:?}");
+    }
+}
+
+/// What has sing-box do nothing, as somebody who is in does it.
+#[test]
+fn what_a_real_agent_changes_is_as_the_document_says() {
+    needs_machine!();
+    let rig = Rig::new();
+    let session = rig.sign_in();
+    let who =
+        [format!("Cookie: boxmeter_session={session}"), format!("X-CSRF-Token: {}", access::csrf(&session))];
+    let paths = r"/(policies|tokens|settings/sharing|users/\{name\}/packages)";
+    let more = ["--exclude-method", "GET", "--include-path-regex", paths];
+    let answered = beside(&rig, &who, CHANGES, &more);
+    for done in
+        ["POST /policies 201", "PATCH /policies/basic 200", "POST /tokens 201", "PATCH /settings/sharing 200"]
+    {
+        assert!(answered.contains(done), "{done}: {answered:?}");
+    }
+    assert!(answered.contains(&format!("POST /users/{ALICE}/packages 201")), "{answered:?}");
 }
 
 /// On made-up data: changes of any kind and number would have sing-box reload all day.
@@ -86,5 +155,5 @@ fn whatever_is_changed_is_as_the_document_says() {
     let token = ask(&head, r#"{"name": "schemathesis", "scope": "admin"}"#).value();
     let token = token["secret"].as_str().unwrap();
     let words = ["--exclude-method", "GET", "--exclude-path-regex", "/totp$"];
-    must_pass(&mut schemathesis(&address, token, &words));
+    must_pass(&mut schemathesis(&[], &address, &bearer(token), examples(), &words));
 }

@@ -97,18 +97,26 @@ fn every_form_about_users_leaves_its_event() {
     needs_machine!();
     let rig = Rig::new();
     let visit = Visit { rig: &rig, session: rig.sign_in() };
-    visit.leaves("user_added", "/add-user", "name=trail&once=a");
+    visit.leaves("user_created", "/add-user", "name=trail&once=a");
     visit.leaves("user_disabled", "/change-users", "disable=trail");
     visit.leaves("user_enabled", "/change-users", "enable=trail");
     let rev = field(&visit.page("/users/trail/edit"), "rev");
-    visit.leaves("user_changed", "/users/trail/edit", &format!("rev={rev}&note=seen&expires=2099-01-01T00:00"));
+    visit.leaves(
+        "user_changed",
+        "/users/trail/edit",
+        &format!("rev={rev}&note=seen&expires=2099-01-01T00:00"),
+    );
     let bulk = |once: &str, more: &str| format!("user={ALICE}&user=trail&sure=yes&once={once}&{more}");
     visit.leaves("package_added", "/change-users", &bulk("b", "do=package&size=1GiB"));
     visit.leaves("user_changed", "/change-users", &bulk("c", "do=extend&days=30"));
     visit.leaves("traffic_reset", "/change-users", &bulk("d", "do=reset"));
     let rev = field(&visit.page("/users/trail/delete"), "rev");
     visit.leaves("user_deleted", "/users/trail/delete", &format!("rev={rev}"));
-    visit.leaves("user_purged", "/change-users", &format!("user={ALICE}&sure=yes&do=delete&purge=yes&once=e"));
+    visit.leaves(
+        "user_purged",
+        "/change-users",
+        &format!("user={ALICE}&sure=yes&do=delete&purge=yes&once=e"),
+    );
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::{collections::BTreeSet, io::Read as _, sync::Arc};
 
 use axum::body::Body;
 use flate2::read::GzDecoder;
-use http::{Method, header};
+use http::{Method, Request, header};
 use http_body_util::BodyExt as _;
 
 use super::{Rig, now};
 use crate::{
     api::types::{User, UserState},
+    backend::Backend as _,
     demo::{Demo, user},
     locale::Lang,
 };
@@ -18,9 +19,10 @@ use crate::{
 const LOAD_BYTES_MAX: usize = 150_000;
 
 /// What the server sends to a browser, compressed as it does it.
-async fn sent(rig: &Rig, path: &str) -> (usize, String) {
-    let request = rig.request(Lang::En, Method::GET, path).header(header::ACCEPT_ENCODING, "gzip");
-    let response = rig.raw(request.body(Body::empty()).unwrap()).await;
+async fn sent(rig: &Rig, mut request: Request<Body>) -> (usize, String) {
+    let path = request.uri().path().to_owned();
+    request.headers_mut().insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
+    let response = rig.raw(request).await;
     let compressed = response.headers().get(header::CONTENT_ENCODING).is_some_and(|it| it == "gzip");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let mut text = String::new();
@@ -33,21 +35,58 @@ async fn sent(rig: &Rig, path: &str) -> (usize, String) {
     (body.len(), text)
 }
 
+fn get(rig: &Rig, path: &str) -> Request<Body> {
+    rig.request(Lang::En, Method::GET, path).body(Body::empty()).unwrap()
+}
+
+/// A page with everything that it names.
+async fn loads_little(rig: &Rig, what: &str, request: Request<Body>, parts: &str, least: usize) -> String {
+    let (mut sum, page) = sent(rig, request).await;
+    let mut seen = BTreeSet::new();
+    for part in page.split(parts).skip(1) {
+        let address = format!("{}{}", &parts[1..], part.split(['"', '#']).next().unwrap());
+        if seen.insert(address.clone()) {
+            sum += sent(rig, get(rig, &address)).await.0;
+        }
+    }
+    assert!(seen.len() >= least, "{what}: {seen:?} in {page}");
+    assert!(sum < LOAD_BYTES_MAX, "{what}: {sum} bytes");
+    page
+}
+
 #[tokio::test]
 async fn a_first_visit_loads_little() {
     let rig = Rig::new().await;
-    for path in Rig::all() {
-        let (mut sum, page) = sent(&rig, path).await;
-        let mut seen = BTreeSet::new();
-        for part in page.split("\"/static/").skip(1) {
-            let address = part.split(['"', '#']).next().unwrap();
-            if seen.insert(address) {
-                sum += sent(&rig, &format!("/static/{address}")).await.0;
-            }
-        }
-        assert!(seen.len() > 3, "{path}: {seen:?}");
-        assert!(sum < LOAD_BYTES_MAX, "{path}: {sum} bytes");
+    for path in Rig::all().into_iter().chain(["/sign-in"]) {
+        loads_little(&rig, path, get(&rig, path), "\"/static/", 4).await;
     }
+    // What is the answer to a form.
+    let marked = [("user", "alice"), ("user", "dave")];
+    let deed = |deed| [&marked[..], &[("do", deed)]].concat();
+    for (path, fields, said) in [
+        ("/add-user", vec![("name", "newcomer")], "newcomer"),
+        ("/settings/tokens", vec![("name", "first"), ("scope", "read")], "bm_"),
+        ("/change-users", deed("more"), "Change 2 users"),
+        ("/change-users", deed("delete"), "Delete 2 users?"),
+    ] {
+        let page = loads_little(&rig, path, rig.form(Lang::En, path, &fields), "\"/static/", 4).await;
+        assert!(page.contains(said), "{path}: {page}");
+    }
+}
+
+/// A user's own page has a code for each inbound.
+#[tokio::test]
+async fn a_page_of_twenty_inbounds_loads_little() {
+    let mut someone = user(&now(), 1, "someone", UserState::Active, Some(1 << 40));
+    someone.inbounds = (0..20).map(|number| format!("inbound-{number}")).collect();
+    let rig = Rig::over(Arc::new(Demo::new(now()).with_users(vec![someone])), "").await;
+    let path = rig.demo.credentials("someone").await.unwrap().path;
+    let mut request = get(&rig, &path);
+    request.headers_mut().insert(header::USER_AGENT, "Mozilla/5.0".parse().unwrap());
+    request.headers_mut().insert(header::ACCEPT, "text/html".parse().unwrap());
+    let page = loads_little(&rig, &path, request, "\"/s/-/", 1).await;
+    assert_eq!(page.matches("crispEdges").count(), 21, "its own code, and those of the inbounds");
+    loads_little(&rig, "connect", get(&rig, "/users/someone/connect"), "\"/static/", 4).await;
 }
 
 async fn many(count: u64) -> Rig {

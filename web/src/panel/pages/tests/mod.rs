@@ -56,7 +56,8 @@ impl Rig {
         let base = options.base_path.clone();
         let options = Options { language: Some(Lang::En), ..options };
         let app = panel::app(front, options);
-        let stranger = Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned(), unattended: false };
+        let stranger =
+            Visitor { presented: None, from: NOWHERE, browser: "a test".to_owned(), unattended: false };
         let sign_in = SignIn { password: PASSWORD.to_owned(), code: None };
         let session = demo.sign_in(&stranger, sign_in).await.unwrap().session;
         Rig { demo, base, session, app }
@@ -97,6 +98,11 @@ impl Rig {
     }
 
     pub async fn post_in(&self, lang: Lang, path: &str, fields: &[(&str, &str)]) -> Seen {
+        self.send(self.form(lang, path, fields)).await
+    }
+
+    /// A form of the session, as it is sent.
+    pub fn form(&self, lang: Lang, path: &str, fields: &[(&str, &str)]) -> Request<Body> {
         let csrf = access::csrf(&self.session);
         let own = [("csrf", &*csrf)];
         let all = fields.iter().filter(|(name, _)| *name != "csrf").chain(&own);
@@ -105,7 +111,7 @@ impl Rig {
         let request = self
             .request(lang, Method::POST, path)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-        self.send(request.body(Body::from(pairs.join("&"))).unwrap()).await
+        request.body(Body::from(pairs.join("&"))).unwrap()
     }
 
     /// Follows a redirect with the cookies that came with it, as a browser does.
