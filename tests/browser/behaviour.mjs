@@ -3,6 +3,7 @@
 
 import { faults, main, visitor, watched } from "./lib.mjs";
 import { signIn } from "./door.mjs";
+import { PAGES, user } from "./pages.mjs";
 
 const base = process.env.PANEL_URL;
 const names = (page) => page.locator(".people th.who .name").allTextContents();
@@ -13,7 +14,7 @@ const until = (page, holds, value) => page.waitForFunction(holds, value);
 async function inside(browser, options, permissions = []) {
   const context = await visitor(browser, options);
   await context.grantPermissions(permissions);
-  const page = await watched(context, [404]);
+  const page = await watched(context, [404, 422, 501]);
   await signIn(page, base);
   return page;
 }
@@ -21,7 +22,7 @@ async function inside(browser, options, permissions = []) {
 /// Each form and link does its work where no script runs.
 async function withoutScripts(browser, expect) {
   const page = await inside(browser, { script: false, phone: true });
-  for (const path of ["/", "/users", "/add-user", "/users/alice", "/users/alice/connect", "/events", "/settings"]) {
+  for (const [, path] of PAGES) {
     const response = await page.goto(base + path);
     expect(`${path} without scripts`, response.status() === 200);
     const dead = await page.locator("button.needjs, [data-plot]").locator("visible=true").count();
@@ -48,6 +49,131 @@ async function withoutScripts(browser, expect) {
   expect("a code is shown", await page.locator(".qr svg").first().isVisible());
   await page.locator("button[name=lang]").click();
   expect("another language", (await page.locator("html").getAttribute("lang")) === "zh-CN");
+  await page.locator("button[name=lang]").click();
+
+  // Each of the other forms once: where it is, what is typed, what is pressed, and what then is there.
+  const save = "main form .actions button";
+  const own = `/users/without-scripts`;
+  const forms = [
+    [`${own}/edit`, { "#note": "typed" }, save, ".notice.ok"],
+    [`${own}/package`, { "#size": "2 GiB" }, save, ".notice.ok"],
+    [`${own}/reset`, {}, save, ".notice.ok"],
+    [`${own}/connect`, {}, "form[action$='/connect'] summary", "form[action$='/connect'] button.danger"],
+    [null, {}, "form[action$='/connect'] button.danger", ".notice.ok"],
+    [`${own}/delete`, {}, save, ".notice.ok"],
+    ["/add-policy", { "#name": "without", "#quota": "5 GiB" }, save, ".notice.ok"],
+    ["/policies/without", { "#quota": "6 GiB" }, save, ".notice.ok"],
+    ["/policies/without/delete", {}, save, ".notice.ok"],
+    ["/settings/links", { "#update_hours": "6" }, save, ".notice.ok"],
+    ["/settings/notify", {}, "form[action$='/settings/notify'] button", ".notice"],
+    ["/settings", { "#current": "not this", "#new": "long enough it is", "#again": "long enough it is" },
+      "form[action$='/settings/password'] button", "#current-error"],
+    ["/settings", { "form[action$='/settings/tokens'] input[name=name]": "without" },
+      "form[action$='/settings/tokens'] button", "#token"],
+    ["/settings", {}, "form[action$='/settings/tokens/delete'] button", ".notice.ok"],
+    // The demonstration has no second factor, and says so on a page.
+    ["/settings/totp", {}, save, "h1"],
+    ["/events", { "#user": "without-scripts" }, "form.filter button", "#list tbody tr"],
+    ["/", {}, "form[action$='/sign-out'] button", "input[type=password]"],
+  ];
+  for (const [path, fields, button, then] of forms) {
+    if (path) await page.goto(base + path);
+    for (const [field, text] of Object.entries(fields)) await page.locator(field).fill(text);
+    await page.locator(button).first().click();
+    const there = await page.locator(then).first().waitFor().then(() => true, () => false);
+    expect(`${path ?? page.url()}: ${button} leads to ${then}`, there);
+    expect(`${path}: ${(await faults(page, { axe: false })).join()}`, page.complaints.length === 0);
+  }
+  await page.context().close();
+}
+
+/// Whether who uses keys sees where they are: the element that has the focus has a mark around it, and is in sight.
+const seen = () => {
+  const it = document.activeElement;
+  const [style, box] = [getComputedStyle(it), it.getBoundingClientRect()];
+  const marked = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0) || style.boxShadow !== "none";
+  return marked && box.bottom > 0 && box.top < innerHeight;
+};
+
+/// From adding a user to the code to disabling it, with Tab, Enter and what is typed.
+async function keysOnly(browser, expect) {
+  const page = await inside(browser, {});
+  const to = async (selector) => {
+    for (let presses = 0; presses < 120; presses += 1) {
+      await page.keyboard.press("Tab");
+      const visible = await page.evaluate(seen);
+      const name = await page.evaluate(() => document.activeElement.outerHTML.slice(0, 120));
+      expect(`the focus is seen: ${name}`, visible);
+      if (await page.evaluate((selector) => document.activeElement.matches(selector), selector)) return;
+    }
+    throw new Error(`no way to ${selector} with the Tab key`);
+  };
+  const enter = () => Promise.all([page.waitForEvent("load"), page.keyboard.press("Enter")]);
+  await page.goto(base + "/");
+  await to("a[href$='/users']");
+  await enter();
+  await to("a[href$='/add-user']");
+  await enter();
+  await to("#name");
+  await page.keyboard.type("by-keys");
+  await to("main form .actions button");
+  await enter();
+  expect("a code is shown", await page.locator(".qr svg").first().isVisible());
+  await to("a[role=button][href$='/users/by-keys']");
+  await enter();
+  await to("button[name=disable]");
+  await enter();
+  expect("it is disabled", (await page.locator(".pill[data-state=disabled]").count()) > 0);
+  // Back over the answer to the form: what was handed over, without asking for it anew.
+  await page.goBack();
+  await page.goBack();
+  expect(`back is the way in: ${page.url()}`, page.url().endsWith("/users/by-keys/connect"));
+  await page.context().close();
+}
+
+/// However a list is changed, one stream is open, and none while nobody looks.
+async function oneStream(browser, expect) {
+  const context = await visitor(browser, {});
+  await context.addInitScript(() => {
+    window.streams = [];
+    window.EventSource = class extends EventSource {
+      constructor(...words) {
+        super(...words);
+        window.streams.push(this);
+      }
+    };
+  });
+  const page = await watched(context);
+  await signIn(page, base);
+  const open = () => page.evaluate(() => window.streams.filter((it) => it.readyState !== EventSource.CLOSED).length);
+  const hide = (hidden) => page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, hidden);
+  await page.goto(`${base}/users`);
+  await until(page, () => window.streams.length === 1);
+  await page.locator("select[name=state]").selectOption("limited");
+  await until(page, () => location.search.includes("state=limited") && window.streams.length === 2);
+  expect("one after a filter", (await open()) === 1);
+  await page.locator("a.sort[href*='sort=total']").click();
+  await until(page, () => document.querySelector("#sort").value === "total");
+  await page.locator("#q").fill("nobody has this name");
+  await until(page, () => document.querySelectorAll(".people tbody tr").length === 0);
+  expect("one after an empty search", (await open()) <= 1);
+  await page.locator("#q").fill("");
+  await until(page, () => document.querySelectorAll(".people tbody tr").length > 1);
+  expect("one after sorting and searching", (await open()) === 1);
+  for (let times = 0; times < 3; times += 1) {
+    await hide(true);
+    expect("none while nobody looks", (await open()) === 0);
+    await hide(false);
+    expect("one for who looks again", (await open()) === 1);
+  }
+  await page.goto(`${base}/users/${user}`);
+  await until(page, () => window.streams.length === 1);
+  await page.locator(".choice a[href$='by=hour']").click();
+  await page.locator("[data-chart=hour] canvas").waitFor();
+  expect("one after another chart", (await open()) === 1);
   await page.context().close();
 }
 
@@ -196,7 +322,7 @@ async function choices(browser, expect) {
 }
 
 await main(async (browser, report) => {
-  for (const [name, part] of Object.entries({ withoutScripts, lists, keys, moving, choices })) {
+  for (const [name, part] of Object.entries({ withoutScripts, lists, keys, keysOnly, oneStream, moving, choices })) {
     const expect = (what, holds) => holds || report(name, [what]);
     try {
       await part(browser, expect);

@@ -39,7 +39,7 @@ async function threeCodes(secret) {
 
 await main(async (browser, report) => {
   const context = await visitor(browser, { phone: true });
-  const page = await watched(context);
+  const page = await watched(context, [503]);
   const clean = async (what) => report(what, await faults(page, { phone: true }));
   await signIn(page, base);
   await clean("overview");
@@ -102,13 +102,30 @@ await main(async (browser, report) => {
   await clean("back");
   await step("back");
 
-  // The agent ends and comes back: the page that stayed open goes on where it was.
+  // Without the agent there is a page that says so, and the one that stayed open goes on where it was afterwards.
+  const other = await watched(context, [503]);
+  await step("stop");
+  const refused = await other.goto(`${base}/users`);
+  if (refused.status() !== 503) report("stopped", [`status ${refused.status()}`]);
+  report("stopped", await faults(other, { phone: true }));
+  await other.close();
   const last = await used.textContent();
   await step("restart");
   const goesOn = page.waitForFunction(
     (last) => document.querySelector("[data-live$=':used']").textContent !== last, last, LONG);
   await step("moving");
   await goesOn;
+
+  // What is not well is told to a page that is open, and so is that it is over.
+  await page.goto(`${base}/`);
+  await page.locator("#banners .notice").waitFor({ state: "detached", ...LONG });
+  await step("away");
+  await page.locator("#banners .notice").first().waitFor(LONG);
+  await page.locator("#health-card .pill[data-state=warning]").first().waitFor(LONG);
+  await clean("without sing-box");
+  await step("there");
+  await page.locator("#banners .notice").waitFor({ state: "detached", ...LONG });
+  await page.locator("#health-card .pill[data-state=active]").waitFor(LONG);
 
   // The second factor: offered, proven by a code, asked for at the next way in, and off again.
   await page.goto(`${base}/settings`);

@@ -91,10 +91,10 @@ fn from_signing_in_to_a_cut_and_back() {
                 let (_, proxy) = client.as_ref().unwrap();
                 wait("the package brings the user back", || moved(proxy, PIECE, PIECE));
             }
-            "restart" => {
-                rig.agent.stop();
-                rig.agent.start();
-            }
+            "away" => rig.site.server = None,
+            "there" => rig.site.start_server(),
+            "stop" => rig.agent.stop(),
+            "restart" => rig.agent.start(),
             _ => {
                 said.push_str(&line);
                 said.push('\n');

@@ -118,11 +118,15 @@ function steady(snapshot, columns) {
 }
 
 /// Compares the page's landmarks with those that are stored; with BOXMETER_UPDATE they are stored anew.
-/// `columns`: with the heads of its tables, which are there whatever the data are.
-export async function landmarks(page, name, columns = false) {
+/// `columns`: with the heads of its tables, which are there whatever the data are. On a phone a page is the same as on
+/// a desktop, unless it has a snapshot of its own.
+export async function landmarks(page, name, { columns = false, phone = false } = {}) {
   const folder = join(import.meta.dirname, "snapshots");
-  const file = join(folder, `${name}.yml`);
+  const [wide, narrow] = [join(folder, `${name}.yml`), join(folder, `${name}.phone.yml`)];
   const now = steady(await page.locator("body").ariaSnapshot(), columns) + "\n";
+  const same = () => existsSync(wide) && readFileSync(wide, "utf8") === now;
+  const own = phone && (process.env.BOXMETER_UPDATE ? !same() : existsSync(narrow));
+  const file = own ? narrow : wide;
   if (process.env.BOXMETER_UPDATE || !existsSync(file)) {
     mkdirSync(folder, { recursive: true });
     writeFileSync(file, now);

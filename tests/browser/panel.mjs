@@ -3,42 +3,41 @@
 
 import { faults, landmarks, main, visitor, watched } from "./lib.mjs";
 import { signIn } from "./door.mjs";
+import { PAGES, user } from "./pages.mjs";
 
 const base = process.env.PANEL_URL;
-const user = "alice";
-const limited = encodeURIComponent("韩梅梅");
-
 /// Pages whose tables are there on every day.
 const COLUMNS = ["overview", "users", "users-found", "events", "policies", "settings"];
 
-/// Name and address of every page.
-const PAGES = [
-  ["overview", "/"],
-  ["users", "/users"],
-  ["users-found", "/users?q=a&sort=used"],
-  ["user-new", "/add-user"],
-  ["user", `/users/${user}`],
-  ["user-by-hour", `/users/${user}?by=hour`],
-  ["user-by-period", `/users/${user}?by=period`],
-  ["user-limited", `/users/${limited}`],
-  ["user-connect", `/users/${user}/connect`],
-  ["user-flows", `/users/${user}/flows`],
-  ["user-edit", `/users/${user}/edit`],
-  ["user-package", `/users/${user}/package`],
-  ["user-reset", `/users/${user}/reset`],
-  ["user-delete", `/users/${user}/delete`],
-  ["policies", "/policies"],
-  ["policy-new", "/add-policy"],
-  ["policy", "/policies/basic"],
-  ["policy-delete", "/policies/free/delete"],
-  ["events", "/events"],
-  ["settings", "/settings"],
-  ["settings-links", "/settings/links"],
-  ["settings-notify", "/settings/notify"],
-];
-
 const FORM = "main form";
+const SAVE = `${FORM} .actions button`;
 const press = (page, selector) => Promise.all([page.waitForEvent("load"), page.locator(selector).first().click()]);
+
+/// The forms for several users, of one who is marked.
+async function several(page, ...more) {
+  await page.goto(`${base}/users`);
+  await page.locator("input[name=user]").nth(1).check();
+  for (const box of more) await page.locator(`input[name=${box}]`).check();
+  await press(page, "button.quiet[value=more]");
+}
+
+/// Presses a button of theirs as if the question before it had not been answered yet.
+async function unsure(page, deed) {
+  await page.locator("input[name=sure]").evaluateAll((all) => all.forEach((it) => it.remove()));
+  await press(page, `button[value=${deed}]`);
+}
+
+/// Somebody else saves the same form first.
+async function meanwhile(page, path, field, theirs, ours) {
+  await page.goto(base + path);
+  const other = await page.context().newPage();
+  await other.goto(base + path);
+  await other.locator(field).fill(theirs);
+  await press(other, SAVE);
+  await other.close();
+  await page.locator(field).fill(ours);
+  await press(page, SAVE);
+}
 
 /// Pages that are answers: what leads to each, and the status that it has. `mine` is a name that no other visitor
 /// uses.
@@ -46,23 +45,16 @@ const ANSWERS = [
   ["user-added", 200, async (page, mine) => {
     await page.goto(`${base}/add-user`);
     await page.locator("#name").fill(mine);
-    await press(page, `${FORM} .actions button`);
+    await press(page, SAVE);
   }],
   ["user-new-mistakes", 422, async (page) => {
     await page.goto(`${base}/add-user`);
     await page.locator("#name").fill("a[b");
     await page.locator("#quota").fill("ten");
-    await press(page, `${FORM} .actions button`);
+    await press(page, SAVE);
   }],
   ["user-clash", 412, async (page, mine) => {
-    await page.goto(`${base}/users/${mine}/edit`);
-    const other = await page.context().newPage();
-    await other.goto(`${base}/users/${mine}/edit`);
-    await other.locator("#note").fill("theirs");
-    await press(other, `${FORM} .actions button`);
-    await other.close();
-    await page.locator("#note").fill("ours");
-    await press(page, `${FORM} .actions button`);
+    await meanwhile(page, `/users/${mine}/edit`, "#note", "theirs", "ours");
   }],
   ["users-delete", 200, async (page) => {
     await page.goto(`${base}/users`);
@@ -70,17 +62,57 @@ const ANSWERS = [
     await press(page, "button[name=do][value=delete]");
   }],
   ["users-more", 200, async (page) => {
-    await page.goto(`${base}/users`);
-    await page.locator("input[name=user]").first().check();
-    await page.locator("input[name=everybody]").check();
-    await press(page, "button.quiet[value=more]");
+    await several(page, "everybody");
   }],
   ["users-more-mistakes", 422, async (page) => {
-    await page.goto(`${base}/users`);
-    await page.locator("input[name=user]").first().check();
-    await press(page, "button.quiet[value=more]");
+    await several(page);
     await page.locator("#days").fill("0");
     await press(page, "button[value=extend]");
+  }],
+  ["users-package", 200, async (page) => {
+    await several(page);
+    await page.locator("#size").fill("1 GiB");
+    await unsure(page, "package");
+  }],
+  ["users-extend", 200, async (page) => {
+    await several(page);
+    await page.locator("#days").fill("30");
+    await unsure(page, "extend");
+  }],
+  ["users-policy", 200, async (page) => {
+    await several(page, "everybody");
+    await unsure(page, "policy");
+  }],
+  ["package-mistakes", 422, async (page) => {
+    await page.goto(`${base}/users/${user}/package`);
+    await page.locator("#size").fill("5");
+    await press(page, SAVE);
+  }],
+  ["password-mistakes", 422, async (page) => {
+    await page.goto(`${base}/settings`);
+    for (const [field, text] of [["current", "not this"], ["new", "short"], ["again", "other"]]) {
+      await page.locator(`#${field}`).fill(text);
+    }
+    await press(page, "form[action$='/settings/password'] button");
+  }],
+  ["links-mistakes", 422, async (page) => {
+    await page.goto(`${base}/settings/links`);
+    await page.locator("#address").fill("two words");
+    await press(page, SAVE);
+  }],
+  ["links-clash", 412, async (page) => {
+    const hours = () => String(24 + Math.floor(Math.random() * 700));
+    await meanwhile(page, "/settings/links", "#update_hours", hours(), hours());
+  }],
+  ["policy-clash", 412, async (page, mine) => {
+    await page.goto(`${base}/add-policy`);
+    await page.locator("#name").fill(mine);
+    await press(page, SAVE);
+    await meanwhile(page, `/policies/${mine}`, "#quota", "1 GiB", "2 GiB");
+  }],
+  ["own-page", 200, async (page) => {
+    await page.goto(`${base}/users/${user}/connect`);
+    await page.goto(base + (await page.locator("a[href*='/s/']").getAttribute("href")));
   }],
   ["token-made", 200, async (page, mine) => {
     await page.goto(`${base}/settings`);
@@ -94,21 +126,25 @@ const ANSWERS = [
 /// One visitor sees every page.
 async function visitAll(browser, report, { lang, theme, phone }) {
   const context = await visitor(browser, { lang, theme, phone });
-  const page = await watched(context, [404, 412, 422]);
+  const page = await watched(context, [403, 404, 412, 422]);
   const combination = `${lang} ${theme} ${phone ? "phone" : "desktop"}`;
-  const stored = theme === "light" && !phone;
-  await signIn(page, base, async () => {
-    report(`sign-in ${combination}`, await faults(page, { phone }));
-    if (stored) report("sign-in", await landmarks(page, `sign-in.${lang}`));
-  });
+  const stored = theme === "light";
+  const look = async (name, columns) => {
+    report(`${name} ${combination}`, await faults(page, { phone }));
+    if (stored) report(`${name} ${combination}`, await landmarks(page, `${name}.${lang}`, { columns, phone }));
+  };
+  await page.goto(`${base}/sign-in`);
+  await page.locator("input[type=password]").fill("not the password");
+  await press(page, "form:has(input[type=password]) button");
+  await look("sign-in-refused");
+  await signIn(page, base, () => look("sign-in"));
   for (const [name, path] of PAGES) {
     const response = await page.goto(base + path);
     const there = new URL(page.url()).pathname;
     if (response.status() !== 200 || there !== path.split("?")[0]) {
       report(`${name} ${combination}`, [`status ${response.status()} at ${there}`]);
     }
-    report(`${name} ${combination}`, await faults(page, { phone }));
-    if (stored) report(name, await landmarks(page, `${name}.${lang}`, COLUMNS.includes(name)));
+    await look(name, COLUMNS.includes(name));
   }
   const mine = `visitor-${lang.toLowerCase()}-${theme}-${phone ? "phone" : "desktop"}`;
   for (const [name, status, go] of ANSWERS) {
@@ -120,8 +156,7 @@ async function visitAll(browser, report, { lang, theme, phone }) {
     await go(page, mine);
     page.off("response", see);
     if (seen !== status) report(`${name} ${combination}`, [`status ${seen} at ${page.url()}`]);
-    report(`${name} ${combination}`, await faults(page, { phone }));
-    if (stored) report(name, await landmarks(page, `${name}.${lang}`));
+    await look(name);
   }
   await context.close();
 }

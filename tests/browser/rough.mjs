@@ -10,11 +10,43 @@ const pages = process.env.PUBLIC.split(" ");
 const PAGES = ["/", "/users", "/users?sort=rate", "/add-user", "/events", "/policies", "/settings", "/settings/links"];
 const OF_A_USER = ["", "/connect", "/flows", "/edit", "/package", "/reset", "/delete"];
 
+/// Every form, by the page that it is on.
+const FORMS = [
+  ["/add-user", "main form"],
+  ["/add-policy", "main form"],
+  ["/settings/links", "main form"],
+  ["/settings", "form[action$='/settings/tokens']"],
+  ["/settings", "form[action$='/settings/password']"],
+  ["/sign-in", "form:has(input[type=password])"],
+  ["/users", "form.filter"],
+  ["/events", "form.filter"],
+];
+const FORMS_OF_A_USER = ["/edit", "/package"];
+
+/// Sends a form with a text in every field that takes one, past what the browser itself would refuse.
+async function filled(page, [path, form], text) {
+  await page.goto(base + path);
+  const sent = page.waitForEvent("load");
+  const count = await page.locator(form).first().evaluate((form, text) => {
+    const fields = form.querySelectorAll("textarea, " +
+      ["text", "email", "url", "search", "password"].map((kind) => `input[type=${kind}]`).join());
+    for (const field of fields) {
+      field.removeAttribute("maxlength");
+      field.value = text;
+    }
+    form.noValidate = true;
+    form.requestSubmit();
+    return fields.length;
+  }, text);
+  await sent;
+  return count;
+}
+
 await main(async (browser, report) => {
   for (const [lang, phone] of [["en", false], ["zh-CN", true]]) {
     const context = await visitor(browser, { lang, phone });
     await context.addInitScript(() => (window.hit = () => window.__broken.push("a text was run")));
-    const page = await watched(context, [404, 412, 422]);
+    const page = await watched(context, [403, 404, 412, 422]);
     const look = async (what, axe) => report(`${what} ${lang}`, await faults(page, { phone, axe }));
     await signIn(page, base);
     for (const path of PAGES) {
@@ -50,8 +82,24 @@ await main(async (browser, report) => {
       await page.locator("form[action$='/settings/tokens'] input[name=name]").fill(name);
       await page.locator("form[action$='/settings/tokens'] button").click();
       await look(`token ${number}`, false);
+      // What is kept, beside a value that is taken.
+      const own = `/users/${encodeURIComponent(name)}`;
+      for (const [path, fields] of [[`${own}/package`, { size: "1 GiB", note: name }], ["/settings/links", { title: name }]]) {
+        await page.goto(base + path);
+        for (const [field, text] of Object.entries(fields)) await page.locator(`#${field}`).fill(text);
+        await page.locator("main form .actions button").first().click();
+        await page.locator(".notice.ok").waitFor();
+        await look(`kept ${path}`, false);
+      }
+      await page.goto(base + own);
+      await look(`user ${number} with a note of a package`, false);
       await page.goto(base + pages[number]);
       await look(`own page ${number}`, number === 0);
+      if (phone) continue;
+      for (const form of [...FORMS, ...FORMS_OF_A_USER.map((it) => [own + it, "main form"])]) {
+        if ((await filled(page, form, name)) === 0) report(form.join(), ["no field takes a text"]);
+        await look(`filled ${form}`, false);
+      }
     }
     await page.goto(`${base}/policies`);
     await look("policies with names", true);

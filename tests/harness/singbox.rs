@@ -172,7 +172,8 @@ impl Site {
         let config: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let inbounds = config["inbounds"].as_array().unwrap();
         let mixed = inbounds.iter().find(|it| it["type"] == "mixed").unwrap();
-        let address = (Ipv4Addr::LOCALHOST, u16::try_from(mixed["listen_port"].as_u64().unwrap()).unwrap()).into();
+        let address =
+            (Ipv4Addr::LOCALHOST, u16::try_from(mixed["listen_port"].as_u64().unwrap()).unwrap()).into();
         let mut command = Command::new(binary(self.version));
         command.arg("--disable-color").arg("run").arg("-c").arg(file);
         let mut process = Process::start(&mut command, &self.outside, &file.with_extension("log"));

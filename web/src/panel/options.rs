@@ -287,7 +287,8 @@ mod tests {
         let uri: http::Uri = url.parse().unwrap();
         let mut statuses = Vec::new();
         for app in [app(Arc::clone(&front), options.clone()), public_app(front, options.clone())] {
-            let request = http::Request::get(uri.path()).header(header::HOST, uri.authority().unwrap().as_str());
+            let request =
+                http::Request::get(uri.path()).header(header::HOST, uri.authority().unwrap().as_str());
             let answer = app.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
             statuses.push(answer.status());
         }
@@ -307,10 +308,7 @@ mod tests {
         let everywhere = |url: &str| (url.to_owned(), Reach::Everywhere);
         let local = Options::default();
         assert_eq!(page(&local, "127.0.0.1:8790", Some("203.0.113.7")).await.1, Reach::Machine);
-        assert_eq!(
-            page(&local, "203.0.113.7:8790", None).await,
-            everywhere("http://203.0.113.7:8790/s/x")
-        );
+        assert_eq!(page(&local, "203.0.113.7:8790", None).await, everywhere("http://203.0.113.7:8790/s/x"));
         let said = Options { public_url: "https://panel.example/box/".to_owned(), ..Options::default() };
         assert_eq!(page(&said, "127.0.0.1:8790", None).await, everywhere("https://panel.example/box/s/x"));
         let loopback = Options { public_url: "http://localhost:8790".to_owned(), ..Options::default() };
@@ -325,7 +323,11 @@ mod tests {
             page(&public, "localhost", Some("server.example")).await,
             everywhere("https://server.example:8443/s/x")
         );
-        assert_eq!(page(&public, "localhost", None).await.1, Reach::Machine, "nobody knows where the machine is");
+        assert_eq!(
+            page(&public, "localhost", None).await.1,
+            Reach::Machine,
+            "nobody knows where the machine is"
+        );
         let own = Options { public_listen: Some("198.51.100.4:80".parse().unwrap()), ..Options::default() };
         assert_eq!(page(&own, "localhost", None).await, everywhere("http://198.51.100.4:80/s/x"));
         // By a tunnel to a panel that listens everywhere.

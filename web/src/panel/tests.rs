@@ -244,7 +244,9 @@ async fn names_that_are_not_ours_are_refused() {
     assert_eq!(rebound.status, StatusCode::MISDIRECTED_REQUEST);
     assert!(!rebound.body.contains("demo-alice"));
     // Users' own pages have no cookie, and may be found by whatever name leads here; nothing else beside them.
-    for (path, status) in [("/s/x", 404), ("/s/-/public.css", 200), ("/s/x/users", 421), ("/s", 421), ("//s/x", 421)] {
+    for (path, status) in
+        [("/s/x", 404), ("/s/-/public.css", 200), ("/s/x/users", 421), ("/s", 421), ("//s/x", 421)]
+    {
         let answer = browser.send(Request::get(path).header(header::HOST, "server.example:8443"), "").await;
         assert_eq!(answer.status.as_u16(), status, "{path}");
     }
