@@ -255,14 +255,15 @@ async function keys(browser, expect) {
   await page.context().close();
 }
 
-/// Points of a canvas that have a colour.
-const drawn = (page, selector) =>
-  page.locator(`${selector} canvas`).evaluate((canvas) => {
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    let points = 0;
-    for (let at = 3; at < data.length; at += 4) if (data[at] > 40) points += 1;
-    return points;
-  });
+/// Until so many points of a canvas have a colour: it is drawn a moment after it is there.
+const drawn = (page, selector, least) => page.waitForFunction(([selector, least]) => {
+  const canvas = document.querySelector(`${selector} canvas`);
+  if (!canvas?.width) return false;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let points = 0;
+  for (let at = 3; at < data.length; at += 4) if (data[at] > 40) points += 1;
+  return points > least;
+}, [selector, least]).then(() => true, () => false);
 
 /// Charts have something in them, and numbers move by themselves.
 async function moving(browser, expect) {
@@ -274,14 +275,14 @@ async function moving(browser, expect) {
   await until(page, (before) => document.querySelector("[data-live=down]").textContent !== before,
     await page.locator("[data-live=down]").textContent());
   await page.waitForTimeout(2_500);
-  expect("the throughput is drawn", (await drawn(page, "[data-chart=live]")) > 2_000);
+  expect("the throughput is drawn", await drawn(page, "[data-chart=live]", 2_000));
   const after = await cards();
   expect(`cards that count users stay what they are: ${before} ${after}`, before[0] === after[0]);
   await page.goto(`${base}/users/alice`);
   for (const by of ["day", "hour", "period"]) {
     await page.locator(`.choice a[href$="by=${by}"]`).click();
     await page.locator(`[data-chart=${by}] canvas`).waitFor();
-    expect(`usage by ${by} is drawn`, (await drawn(page, `[data-chart=${by}]`)) > 1_000);
+    expect(`usage by ${by} is drawn`, await drawn(page, `[data-chart=${by}]`, 1_000));
   }
   // A list moves too, and rests while nobody sees it.
   await page.goto(`${base}/users?sort=rate`);

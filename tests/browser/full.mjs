@@ -117,15 +117,17 @@ await main(async (browser, report) => {
   await goesOn;
 
   // What is not well is told to a page that is open, and so is that it is over.
+  const well = (well) => page.waitForFunction((well) => {
+    const [banner, pill] = ["#banners .notice", "#health-card .head .pill"].map((it) => document.querySelector(it));
+    return (banner === null) === well && (pill?.dataset.state === "active") === well;
+  }, well, LONG);
   await page.goto(`${base}/`);
-  await page.locator("#banners .notice").waitFor({ state: "detached", ...LONG });
+  await well(true);
   await step("away");
-  await page.locator("#banners .notice").first().waitFor(LONG);
-  await page.locator("#health-card .pill[data-state=warning]").first().waitFor(LONG);
+  await well(false);
   await clean("without sing-box");
   await step("there");
-  await page.locator("#banners .notice").waitFor({ state: "detached", ...LONG });
-  await page.locator("#health-card .pill[data-state=active]").waitFor(LONG);
+  await well(true);
 
   // The second factor: offered, proven by a code, asked for at the next way in, and off again.
   await page.goto(`${base}/settings`);

@@ -52,7 +52,10 @@ fn rough(now: &Zoned) -> Demo {
         user.cause = Some(Reason::Disabled { at: Time::from(now), who: text });
         user
     };
-    let mut demo = Demo::new(now.clone()).with_users(ATTACKS.iter().enumerate().map(hostile).collect());
+    // One of them has a policy that there is, so that it can be changed.
+    let plain = user(now, 99, "plain", UserState::Active, Some(1 << 30));
+    let users = ATTACKS.iter().enumerate().map(hostile).chain([plain]).collect();
+    let mut demo = Demo::new(now.clone()).with_users(users);
     let degraded = |(number, part): (usize, &&str)| Degradation {
         part: (*part).to_owned(),
         reason: ATTACKS[number % ATTACKS.len()].to_owned(),

@@ -179,7 +179,7 @@ fn slow_clients_and_open_streams_keep_nobody_out() {
     }
     // Each is told why: the pages' and the API's own limit comes before that of any answer.
     let said = ["no answer in time", "the form did not come in time", "the body did not come in time"];
-    for (number, mut stream) in bodies.into_iter().enumerate() {
+    for (number, stream) in bodies.into_iter().enumerate() {
         stream.set_read_timeout(Some(Duration::from_secs(80))).unwrap();
         let answer = Answer::read(stream);
         let text = answer.body.as_str();
