@@ -360,6 +360,8 @@ fn record(inbound: &str, user: &ManagedUser) -> Parked {
         before: Vec::new(),
         after: Vec::new(),
         from: String::new(),
+        left: false,
+        returned: false,
     }
 }
 

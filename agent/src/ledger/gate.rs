@@ -328,14 +328,21 @@ impl Ledger {
 
 /// Parked entries, and answers that were given.
 impl Ledger {
-    /// Keeps entries, before the file is written without them.
-    pub fn park(&self, entries: Vec<(UserId, ParkedEntry)>, at_ms: i64) -> Reply<()> {
+    /// Keeps entries, before the file is written without them; and, as they are to be from then on, those that
+    /// are out already.
+    pub fn park(
+        &self,
+        leaving: Vec<(UserId, ParkedEntry)>,
+        moved: Vec<(UserId, ParkedEntry)>,
+        at_ms: i64,
+    ) -> Reply<()> {
         self.send(move |writer| {
             writer.change(Stale::Revision, |transaction, rev| {
-                for (user, entry) in &entries {
-                    settings::living(transaction, *user)?;
-                    let entry = std::slice::from_ref(entry);
-                    parking::put(transaction, *user, entry, ParkedStage::Leaving, at_ms, rev)?;
+                for (entries, stage) in [(&leaving, ParkedStage::Leaving), (&moved, ParkedStage::Out)] {
+                    for (user, entry) in entries {
+                        settings::living(transaction, *user)?;
+                        parking::put(transaction, *user, std::slice::from_ref(entry), stage, at_ms, rev)?;
+                    }
                 }
                 Ok(())
             })

@@ -13,7 +13,10 @@ use crate::{
 
 /// What one edit parks and brings back, by the ledger's ids.
 pub struct Steps {
-    park: Vec<(UserId, ParkedEntry)>,
+    /// Of entries that are in the files now.
+    leaving: Vec<(UserId, ParkedEntry)>,
+    /// Of entries that are out already, whose place has changed.
+    moved: Vec<(UserId, ParkedEntry)>,
     out: Vec<ledger::ParkedKey>,
     back: Vec<ledger::ParkedKey>,
 }
@@ -28,17 +31,19 @@ impl Steps {
         unpark: &[ParkedKey],
         ids: &HashMap<Arc<str>, UserId>,
     ) -> Result<Steps, Failure> {
-        let mut entries = Vec::with_capacity(park.len());
+        let (mut leaving, mut moved) = (Vec::new(), Vec::new());
         for parked in park {
             let Some(&id) = ids.get(parked.key.user.as_str()) else { continue };
-            entries.push((id, entry(parked)?));
+            let stage = if parked.left { &mut moved } else { &mut leaving };
+            stage.push((id, entry(parked)?));
         }
         let key = |key: &ParkedKey| {
             let user = *ids.get(key.user.as_str())?;
             Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
         };
         Ok(Steps {
-            park: entries,
+            leaving,
+            moved,
             out: park.iter().filter_map(|parked| key(&parked.key)).collect(),
             back: unpark.iter().filter_map(key).collect(),
         })
@@ -46,8 +51,9 @@ impl Steps {
 
     /// Before the files are written.
     pub async fn before(&self, ledger: &Ledger) -> Result<(), Failure> {
-        if !self.park.is_empty() {
-            ledger.park(self.park.clone(), clock::wall_ms()).await.map_err(failed)?;
+        if !self.leaving.is_empty() || !self.moved.is_empty() {
+            let (leaving, moved) = (self.leaving.clone(), self.moved.clone());
+            ledger.park(leaving, moved, clock::wall_ms()).await.map_err(failed)?;
         }
         if !self.back.is_empty() {
             ledger.set_parked(self.back.clone(), ParkedStage::Returning).await.map_err(failed)?;
@@ -75,7 +81,11 @@ pub fn entry(parked: &Parked) -> Result<ParkedEntry, Failure> {
 
 /// The enforcer's records, as the ledger keeps them.
 pub fn parked(records: &[ParkedRecord]) -> Result<Vec<Parked>, Failure> {
-    let read = |record: &ParkedRecord| serde_json::from_str(&record.entry.entry);
+    let read = |record: &ParkedRecord| {
+        let parked: Parked = serde_json::from_str(&record.entry.entry)?;
+        let returned = record.stage == ParkedStage::Back;
+        Ok(Parked { left: returned || record.stage == ParkedStage::Out, returned, ..parked })
+    };
     let parked: Result<_, serde_json::Error> = records.iter().map(read).collect();
     parked.map_err(|error| format!("an entry kept in the ledger is damaged: {error}"))
 }

@@ -85,8 +85,9 @@ fn texts(lists: &[String], note: &str) -> Vec<String> {
 enum Step {
     /// Each user whose bit is set goes out, the others of the mask in.
     Move { mask: u8, out: u8 },
-    /// The agent dies after so many of the three steps that carry a plan out.
-    Crash { mask: u8, out: u8, done: usize },
+    /// The agent dies, or cannot go on, after so many of the four steps that carry a plan out; then, perhaps,
+    /// somebody edits the text outside of the lists before it is planned again.
+    Crash { mask: u8, out: u8, done: usize, note: Option<String> },
     /// Text outside of the lists changes.
     Note(String),
     /// A new user comes and, at the end, goes.
@@ -96,7 +97,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (any::<u8>(), any::<u8>()).prop_map(|(mask, out)| Step::Move { mask, out }),
-        2 => (any::<u8>(), any::<u8>(), 0usize..3).prop_map(|(mask, out, done)| Step::Crash { mask, out, done }),
+        2 => (any::<u8>(), any::<u8>(), 0usize..4, proptest::option::of("[a-z ]{0,9}"))
+            .prop_map(|(mask, out, done, note)| Step::Crash { mask, out, done, note }),
         1 => "[a-z ]{0,9}".prop_map(Step::Note),
         1 => (0usize..3).prop_map(Step::Add),
     ]
@@ -111,6 +113,18 @@ fn wishes(mask: u8, out: u8) -> Wanted {
 fn world(lists: &[String], note: &str) -> World {
     let texts = texts(lists, note);
     World::new(&[("a.json", &texts[0]), ("b.json", &texts[1])])
+}
+
+/// Changes the text outside of the lists, as people do.
+fn comment(world: &mut World, note: &mut String, text: String) {
+    for at in 0..2 {
+        let changed = (world.files[at].text)
+            .replace(&format!("// <{note}>\n"), &format!("// <{text}>\n"))
+            .replace(&format!("/* <{note}> */"), &format!("/* <{text}> */"))
+            .replace(&format!("# <{note}>"), &format!("# <{text}>"));
+        world.set(at, &changed);
+    }
+    *note = text;
 }
 
 /// Is nobody out who should be in, nobody in who should be out, and no list empty?
@@ -205,15 +219,17 @@ proptest! {
                     world.reach(&wishes);
                     holds(&world, &out);
                 }
-                Step::Crash { mask, out: gone, done } => {
+                Step::Crash { mask, out: gone, done, note: by_hand } => {
                     let wishes = wishes(mask, gone);
                     let plan = world.plan(&wishes);
                     world.park(&plan);
-                    if done > 0 {
-                        world.write(&plan);
+                    // The files are written one by one.
+                    world.write_some(&plan, [0, 1, usize::MAX, usize::MAX][done]);
+                    if done > 2 {
+                        world.note(&plan);
                     }
-                    if done > 1 {
-                        world.unpark(&plan);
+                    if let Some(text) = by_hand {
+                        comment(&mut world, &mut note, text);
                     }
                     // Back up: what was wanted still is.
                     for (name, want) in &wishes {
@@ -222,18 +238,11 @@ proptest! {
                             _ => out.remove(name),
                         };
                     }
-                    world.reach(&wishes);
+                    let again = world.reach(&wishes);
+                    prop_assert!(again.returned.is_empty(), "nobody put anybody back: {:?}", again.returned);
                     holds(&world, &out);
                 }
-                Step::Note(text) => {
-                    for at in 0..2 {
-                        let changed = world.files[at].text.replace(&format!("// <{note}>\n"), &format!("// <{text}>\n"))
-                            .replace(&format!("/* <{note}> */"), &format!("/* <{text}> */"))
-                            .replace(&format!("# <{note}>"), &format!("# <{text}>"));
-                        world.set(at, &changed);
-                    }
-                    note = text;
-                }
+                Step::Note(text) => comment(&mut world, &mut note, text),
                 Step::Add(at) => {
                     let tag = format!("in{}", at % lists.len());
                     added = true;

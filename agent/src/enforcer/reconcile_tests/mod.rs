@@ -69,22 +69,34 @@ impl World {
     /// The ledger's part before the files are written. As JSON and back, as the ledger keeps it.
     fn park(&mut self, plan: &Plan) {
         let json = serde_json::to_string(&plan.park).unwrap();
-        for record in serde_json::from_str::<Vec<Parked>>(&json).unwrap() {
+        for (record, plan) in serde_json::from_str::<Vec<Parked>>(&json).unwrap().into_iter().zip(&plan.park) {
             self.parked.retain(|old| old.key != record.key);
-            self.parked.push(record);
+            self.parked.push(Parked { left: plan.left, ..record });
+        }
+        for record in self.parked.iter_mut().filter(|record| plan.unpark.contains(&record.key)) {
+            record.left = false;
         }
     }
 
     fn write(&mut self, plan: &Plan) {
-        for edit in &plan.edits {
+        self.write_some(plan, usize::MAX);
+    }
+
+    /// Only the first `most` files.
+    fn write_some(&mut self, plan: &Plan, most: usize) {
+        for edit in plan.edits.iter().take(most) {
             let at = self.files.iter().position(|file| *file.path == edit.path).unwrap();
             assert_eq!(self.files[at].sha256, edit.expected);
             self.set(at, &edit.content);
         }
     }
 
-    fn unpark(&mut self, plan: &Plan) {
+    /// The ledger's part after the files were written.
+    fn note(&mut self, plan: &Plan) {
         self.parked.retain(|record| !plan.unpark.contains(&record.key));
+        for record in self.parked.iter_mut().filter(|record| plan.park.iter().any(|new| new.key == record.key)) {
+            record.left = true;
+        }
     }
 
     /// Carries a plan out; planned again it is empty.
@@ -92,10 +104,12 @@ impl World {
         let (done, rest) = (self.plan(wanted), self.residue(wanted));
         self.park(&done);
         self.write(&done);
-        self.unpark(&done);
+        self.note(&done);
+        self.parked.sort_by(|a, b| a.key.cmp(&b.key));
         let mut after = done.parked_after.clone();
-        for records in [&mut after, &mut self.parked] {
-            records.sort_by(|a, b| a.key.cmp(&b.key));
+        after.sort_by(|a, b| a.key.cmp(&b.key));
+        for (after, now) in after.iter_mut().zip(&self.parked) {
+            after.left = now.left;
         }
         assert!(after == self.parked, "the plan says what the ledger has");
         assert_eq!(self.residue(wanted), rest, "all else stays");

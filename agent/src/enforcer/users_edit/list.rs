@@ -159,7 +159,8 @@ impl<'a> Shown<'a> {
 }
 
 impl<'a> List<'a> {
-    /// `unwritten`: was the file with this hash never written after the entry was parked?
+    /// `unwritten`: was the file with this hash never written after the entry was parked? An entry in the file
+    /// whose record says that it never left, or is on its way back, is one that is in.
     pub fn read(
         file: &'a FileText,
         tag: &str,
@@ -191,7 +192,7 @@ impl<'a> List<'a> {
         for record in parked {
             if !names.contains(record.key.user.as_str()) {
                 out.push(record);
-            } else if !unwritten(&record.from) {
+            } else if record.returned || record.left && !unwritten(&record.from) {
                 list.returned.push(record);
             }
         }
@@ -457,6 +458,8 @@ impl<'a> List<'a> {
                 before: texts(&self.gaps[index]),
                 after: texts(&self.gaps[index + 1]),
                 from: item.record.as_ref().map_or_else(|| hash.to_owned(), |record| record.from.clone()),
+                left: item.record.as_ref().is_some_and(|record| record.left),
+                returned: false,
             });
         }
         records.extend(others);

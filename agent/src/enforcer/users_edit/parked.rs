@@ -37,6 +37,14 @@ pub struct Parked {
     /// SHA-256 of the file that it was taken out of, in hexadecimal: a file that still has this text
     /// was never written.
     pub from: String,
+    /// Is the file known to have been written without it? Until then, and from when it is to be put back,
+    /// an entry that is in the file is there by boxmeter's own doing, whatever else was edited meanwhile.
+    /// The ledger has it as the record's stage.
+    #[serde(skip)]
+    pub left: bool,
+    /// Was it already found that somebody put it back by hand?
+    #[serde(skip)]
+    pub returned: bool,
 }
 
 impl fmt::Debug for Parked {

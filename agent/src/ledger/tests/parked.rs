@@ -25,7 +25,7 @@ fn living(rig: &Rig, names: &[&str]) -> usize {
 fn who_was_taken_out_is_not_gone() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     let alice = user(&rig, 0);
-    rig.ledger.park(vec![(alice, entry("in"))], start_ms()).wait().unwrap();
+    rig.ledger.park(vec![(alice, entry("in"))], vec![], start_ms()).wait().unwrap();
     // Killed before the file was written: the entry is still there, and nobody put it back.
     assert_eq!((living(&rig, &["alice", "bob"]), stages(&rig)), (1, vec![ParkedStage::Leaving]));
     // Killed after: the file says so.
@@ -43,7 +43,7 @@ fn who_was_taken_out_is_not_gone() {
 fn put_back_by_hand_is_told_once() {
     let rig = Rig::new("UTC", &["alice", "bob"]);
     let alice = user(&rig, 0);
-    rig.ledger.park(vec![(alice, entry("in"))], start_ms()).wait().unwrap();
+    rig.ledger.park(vec![(alice, entry("in"))], vec![], start_ms()).wait().unwrap();
     rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().unwrap();
     for _ in 0..3 {
         assert_eq!((living(&rig, &["alice", "bob"]), stages(&rig)), (1, vec![ParkedStage::Back]));
@@ -75,9 +75,9 @@ fn what_makes_no_sense_is_refused_whole() {
     let alice = user(&rig, 0);
     let broken = ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: "{".to_owned() };
     let both = vec![(alice, entry("other")), (alice, broken)];
-    assert!(rig.ledger.park(both, start_ms()).wait().is_err());
+    assert!(rig.ledger.park(both, vec![], start_ms()).wait().is_err());
     let nobody = UserId(uuid::Uuid::now_v7());
-    assert!(rig.ledger.park(vec![(alice, entry("in")), (nobody, entry("in"))], start_ms()).wait().is_err());
+    assert!(rig.ledger.park(vec![(alice, entry("in")), (nobody, entry("in"))], vec![], start_ms()).wait().is_err());
     assert_eq!(stages(&rig), []);
     assert!(rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().is_err());
 }

@@ -216,7 +216,7 @@ fn a_purge_leaves_bytes_and_no_name() {
     rig.ledger.change_user(gone, personal, None, nothing(), asked()).wait().unwrap();
     let entry =
         ParkedEntry { inbound: Arc::from("in"), nth: 0, entry: r#"{"password":"hushedword"}"#.to_owned() };
-    rig.ledger.park(vec![(gone, entry)], start_ms()).wait().unwrap();
+    rig.ledger.park(vec![(gone, entry)], vec![], start_ms()).wait().unwrap();
     let package = NewEntry { note: Some("hushednote".to_owned()), ..package(GIB) };
     rig.ledger.add_entry(gone, package, nothing(), asked()).wait().unwrap();
     let purge = || rig.ledger.purge_deleted("hushedname".to_owned(), asked()).wait().unwrap();

@@ -26,7 +26,7 @@ fn gone_on() -> (Rig, PathBuf) {
     rig.ledger.delete_token(deleted.id, asked()).wait().unwrap();
     sync(&rig.ledger, &["alice", "bob", "carol"], start_ms() + 3000);
     let entry = ParkedEntry { inbound: "in".into(), nth: 0, entry: "{}".to_owned() };
-    rig.ledger.park(vec![(user(&rig, 1), entry)], start_ms() + 4000).wait().unwrap();
+    rig.ledger.park(vec![(user(&rig, 1), entry)], vec![], start_ms() + 4000).wait().unwrap();
     (rig, file)
 }
 
