@@ -72,6 +72,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         &["users", "set", &alice, "--quota", "many"],
         &["policies", "delete", "unlimited", "--yes"],
         &["packages", "add", "nobody", "1GiB"],
+        &["users", "set", &alice, "--quota", "1GiB", "--inbounds", "trojan-tls-in,nowhere"],
     ] {
         let output = rig.agent.command(words);
         assert!(!output.status.success(), "{words:?} was accepted");
@@ -79,6 +80,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     }
     assert_eq!(rig.config(), before);
     assert_eq!(rig.done(&["users", "list"])["users"].as_array().unwrap().len(), 2);
+    assert_eq!(rig.show(&alice)["period"]["quota_bytes"], json!(null));
 }
 
 /// sing-box itself lets a deleted user in until it reads its files again; the kernel does not.

@@ -25,7 +25,7 @@ use crate::{
         answers::unsigned,
         backend::Answerer,
         gate::{billed, of_meter, wallet_of, zone_of},
-        hands::{Brought, Want},
+        hands::{Brought, Newcomer, Want},
         shared::Tighter,
     },
     enforcer::users_edit::Credentials,
@@ -100,6 +100,10 @@ impl Answerer {
         let more =
             change.inbounds.as_deref().map(|wanted| self.more_inbounds(&record, wanted)).transpose()?;
         let settings = self.changed_settings(&record, &change).await?;
+        // Before anything else: what cannot be changes nothing, and an edit of files is what may well fail.
+        if let Some(more) = more.filter(|more| !more.is_empty()) {
+            self.put_on(&record, more).await?;
+        }
         let if_rev = envelope.if_rev.map(signed);
         if settings != SettingsChange::default() {
             self.tighten(Tighter::Settings(record.id, Box::new(settings.clone()))).await?;
@@ -107,11 +111,17 @@ impl Answerer {
                 self.ledger.change_user(record.id, settings, if_rev, self.settle(), asked(&envelope)).await;
             self.made(changed, &record).await?;
         }
-        if let Some(more) = more.filter(|more| !more.is_empty()) {
-            let want = Want::New { inbounds: Some(more), brought: Brought::default() };
-            self.hands.change(&record.name, want).await?;
-        }
         self.changed(&envelope, record.id, true).await
+    }
+
+    /// Puts a user on inbounds: on all of these or on none.
+    async fn put_on(&self, record: &UserRecord, inbounds: Vec<String>) -> Result<(), ApiError> {
+        let (name, brought) = (record.name.to_string(), Brought::default());
+        let newcomer = Newcomer { name, inbounds: Some(inbounds.clone()), brought: brought.clone() };
+        self.hands.check_new(vec![newcomer]).await?.into_iter().collect::<Result<(), ApiError>>()?;
+        let want = Want::New { inbounds: Some(inbounds), brought };
+        self.hands.change(&record.name, want).await?;
+        Ok(())
     }
 
     /// Takes over what the ledger made of a user; or the user as it was before, where the ledger refused:
