@@ -28,6 +28,14 @@ pub fn mono_ns() -> u64 {
     ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
 }
 
+/// `CLOCK_BOOTTIME` in nanoseconds, by which the kernel says when a process began.
+pub fn boot_ns() -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as above.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
 /// Unix time in milliseconds. It may jump; nothing measures intervals with it.
 pub fn wall_ms() -> i64 {
     machine_ms().saturating_add(crate::fault::clock_shift_ms())

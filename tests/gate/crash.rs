@@ -50,6 +50,54 @@ fn an_agent_that_dies_at_any_step_of_a_cut_loses_nothing() {
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
 }
 
+fn until_reloads(rig: &Rig, count: usize) {
+    wait("sing-box has read its files", || match rig.events("singbox_reloaded").len() {
+        told if told == count => Ok(()),
+        told => Err(told.to_string()),
+    });
+}
+
+/// From the record to the reload: whoever is to come back does, exactly, with somebody else out or not.
+#[test]
+fn an_agent_that_dies_at_any_step_of_a_return_loses_nothing() {
+    needs_machine!();
+    let all = ["reloaded", "parked", "written", "noted"];
+    for (version, other_out, faults) in [(VERSIONS[2], false, &all[..]), (VERSIONS[0], true, &all[..2])] {
+        let mut rig = Rig::new(version, "trojan-tls");
+        let (alice, bob) = (rig.alice().name.clone(), rig.bob().name.clone());
+        let whole = rig.config();
+        if other_out {
+            rig.done(&["users", "disable", &bob]);
+            until_config(&rig, "bob is out", |config| !config.contains(&bob));
+            until_reloads(&rig, 1);
+        }
+        let before = rig.config();
+        for &fault in faults {
+            rig.done(&["users", "disable", &alice]);
+            until_config(&rig, "alice is out", |config| !config.contains(&alice));
+            if fault == all[0] {
+                // So that sing-box has to be told of her return.
+                until_reloads(&rig, 1 + usize::from(other_out));
+            }
+            rig.agent.stop();
+            rig.agent.fails_at(Some(fault));
+            rig.agent.start();
+            rig.agent.command(&["users", "enable", &alice]);
+            rig.agent.dies();
+            rig.agent.fails_at(None);
+            rig.agent.start();
+            until_config(&rig, "the file is as it was", |config| config == before);
+            rig.until_state(&alice, "active");
+            wait("alice is let in", || rig.exchange(rig.alice(), 0, MIB));
+        }
+        rig.done(&["users", "enable", &bob]);
+        until_config(&rig, "the file is as it was at first", |config| config == whole);
+        let told = rig.events("put_back_by_hand");
+        assert!(told.is_empty(), "{told:?}");
+        assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+    }
+}
+
 /// The kernel holds a lower limit of a policy before the ledger has it.
 #[test]
 fn a_policy_that_is_lowered_holds_before_it_is_written() {

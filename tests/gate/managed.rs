@@ -192,7 +192,7 @@ fn managed_users_go_and_come_by_the_live_api() {
         assert_eq!(adopted.len(), 2, "{adopted:?}");
         assert_eq!(rig.done(&["status"])["enforcement"]["reloads"], json!(0));
         assert_eq!(rig.config(), config);
-        let oddities = rig.events("user_put_back_by_hand");
+        let oddities = rig.events("put_back_by_hand");
         assert!(oddities.is_empty(), "{oddities:?}");
     }
 }

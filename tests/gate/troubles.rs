@@ -21,7 +21,7 @@ fn hurried(reload_within: &str, prepare: impl FnOnce(&mut Site)) -> Rig {
     Rig { agent, site }
 }
 
-fn until_trouble(rig: &Rig, words: &str) {
+pub fn until_trouble(rig: &Rig, words: &str) {
     wait(&format!("people are told: {words}"), || {
         let status = rig.agent.ask(&["status"])?;
         let parts = status["degraded"].as_array().cloned().unwrap_or_default();
@@ -33,7 +33,7 @@ fn until_trouble(rig: &Rig, words: &str) {
     });
 }
 
-fn until_well(rig: &Rig) {
+pub fn until_well(rig: &Rig) {
     wait("all is well again", || {
         let status = rig.agent.ask(&["status"])?;
         match status["degraded"].as_array().is_some_and(Vec::is_empty) {

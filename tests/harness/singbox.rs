@@ -37,6 +37,8 @@ const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const API_PORT: u16 = 20_999;
 /// A TLS server of the client's own, which shadowtls borrows the handshake of.
 const HANDSHAKE_PORT: u16 = 30_999;
+/// Of a configuration in several files.
+const FOLDER: &str = "server.d";
 const SECRET: &str = "test-secret";
 
 /// The binary of a release, where `cargo xtask setup` puts it.
@@ -136,8 +138,25 @@ impl Site {
         site
     }
 
+    /// A file, or a folder after [`Site::splits_config`].
     pub fn config(&self) -> PathBuf {
-        self.scratch.join("server.json")
+        let folder = self.scratch.join(FOLDER);
+        if folder.is_dir() { folder } else { self.scratch.join("server.json") }
+    }
+
+    /// The server is started anew with its configuration in a folder (`-C`): the first inbound and all that is no
+    /// inbound in one file, the other inbounds in another.
+    pub fn splits_config(&mut self) {
+        self.server = None;
+        let file = self.scratch.join("server.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let inbounds = config["inbounds"].as_array_mut().unwrap();
+        let more = json!({"inbounds": inbounds.split_off(1)});
+        std::fs::create_dir(self.scratch.join(FOLDER)).unwrap();
+        self.write(&format!("{FOLDER}/10-server.json"), &config);
+        self.write(&format!("{FOLDER}/20-more.json"), &more);
+        std::fs::remove_file(file).unwrap();
+        self.start_server();
     }
 
     /// Starts sing-box and waits until it answers.
@@ -227,7 +246,11 @@ impl Site {
 
     fn start(&self, name: &str, netns: &Netns) -> Process {
         let mut command = Command::new(binary(self.version));
-        command.arg("--disable-color").arg("run").arg("-c").arg(self.scratch.join(&format!("{name}.json")));
+        command.arg("--disable-color").arg("run");
+        match name == "server" && self.config().is_dir() {
+            true => command.arg("-C").arg(self.config()),
+            false => command.arg("-c").arg(self.scratch.join(&format!("{name}.json"))),
+        };
         Process::start(&mut command, netns, &self.scratch.join(&format!("{name}.log")))
     }
 

@@ -143,6 +143,7 @@ fn every_version_takes_every_edited_file() {
         let singbox = Singbox {
             config: vec![file.clone()],
             process: None,
+            last: None,
             binary: Some(binary(version)),
             reload: Reload::Never,
             backups: Some(dir.path().join("kept")),
@@ -172,6 +173,7 @@ fn singbox(server: &Server) -> Singbox {
     Singbox {
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),
+        last: None,
         binary: None,
         reload: Reload::Auto,
         backups: Some(server.dir.path().join("kept")),
@@ -214,6 +216,7 @@ fn users_of_every_inbound_go_and_come_back() {
     let singbox = Singbox {
         config: vec![site.config()],
         process: Some(process::find(&[site.config()]).unwrap()),
+        last: None,
         binary: Some(binary(V14)),
         reload: Reload::Signal,
         backups: Some(site.scratch.join("kept")),
@@ -279,6 +282,127 @@ fn a_reload_that_fails_later_brings_back_what_sing_box_ran_with() {
     let files = files::read(&singbox.config).unwrap();
     let plan = reconcile::plan(&files, &parked, &wishes, &singbox.own_texts().unwrap()).unwrap();
     assert_eq!((plan.returned.len(), plan.changes.len()), (0, 1));
+}
+
+/// Each file by itself: one that cannot be put back keeps no other from it. What was edited by hand between two
+/// edits of boxmeter's, or after the last, is kept and named.
+#[test]
+fn a_rollback_puts_back_what_it_can_and_keeps_what_people_wrote() {
+    let (port, other) = (free_port(), free_port());
+    let texts = [mixed(port, ""), mixed(other, "").replace("\"tag\": \"m\"", "\"tag\": \"n\"")];
+    let server = Server::start(V14, port, &[("a.json", &texts[0]), ("b.json", &texts[1])]);
+    let (singbox, mut parked) = (singbox(&server), Vec::new());
+    write(&singbox, &mut parked, &wanted(&["alice"], &Want::Out));
+    let by_hand = format!("{}\n// by hand", server.text("b.json"));
+    fs::write(server.file("b.json"), &by_hand).unwrap();
+    write(&singbox, &mut parked, &wanted(&["bob"], &Want::Out));
+    assert!(server.text("b.json").ends_with("// by hand"));
+    // A second name of the first file: it cannot be replaced.
+    fs::hard_link(server.file("a.json"), server.dir.path().join("a.link")).unwrap();
+    let written = server.text("a.json");
+    let error = singbox.reload(|| Err("never well".into())).unwrap_err();
+    let EditError::Stuck { error: why, backup, after, .. } = &error else { panic!("{error}") };
+    assert!(why.contains("hard links") && backup.contains("a.json."), "{error}");
+    assert_eq!((server.text("a.json"), server.text("b.json")), (written, texts[1].clone()), "{error}");
+    let kept = after.split("kept in ").nth(1).unwrap();
+    assert_eq!(fs::read_to_string(kept).unwrap(), by_hand, "{error}");
+    // With both, once it can be.
+    fs::remove_file(server.dir.path().join("a.link")).unwrap();
+    let error = singbox.reload(|| Err("never well".into())).unwrap_err();
+    assert!(matches!(error, EditError::RolledBack { .. }), "{error}");
+    assert_eq!([server.text("a.json"), server.text("b.json")], texts);
+    // An edit by hand after the last of boxmeter's stays where sing-box lives.
+    write(&singbox, &mut parked, &wanted(&["alice"], &Want::Out));
+    let by_hand = format!("{}\n// by hand", server.text("a.json"));
+    fs::write(server.file("a.json"), &by_hand).unwrap();
+    let error = singbox.reload(|| Err("never well".into())).unwrap_err();
+    assert!(error.to_string().contains("edited by hand"), "{error}");
+    assert_eq!((server.text("a.json"), server.text("b.json")), (by_hand, texts[1].clone()), "{error}");
+}
+
+/// A file that boxmeter has not touched may be what sing-box ends of.
+#[test]
+fn an_edit_by_hand_of_another_file_that_kills_sing_box_is_kept_aside() {
+    let port = free_port();
+    let text = mixed(port, "");
+    let server = Server::start(V14, port, &[("a.json", &text), ("b.json", "{}")]);
+    let (singbox, mut parked) = (singbox(&server), Vec::new());
+    write(&singbox, &mut parked, &wanted(&["alice"], &Want::Out));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let by_hand = format!(
+        r#"{{"services": [{{"type": "api", "listen_port": {}, "secret": "s"}}]}}"#,
+        taken.local_addr().unwrap().port()
+    );
+    fs::write(server.file("b.json"), &by_hand).unwrap();
+    let error = singbox.reload(|| Ok(())).unwrap_err();
+    assert!(matches!(error, EditError::RolledBack { .. }), "{error}");
+    assert_eq!((server.text("a.json"), server.text("b.json")), (text, "{}".to_owned()), "{error}");
+    let error = error.to_string();
+    let kept = error.split("kept in ").nth(1).unwrap();
+    assert_eq!(fs::read_to_string(kept).unwrap(), by_hand, "{error}");
+}
+
+/// Who is gone is told nothing, and nothing is put back for it.
+#[test]
+fn a_sing_box_that_has_ended_is_no_reload_that_failed() {
+    let port = free_port();
+    let text = mixed(port, "");
+    let mut server = Server::start(V14, port, &[("a.json", &text)]);
+    let (singbox, mut parked) = (singbox(&server), Vec::new());
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    // By the executable that ran.
+    write(&singbox, &mut parked, &wanted(&["alice"], &Want::Out));
+    assert!(!singbox.reload(|| Ok(())).unwrap());
+    assert!(!server.text("a.json").contains("alice"));
+    let named = Singbox { binary: Some(binary(V14)), last: None, ..singbox };
+    assert!(!named.reload(|| Ok(())).unwrap());
+    assert!(!server.text("a.json").contains("alice"));
+    // Nobody is known.
+    let unknown = Singbox { binary: None, process: None, ..named };
+    match unknown.check(&[]) {
+        Err(error) => assert!(error.to_string().contains("[singbox] binary"), "{error}"),
+        Ok(()) => assert!(Command::new("sing-box").arg("version").output().is_ok()),
+    }
+}
+
+/// A server of which TCP says nothing: only its UDP sockets tell that it has read its files.
+#[test]
+fn a_server_on_udp_alone_is_seen_to_come_up() {
+    for version in [V12, V14] {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, certificate) = boxmeter_tests::singbox::certificate(version);
+        fs::write(dir.path().join("key.pem"), key).unwrap();
+        fs::write(dir.path().join("cert.pem"), certificate).unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let inbound = inbound("hysteria2", udp, version).replace("DIR", dir.path().to_str().unwrap());
+        let file = dir.path().join("a.json");
+        fs::write(&file, format!("{{\"inbounds\": [{inbound}]}}")).unwrap();
+        let mut command = Command::new(binary(version));
+        let command = command.arg("run").arg("-c").arg(&file).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let config = vec![file.clone()];
+        let port = [(boxmeter::core::event::Network::Udp, udp)];
+        let process = wait_for("it listens", || {
+            process::find(&config).ok().filter(|process| !process.listeners(&port).is_empty())
+        });
+        let (before, backups) = (process.listeners(&port), Some(dir.path().join("kept")));
+        let reload = Reload::Command("true".to_owned());
+        let deaf =
+            Singbox { config, process: Some(process.clone()), last: None, binary: None, reload, backups };
+        write(&deaf, &mut Vec::new(), &wanted(&["alice"], &Want::Out));
+        // That takes as long as sing-box may.
+        if version == V14 {
+            let error = deaf.reload(|| Ok(())).unwrap_err().to_string();
+            assert!(error.contains(&format!("UDP port {udp} has no new listener")), "{error}");
+        }
+        let hears = Singbox { reload: Reload::Signal, ..deaf };
+        write(&hears, &mut Vec::new(), &wanted(&["alice"], &Want::Out));
+        assert!(hears.reload(|| Ok(())).unwrap());
+        assert_ne!(process.listeners(&port), before);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn singbox(server: &Server) -> Singbox {
     Singbox {
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),
+        last: None,
         binary: None,
         reload: Reload::Auto,
         backups: Some(server.dir.path().join("kept")),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use boxmeter::{
+    core::event::Network,
     doctor::fix,
     enforcer::singbox::{Reload, Singbox},
     singbox::process,
@@ -39,7 +40,7 @@ fn fix_and_sources_work_across_namespaces() {
             .unwrap();
         let server = Server { child, dir };
         let found = wait_for("the process", || {
-            process::find(&server.config()).ok().filter(|p| p.listeners(&[port]).len() == 1)
+            process::find(&server.config()).ok().filter(|p| p.listeners(&[(Network::Tcp, port)]).len() == 1)
         });
         assert!(found.other_netns && found.other_mount_ns);
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "not reachable from here");
@@ -47,6 +48,7 @@ fn fix_and_sources_work_across_namespaces() {
         let singbox = Singbox {
             config: server.config(),
             process: Some(found),
+            last: None,
             binary: None,
             reload: Reload::Auto,
             backups: None,

@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::TcpStream, time::Duration};
 
 use boxmeter::{
-    core::event::{Sighting, SourceEvent},
+    core::event::{Network, Sighting, SourceEvent},
     singbox::{Secret, files, process},
     source::{Choice, KnownInbounds, Setting, choose, run, singbox_api},
 };
@@ -315,11 +315,13 @@ fn the_process_is_found_by_its_configuration() {
     assert_eq!(process::find(&[server.file("a.json")]).unwrap().pid, server.child.id());
     assert_eq!(found.version().unwrap(), V14);
     assert!(!found.other_netns && !found.other_mount_ns && found.alive());
-    let before = found.listeners(&[port]);
+    let before = found.listeners(&[(Network::Tcp, port)]);
     assert_eq!(before.len(), 1);
     server.hup();
     crate::server::wait_for("new listener", || {
-        (found.listeners(&[port]).len() == 1 && found.listeners(&[port]) != before).then_some(())
+        (found.listeners(&[(Network::Tcp, port)]).len() == 1
+            && found.listeners(&[(Network::Tcp, port)]) != before)
+            .then_some(())
     });
     assert!(found.alive());
     let other = tempfile::tempdir().unwrap();

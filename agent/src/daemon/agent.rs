@@ -384,6 +384,9 @@ impl Agent {
             self.event(kind, None, data);
         }
         self.directory.singbox = self.proxy.status();
+        if changes.gone {
+            self.hands.look(self.proxy.edited(&self.way));
+        }
         if changes.config {
             self.apply_config();
         }
@@ -417,8 +420,7 @@ impl Agent {
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
                 self.meter.publisher.restore("configuration");
-                let (config, process) = self.proxy.found();
-                self.hands.look(Singbox { config, process, ..self.way.clone() });
+                self.hands.look(self.proxy.edited(&self.way));
                 self.gate.ask_everybody();
             }
             Err(error) => self.not_applied(&error),

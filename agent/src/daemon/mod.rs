@@ -117,6 +117,7 @@ fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
     Ok(Singbox {
         config: Vec::new(),
         process: None,
+        last: None,
         binary: match &config.singbox.binary {
             AutoPath::Auto => None,
             AutoPath::Path(path) => Some(path.clone()),

@@ -15,6 +15,7 @@ use tokio::{
 use super::{hands::Removed, meter::Meter, people, shared::Directory};
 use crate::{
     core::event::{self, InboundIndex, SourceEvent},
+    enforcer::singbox::Singbox,
     kernel::Namespace,
     ledger::{CommitError, InboundRecord, Ledger, UserRecord},
     singbox::{ConfigWatch, SingboxConfig, process},
@@ -31,6 +32,8 @@ pub struct Proxy {
     default_policy: String,
     config: Option<SingboxConfig>,
     process: Option<process::Process>,
+    /// The newest one that was found, whether it still runs or not.
+    last: Option<process::Process>,
     /// A process was there and is gone, and people do not know yet.
     process_gone: bool,
     searching: Option<Search>,
@@ -91,6 +94,8 @@ pub enum News {
 #[derive(Default)]
 pub struct Changes {
     pub config: bool,
+    /// The process is no more.
+    pub gone: bool,
     pub source: bool,
     /// Parts that are degraded now, or well again (`None`).
     pub parts: Vec<(&'static str, Option<String>)>,
@@ -108,6 +113,7 @@ pub struct Applied {
 impl Changes {
     fn add(&mut self, more: Changes) {
         self.config |= more.config;
+        self.gone |= more.gone;
         self.source |= more.source;
         self.parts.extend(more.parts);
         self.events.extend(more.events);
@@ -123,6 +129,7 @@ impl Proxy {
             default_policy,
             config: None,
             process: None,
+            last: None,
             process_gone: false,
             searching: None,
             listing: None,
@@ -176,8 +183,9 @@ impl Proxy {
     }
 
     /// The process and the files, for who edits them; how to edit is the configuration's to say.
-    pub fn found(&self) -> (Vec<PathBuf>, Option<process::Process>) {
-        (self.watch.paths().to_vec(), self.process.clone())
+    pub fn edited(&self, way: &Singbox) -> Singbox {
+        let (config, process) = (self.watch.paths().to_vec(), self.process.clone());
+        Singbox { config, process, last: self.last.clone(), ..way.clone() }
     }
 
     pub fn status(&self) -> SingboxStatus {
@@ -264,11 +272,13 @@ impl Proxy {
                 changes.events.push((kind, data));
                 changes.config = true;
                 changes.parts.push(("singbox", None));
+                self.last = Some(process.clone());
                 self.process = Some(process);
                 self.listed_ns = None;
                 self.forget_former_users();
             }
             Ok(Err(reason)) => {
+                changes.gone = gone;
                 if gone {
                     changes.events.push(("singbox_gone", serde_json::json!({"severity": "warning"})));
                 }

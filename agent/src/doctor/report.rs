@@ -104,6 +104,7 @@ fn repair(config: &Config, gathered: &Gathered, yes: bool) -> anyhow::Result<()>
     let singbox = Singbox {
         config: config.singbox.config.clone(),
         process: Some(process.clone()),
+        last: None,
         binary: match &config.singbox.binary {
             AutoPath::Auto => None,
             AutoPath::Path(path) => Some(path.clone()),

@@ -12,7 +12,13 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{added::Added, swap::SwapError, users_edit::hex};
-use crate::singbox::files::{self, FileText};
+use crate::{
+    clock,
+    singbox::{
+        files::{self, FileText},
+        process::Process,
+    },
+};
 
 /// Versions that are kept of a file.
 const KEPT: usize = 20;
@@ -26,19 +32,60 @@ const NOTE: &str = "running.json";
 const ADDED: &str = "added.json";
 
 /// What boxmeter has changed since a process last read its files.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Running {
-    /// Its pid and start time.
+    /// Its pid and start time; zeros where none ran.
     pub process: (u32, u64),
+    /// All files that it reads.
     pub files: BTreeMap<PathBuf, RunningFile>,
+    /// When the last of them was written. Without it that is under way, or a crash came before its end.
+    #[serde(default)]
+    pub written_at: Option<Moment>,
+    /// It was told to read them, and is not known to have come up with them.
+    #[serde(default)]
+    pub told: bool,
+    /// To start it again.
+    #[serde(default)]
+    pub unit: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct RunningFile {
     /// Hash of the text that it runs with.
     pub loaded: [u8; 32],
-    /// Of the text that boxmeter wrote last.
+    /// Of the text that boxmeter wrote last; the same as `loaded` where it wrote nothing.
     pub written: [u8; 32],
+    /// Of the last text by hand that boxmeter's next edit was made from: `loaded` lacks that.
+    #[serde(default)]
+    pub by_hand: Option<[u8; 32]>,
+}
+
+/// A point in time that can be compared with the begin of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Moment {
+    /// Of the machine's uptime: each has its own clock.
+    boot: String,
+    /// `CLOCK_BOOTTIME`.
+    ns: u64,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Moment { boot, ns: clock::boot_ns() }
+    }
+}
+
+impl Running {
+    /// Does this say what the process runs with? Of another one than it was written for only if that may have
+    /// begun, and read the files, before they were written.
+    pub fn concerns(&self, process: &Process) -> bool {
+        if self.process == (process.pid, process.start_ticks) {
+            return true;
+        }
+        let this_boot = Moment::now().boot;
+        self.written_at.as_ref().is_none_or(|at| at.boot == this_boot && at.ns >= process.started_boot_ns())
+    }
 }
 
 /// A folder that only root can read.
@@ -141,7 +188,13 @@ impl Backups {
     fn prune(&self, file: &Path, newest: &Path) -> Result<(), SwapError> {
         let io = |error| SwapError::Io { path: self.folder.clone(), error };
         let needed: HashSet<PathBuf> = match self.running()? {
-            Some(running) => running.files.iter().map(|(path, file)| self.path(path, &file.loaded)).collect(),
+            Some(running) => {
+                let of = |(path, file): (&PathBuf, &RunningFile)| {
+                    let hashes = std::iter::once(file.loaded).chain(file.by_hand);
+                    hashes.map(|hash| self.path(path, &hash)).collect::<Vec<_>>()
+                };
+                running.files.iter().flat_map(of).collect()
+            }
             None => HashSet::new(),
         };
         let mut prefix = OsString::from(file.file_name().unwrap_or_default());
@@ -185,9 +238,9 @@ mod tests {
         assert!(backups.running().unwrap().is_none());
         let first = backups.keep(&version(0)).unwrap();
         fs::File::options().write(true).open(first).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        let file = RunningFile { loaded: version(0).sha256, written: version(1).sha256 };
+        let file = RunningFile { loaded: version(0).sha256, written: version(2).sha256, by_hand: None };
         let files = BTreeMap::from([(PathBuf::from("/etc/c.json"), file)]);
-        backups.note(&Running { process: (7, 9), files }).unwrap();
+        backups.note(&Running { process: (7, 9), files, ..Running::default() }).unwrap();
         for number in 1..40 {
             let path = backups.keep(&version(number)).unwrap();
             let written = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);

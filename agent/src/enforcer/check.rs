@@ -26,7 +26,7 @@ impl Singbox {
         if let Some(edit) = edits.iter().find(|edit| !files.iter().any(|file| *file.path == edit.path)) {
             return Err(EditError::NotAFile(edit.path.clone()));
         }
-        let copies = Copies::make(&files, edits, self.process.as_ref()).map_err(EditError::Check)?;
+        let copies = Copies::make(&files, edits, self.running_process()).map_err(EditError::Check)?;
         let output = self
             .check_command(&copies)
             .and_then(|mut command| run(&mut command))
@@ -35,7 +35,8 @@ impl Singbox {
     }
 
     fn check_command(&self, copies: &Copies) -> io::Result<Command> {
-        let mut command = match (&self.binary, &self.process) {
+        let running = self.running_process();
+        let mut command = match (&self.binary, running) {
             (Some(binary), _) => Command::new(binary),
             (None, Some(process)) if process.other_mount_ns => {
                 let mut command = Command::new(&process.exe);
@@ -53,7 +54,7 @@ impl Singbox {
                 command
             }
             (None, Some(process)) => Command::new(process.exe_link()),
-            (None, None) => Command::new("sing-box"),
+            (None, None) => Command::new(self.executable_of_before()?),
         };
         command.arg("check").arg("--disable-color");
         for file in &copies.seen {
@@ -61,10 +62,33 @@ impl Singbox {
         }
         // Certificates may be named relative to where sing-box runs. Not for another mount namespace,
         // whose directory is entered in the child.
-        if let Some(process) = self.process.as_ref().filter(|p| !p.other_mount_ns) {
-            command.current_dir(process.proc("cwd"));
+        let before = self.before().map(|process| &process.cwd).filter(|cwd| cwd.is_dir());
+        match running {
+            Some(process) if process.other_mount_ns => {}
+            Some(process) => drop(command.current_dir(process.proc("cwd"))),
+            None => drop(before.map(|cwd| command.current_dir(cwd))),
         }
         Ok(command)
+    }
+
+    /// The sing-box that ran before, where none does; not one whose files are not this process's.
+    fn before(&self) -> Option<&Process> {
+        self.process.as_ref().or(self.last.as_ref()).filter(|process| !process.other_mount_ns)
+    }
+
+    /// The executable of a sing-box that does not run: the last one's, else the one that people would start.
+    fn executable_of_before(&self) -> io::Result<PathBuf> {
+        let exe = self.before().map(|process| process.exe.to_string_lossy().into_owned());
+        let exe = exe.map(|exe| PathBuf::from(exe.trim_end_matches(" (deleted)")));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let named = std::env::split_paths(&path).map(|folder| folder.join("sing-box"));
+        exe.into_iter().chain(named).find(|file| file.is_file()).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "sing-box does not run, and its executable is not known: start it, or name the executable in \
+                 `[singbox] binary`",
+            )
+        })
     }
 }
 

@@ -11,6 +11,7 @@ pub mod reconcile;
 mod reconcile_tests;
 mod reload;
 pub mod reloads;
+mod rollback;
 pub mod singbox;
 pub mod swap;
 pub mod users_edit;

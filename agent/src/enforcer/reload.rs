@@ -10,14 +10,20 @@ use super::{
 };
 use crate::{
     clock,
+    core::event::Network,
+    fault,
     singbox::{
+        config::Transports,
         files::{self, FileText},
-        process::{self, Process},
+        process::{self, Listener, Process},
     },
 };
 
 /// A reload takes sing-box up to 42 ms here; certificates from the network may take seconds.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
+
+/// One that has run for so long has come up.
+pub(super) const SETTLES: Duration = Duration::from_secs(5);
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -84,10 +90,10 @@ impl Singbox {
     pub(super) fn wait(
         &self,
         process: &Process,
-        before: &[(u16, u64)],
+        before: &[Listener],
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
-        let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64;
+        let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64 / fault::hurry();
         let own_way = matches!(self.reload, Reload::Command(_));
         let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
         let mut well_since: Option<u64> = None;
@@ -106,9 +112,14 @@ impl Singbox {
                 false => return Err("sing-box ended at the reload: it could not start with the new configuration (a port that is taken, for example)".into()),
             };
             let now = process.listeners(&wanted);
-            let new = |port: &u16| now.iter().any(|found| found.0 == *port && !before.contains(found));
-            let state = match wanted.iter().find(|port| !new(port)) {
-                Some(port) => Err(format!("port {port} has no new listener; sing-box's log says why")),
+            let new = |wanted: &(Network, u16)| {
+                now.iter().any(|found| (found.network, found.port) == *wanted && !before.contains(found))
+            };
+            let state = match wanted.iter().find(|wanted| !new(wanted)) {
+                Some((network, port)) => {
+                    let network = if *network == Network::Tcp { "TCP" } else { "UDP" };
+                    Err(format!("{network} port {port} has no new listener; sing-box's log says why"))
+                }
                 None => healthy(),
             };
             match state {
@@ -129,32 +140,56 @@ impl Singbox {
             std::thread::sleep(POLL);
         }
     }
+}
 
-    /// sing-box ends when a reload fails in its start.
-    pub(super) fn restart(&self, process: &Process) -> String {
-        match &process.unit {
-            Some(unit) if Path::new("/run/systemd/system").exists() => {
-                match run(Command::new("systemctl").args(["restart", unit])) {
-                    Ok(output) if output.status.success() => {
-                        format!(", and {unit}, which had ended, was restarted")
-                    }
-                    Ok(output) => format!(", but {unit} has ended and does not start: {}", told(&output)),
-                    Err(error) => format!(", but {unit} has ended and systemctl fails: {error}"),
-                }
+/// Starts a unit again: sing-box ends when a reload fails in its start.
+pub(super) fn restart(unit: Option<&str>) -> String {
+    match unit.filter(|_| runs_systemd()) {
+        Some(unit) => match run(Command::new("systemctl").args(["restart", unit])) {
+            Ok(output) if output.status.success() => {
+                format!(", and {unit}, which had ended, was restarted")
             }
-            _ => ", but sing-box has ended: start it".to_owned(),
-        }
+            Ok(output) => format!(", but {unit} has ended and does not start: {}", told(&output)),
+            Err(error) => format!(", but {unit} has ended and systemctl fails: {error}"),
+        },
+        None => ", but sing-box has ended: start it".to_owned(),
     }
 }
 
-/// TCP ports on which sing-box listens with a configuration.
-pub(super) fn ports(files: &[FileText]) -> Vec<u16> {
+fn runs_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// Has somebody stopped the unit, so that it is to stay so? One that has died is failed, or waits to be
+/// restarted.
+pub(super) fn was_stopped(unit: Option<&str>) -> bool {
+    let Some(unit) = unit.filter(|_| runs_systemd()) else { return false };
+    let mut show = Command::new("systemctl");
+    let output = run(show.args(["show", "-p", "ActiveState", "-p", "Result", unit]));
+    output.is_ok_and(|output| says_stopped(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn says_stopped(text: &str) -> bool {
+    let is = |line: &str| text.lines().any(|found| found == line);
+    (is("ActiveState=inactive") || is("ActiveState=deactivating")) && is("Result=success")
+}
+
+/// Sockets that sing-box takes clients on with a configuration: of TCP, of its APIs, and of inbounds that are
+/// on UDP alone, as hysteria2 and tuic. Another one's UDP need not be there.
+pub(super) fn ports(files: &[FileText]) -> Vec<(Network, u16)> {
     let Ok(config) = files::parse(files) else {
         return Vec::new();
     };
-    let inbounds = config.inbounds.iter().filter(|inbound| inbound.transports.tcp);
+    let tcp = config.inbounds.iter().filter(|inbound| inbound.transports.tcp);
+    let udp = config.inbounds.iter().filter(|inbound| inbound.transports == Transports::UDP);
     let api = config.api_service.map(|api| api.listen_port);
-    inbounds.filter_map(|inbound| inbound.listen_port).chain(api).collect()
+    let clash = config.clash_api.and_then(|clash| {
+        let (_, port) = clash.external_controller.rsplit_once(':')?;
+        port.parse().ok().filter(|&port| port != 0)
+    });
+    let tcp = tcp.filter_map(|inbound| inbound.listen_port).chain(api).chain(clash);
+    let udp = udp.filter_map(|inbound| inbound.listen_port);
+    tcp.map(|port| (Network::Tcp, port)).chain(udp.map(|port| (Network::Udp, port))).collect()
 }
 
 /// The unit whose reload reaches exactly this process.
@@ -189,4 +224,35 @@ fn signal(process: &Process) -> Result<(), String> {
         return Err(fail(io::ErrorKind::NotFound.into()));
     }
     pidfd_send_signal(&handle, Signal::HUP).map_err(|e| fail(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforcer::swap::sha256;
+
+    #[test]
+    fn a_unit_that_was_stopped_is_told_from_one_that_died() {
+        assert!(says_stopped("Result=success\nActiveState=inactive\n"));
+        assert!(!says_stopped("Result=exit-code\nActiveState=failed\n"));
+        assert!(!says_stopped("Result=exit-code\nActiveState=activating\n"), "it waits to be restarted");
+        assert!(!says_stopped("Result=success\nActiveState=active\n"));
+        assert!(!says_stopped(""));
+    }
+
+    #[test]
+    fn every_socket_that_says_whether_sing_box_came_up_is_waited_for() {
+        let text = r#"{"inbounds": [
+            {"type": "hysteria2", "tag": "h", "listen_port": 1, "users": []},
+            {"type": "trojan", "tag": "t", "listen_port": 2, "users": []},
+            {"type": "vless", "tag": "q", "listen_port": 3, "users": [], "transport": {"type": "quic"}},
+            {"type": "naive", "tag": "n", "listen_port": 4, "users": []}],
+            "experimental": {"clash_api": {"external_controller": ":5"}},
+            "services": [{"type": "api", "listen_port": 6}]}"#;
+        let path = std::sync::Arc::new("a.json".into());
+        let file = FileText { path, text: text.into(), sha256: sha256(text.as_bytes()) };
+        let tcp = [2, 4, 6, 5].map(|port| (Network::Tcp, port));
+        let udp = [1, 3].map(|port| (Network::Udp, port));
+        assert_eq!(ports(&[file]), [&tcp[..], &udp].concat());
+    }
 }

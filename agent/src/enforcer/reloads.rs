@@ -2,7 +2,10 @@
 //! lets somebody in waits a moment for others like it; what takes somebody out is enforced by the kernel
 //! already and waits until nobody would notice, or for so long at most. Pure: the time comes in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::users_edit::{Change, What};
 
@@ -12,6 +15,13 @@ pub const BATCH: Duration = Duration::from_secs(2);
 /// After a reload that failed, the next is tried after this time, then after twice as long each, up to
 /// `[singbox] reload_within`.
 pub const RETRY: Duration = Duration::from_secs(60);
+
+/// Reloads that fail in a row before that is left to people: each drops every connection, and what failed so
+/// often does not come right by itself.
+pub const GIVE_UP: u32 = 5;
+
+/// For so long it is known which change was made when: until it is seen that sing-box has begun anew.
+const RECENT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -76,6 +86,8 @@ struct Waiting {
 pub struct Reloads {
     settings: Settings,
     waiting: BTreeMap<(String, String), Waiting>,
+    /// Changes of the last [`RECENT`], with when they were written.
+    recent: VecDeque<(Change, u64)>,
     not_before_ns: u64,
     /// In a row.
     failures: u32,
@@ -89,7 +101,8 @@ fn ns(duration: Duration) -> u64 {
 impl Reloads {
     pub fn new(settings: Settings) -> Self {
         let counts = Counts::default();
-        Reloads { settings, waiting: BTreeMap::new(), not_before_ns: 0, failures: 0, counts }
+        let (waiting, recent) = (BTreeMap::new(), VecDeque::new());
+        Reloads { settings, waiting, recent, not_before_ns: 0, failures: 0, counts }
     }
 
     pub fn set(&mut self, settings: Settings) {
@@ -113,6 +126,14 @@ impl Reloads {
 
     /// A file was written. What was undone before sing-box has read it needs no reload.
     pub fn changed(&mut self, change: &Change, now_ns: u64) {
+        while self.recent.front().is_some_and(|(_, at)| at.saturating_add(ns(RECENT)) < now_ns) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((change.clone(), now_ns));
+        self.wait_for(change, now_ns);
+    }
+
+    fn wait_for(&mut self, change: &Change, now_ns: u64) {
         let key = (change.inbound.clone(), change.user.clone());
         let admits = change.what.admits();
         let known = self.waiting.get(&key).copied();
@@ -130,10 +151,15 @@ impl Reloads {
         self.waiting.insert(key, waiting);
     }
 
-    /// sing-box was seen to read its files by itself: a restart, somebody's reload.
-    pub fn restarted(&mut self) {
-        self.counts.by_restart += u64::from(!self.waiting.is_empty());
+    /// A sing-box was seen that began at this time (ns, monotonic): it has read what was written before.
+    pub fn restarted(&mut self, began_ns: u64) {
+        let waited = !self.waiting.is_empty();
+        let recent = std::mem::take(&mut self.recent);
         self.done();
+        for (change, at) in recent.into_iter().filter(|(_, at)| *at >= began_ns) {
+            self.changed(&change, at);
+        }
+        self.counts.by_restart += u64::from(waited && self.waiting.is_empty());
     }
 
     /// The reload that was asked for came to pass.
@@ -144,13 +170,34 @@ impl Reloads {
 
     fn done(&mut self) {
         self.waiting.clear();
+        self.recent.clear();
+        self.try_again();
+    }
+
+    /// What made reloads fail may be over: somebody has edited the files.
+    pub fn try_again(&mut self) {
         self.failures = 0;
         self.not_before_ns = 0;
     }
 
-    /// There is nobody to tell: sing-box reads its files when it starts.
+    /// Somebody asks for what needs a reload: once more.
+    pub fn asked(&mut self) {
+        if self.gave_up() {
+            self.failures = GIVE_UP - 1;
+            self.not_before_ns = 0;
+        }
+    }
+
+    /// It failed so often that it waits for somebody.
+    pub fn gave_up(&self) -> bool {
+        self.failures >= GIVE_UP
+    }
+
+    /// There is nobody to tell: sing-box reads its files when it starts. If it has begun meanwhile, that will be
+    /// seen ([`Reloads::restarted`]).
     pub fn not_running(&mut self) {
-        self.done();
+        self.waiting.clear();
+        self.try_again();
     }
 
     /// It failed. `put_back`: the files are as sing-box knows them again, and what is still wanted is planned
@@ -164,6 +211,7 @@ impl Reloads {
         self.not_before_ns = now_ns.saturating_add(ns(pause));
         if put_back {
             self.waiting.clear();
+            self.recent.clear();
         }
     }
 
@@ -190,6 +238,7 @@ impl Reloads {
         });
         let due = [admits, removes].into_iter().flatten().reduce(ByTime::min_by_time);
         match due {
+            _ if self.gave_up() => Decision::None,
             None => Decision::None,
             Some((at, why)) if at.max(self.not_before_ns) <= now_ns => Decision::Now(why),
             Some((at, _)) => Decision::At(at.max(self.not_before_ns)),
@@ -278,13 +327,13 @@ mod tests {
     #[test]
     fn a_restart_spares_the_reload_and_a_failure_waits() {
         let mut reloads = reloads();
-        reloads.restarted();
+        reloads.restarted(0);
         reloads.changed(&change("a", What::TakenOut), S);
-        reloads.restarted();
+        reloads.restarted(2 * S);
         assert_eq!(reloads.decide(1000 * S, QUIET), Decision::None);
         assert_eq!(reloads.counts().by_restart, 1);
         let mut now = 0;
-        for wait in [60, 120, 240, 480, 600, 600] {
+        for wait in [60, 120, 240, 480] {
             reloads.failed(true, now);
             assert_eq!(reloads.decide(now, QUIET), Decision::None, "the old files are in force");
             assert!(!reloads.failing(), "nothing waits");
@@ -296,7 +345,58 @@ mod tests {
         reloads.reloaded();
         reloads.changed(&change("a", What::TakenOut), now);
         assert_eq!(reloads.decide(now + 2 * S, QUIET), Decision::Now(Why::Quiet));
-        assert_eq!((reloads.counts().failed, reloads.counts().reloads), (6, 1));
+        assert_eq!((reloads.counts().failed, reloads.counts().reloads), (4, 1));
+    }
+
+    /// It is seen only a moment later that sing-box has begun anew.
+    #[test]
+    fn what_was_written_after_the_begin_is_not_forgotten() {
+        let mut reloads = reloads();
+        reloads.changed(&change("a", What::TakenOut), S);
+        reloads.changed(&change("b", What::TakenOut), 3 * S);
+        // Taken back after the new one has read that a is out: for that one it is news.
+        reloads.changed(&change("a", What::PutBack), 3 * S);
+        reloads.restarted(2 * S);
+        assert_eq!(reloads.waiting(), (1, 1));
+        assert_eq!(reloads.users().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(reloads.counts().by_restart, 0);
+        reloads.reloaded();
+        // While none ran nothing waited, and yet the next one may have begun before that was seen.
+        reloads.changed(&change("c", What::TakenOut), 10 * S);
+        reloads.not_running();
+        assert_eq!(reloads.decide(100 * S, QUIET), Decision::None);
+        reloads.restarted(9 * S);
+        assert_eq!(reloads.waiting(), (0, 1));
+        reloads.restarted(11 * S);
+        assert_eq!(reloads.waiting(), (0, 0));
+    }
+
+    /// Each try drops everybody.
+    #[test]
+    fn what_fails_again_and_again_waits_for_somebody() {
+        let mut reloads = reloads();
+        let mut now = 0;
+        let fails = |reloads: &mut Reloads, now: &mut u64| {
+            reloads.changed(&change("a", What::Added), *now);
+            let Decision::At(at) = reloads.decide(*now, BUSY) else { panic!("it waits") };
+            assert!(matches!(reloads.decide(at, BUSY), Decision::Now(_)));
+            *now = at;
+            reloads.failed(true, at);
+        };
+        for _ in 0..GIVE_UP {
+            assert!(!reloads.gave_up());
+            fails(&mut reloads, &mut now);
+        }
+        reloads.changed(&change("a", What::Added), now);
+        assert!(reloads.gave_up() && reloads.failing());
+        assert_eq!(reloads.decide(now + 1_000_000 * S, QUIET), Decision::None);
+        reloads.asked();
+        assert!(matches!(reloads.decide(now + 3 * S, BUSY), Decision::Now(_)), "once");
+        reloads.failed(true, now + 3 * S);
+        reloads.changed(&change("a", What::Added), now + 4 * S);
+        assert_eq!(reloads.decide(now + 1_000_000 * S, BUSY), Decision::None);
+        reloads.try_again();
+        assert!(matches!(reloads.decide(now + 7 * S, BUSY), Decision::Now(_)));
     }
 
     #[test]

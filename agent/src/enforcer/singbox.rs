@@ -2,17 +2,21 @@
 //! replace the files; then, at once or later, reload and see that it is healthy, else put the last good
 //! version back and say so.
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf};
+use std::{collections::btree_map::Entry, fmt, io, path::PathBuf};
 
 use super::{
     added::Added,
-    backups::{Backups, Running, RunningFile},
-    reload::ports,
+    backups::{Backups, Moment, Running, RunningFile},
+    reload::{ports, restart},
+    rollback::{self, Back},
     swap::{self, SwapError},
 };
-use crate::singbox::{
-    files::{self, ConfigError, FileText},
-    process::Process,
+use crate::{
+    fault,
+    singbox::{
+        files::{self, ConfigError, FileText},
+        process::Process,
+    },
 };
 
 pub use super::reload::Reload;
@@ -41,9 +45,9 @@ pub enum EditError {
     )]
     NothingToPutBack(String),
     #[error(
-        "{failure}; and the old configuration could not be put back ({error}): the old text is in {backup}"
+        "{failure}; and the old configuration could not be put back whole ({error}): the old text is in {backup}{after}"
     )]
-    Stuck { failure: String, error: String, backup: String },
+    Stuck { failure: String, error: String, backup: String, after: String },
 }
 
 /// A file's new text. It holds credentials: nothing prints it.
@@ -68,6 +72,8 @@ pub struct Singbox {
     pub config: Vec<PathBuf>,
     /// `None`: not running; then there is nothing to reload.
     pub process: Option<Process>,
+    /// The one that ran before, where none does: its executable is likely to be the next one's.
+    pub last: Option<Process>,
     /// `[singbox] binary`; `None` (auto): the running executable in its own mount namespace.
     pub binary: Option<PathBuf>,
     pub reload: Reload,
@@ -83,14 +89,6 @@ pub struct Applied {
     pub backups: Vec<PathBuf>,
 }
 
-/// A file that is put back if sing-box does not come up with what it says now.
-struct Back {
-    path: PathBuf,
-    /// Hash of what boxmeter has written; another text is somebody else's.
-    written: [u8; 32],
-    good: String,
-}
-
 impl Singbox {
     /// Checks, swaps, reloads. `healthy` is asked again and again after the reload until it says yes
     /// or the time is over. sing-box reads its files only at the reload, so that several files change
@@ -102,8 +100,8 @@ impl Singbox {
     ) -> Result<Applied, EditError> {
         let old = self.old_texts(edits)?;
         let backups = self.write(edits)?;
-        let back: Vec<Back> = edits.iter().zip(old).map(|(edit, old)| back(edit, old)).collect();
-        let reloaded = self.activate(&back, &backups, &mut healthy)?;
+        let back: Vec<Back> = back_to(edits, old, &backups);
+        let reloaded = self.activate(&back, &mut healthy)?;
         Ok(Applied { reloaded, backups })
     }
 
@@ -113,47 +111,60 @@ impl Singbox {
     pub fn write(&self, edits: &[Edit]) -> Result<Vec<PathBuf>, EditError> {
         let old = self.old_texts(edits)?;
         self.check(edits)?;
-        let kept = match self.backups() {
-            None => Vec::new(),
-            Some(backups) => {
-                let kept = old.iter().map(|file| backups.keep(file)).collect::<Result<Vec<_>, _>>()?;
-                let running = self.running_after(&backups, edits, &old)?;
-                backups.note(&running)?;
-                kept
-            }
+        let Some(backups) = self.backups() else { return self.swap(edits, old, &[]).map(|()| Vec::new()) };
+        let kept = old.iter().map(|file| backups.keep(file)).collect::<Result<Vec<_>, _>>()?;
+        let before = backups.running()?;
+        let mut running = self.running_after(&backups, edits, &old)?;
+        backups.note(&running)?;
+        let done = self.swap(edits, old, &kept);
+        running.written_at = Some(Moment::now());
+        // Nothing was written where it failed. A note that says too much costs a reload and loses nothing.
+        let noted = match (&done, before) {
+            (Ok(()), _) => backups.note(&running),
+            (Err(_), Some(before)) => backups.note(&before),
+            (Err(_), None) => backups.forget(),
         };
+        if let Err(error) = noted {
+            tracing::warn!("noting what sing-box has not read: {error}");
+        }
+        done.map(|()| kept)
+    }
+
+    /// All files or none.
+    fn swap(&self, edits: &[Edit], old: Vec<FileText>, kept: &[PathBuf]) -> Result<(), EditError> {
         for (done, edit) in edits.iter().enumerate() {
+            if done > 0 {
+                fault::point("written-one");
+            }
             if let Err(error) = swap::replace(&edit.path, edit.expected, edit.content.as_bytes()) {
                 if done == 0 {
                     return Err(error.into());
                 }
-                let failure = error.to_string();
-                let back: Vec<Back> =
-                    edits[..done].iter().zip(old).map(|(edit, old)| back(edit, old)).collect();
-                put_back(&back, &kept, &failure)?;
-                return Err(EditError::RolledBack { failure, after: String::new() });
+                let back = back_to(&edits[..done], old, kept);
+                let outcome = rollback::put_back(&back, self.backups().as_ref(), false);
+                return Err(outcome.error(error.to_string(), &back, String::new()));
             }
         }
-        Ok(kept)
+        Ok(())
     }
 
     /// Makes sing-box read what was written since it last did, and sees that it is healthy; else the
-    /// texts that it ran with are put back, and it is told to read those. Did it reload?
+    /// texts that it ran with are put back, and it is told to read those. Did it reload? Not, if it does not
+    /// run: it reads its files when it starts.
     pub fn reload(&self, mut healthy: impl FnMut() -> Result<(), String>) -> Result<bool, EditError> {
+        if self.running_process().is_none() || self.reload == Reload::Never {
+            return Ok(false);
+        }
         // What was edited by hand meanwhile comes into force too.
         self.check(&[]).map_err(|error| match error {
             EditError::Refused(why) => EditError::RefusedNow(why),
             other => other,
         })?;
-        let (mut back, mut kept) = (Vec::new(), Vec::new());
-        if let Some(backups) = self.backups() {
-            for (path, file) in self.running(&backups)?.files {
-                let good = backups.text(&path, &file.loaded)?;
-                kept.push(backups.path(&path, &file.loaded));
-                back.push(Back { path, written: file.written, good });
-            }
-        }
-        self.activate(&back, &kept, &mut healthy)
+        let back = match self.backups() {
+            Some(backups) => self.back_of(&backups, &self.running(&backups)?)?,
+            None => Vec::new(),
+        };
+        self.activate(&back, &mut healthy)
     }
 
     /// sing-box was seen to read its files by itself (a restart, somebody's reload): what they say now
@@ -169,7 +180,9 @@ impl Singbox {
     /// that has one was put back by boxmeter, not edited by hand.
     pub fn own_texts(&self) -> Result<Vec<[u8; 32]>, EditError> {
         let Some(backups) = self.backups() else { return Ok(Vec::new()) };
-        Ok(self.running(&backups)?.files.into_values().map(|file| file.loaded).collect())
+        // Also where another sing-box runs by now: it may have been started on what was put back.
+        let files = backups.running()?.unwrap_or_default().files.into_values();
+        Ok(files.filter(|file| file.loaded != file.written).map(|file| file.loaded).collect())
     }
 
     /// The files with the texts that sing-box runs with, as far as boxmeter knows.
@@ -196,15 +209,16 @@ impl Singbox {
         self.backups().map_or(Ok(()), |backups| Ok(backups.set_added(added)?))
     }
 
-    fn backups(&self) -> Option<Backups> {
+    pub(super) fn backups(&self) -> Option<Backups> {
         self.backups.clone().map(Backups::new)
     }
 
     /// What this process runs with; nothing is known of another one.
     fn running(&self, backups: &Backups) -> Result<Running, EditError> {
-        let id = self.process.as_ref().map(|process| (process.pid, process.start_ticks));
-        let running = backups.running()?.filter(|running| Some(running.process) == id);
-        Ok(running.unwrap_or(Running { process: id.unwrap_or_default(), files: BTreeMap::new() }))
+        let Some(process) = &self.process else { return Ok(Running::default()) };
+        let running = backups.running()?.filter(|running| running.concerns(process)).unwrap_or_default();
+        let unit = process.unit.clone();
+        Ok(Running { process: (process.pid, process.start_ticks), unit, told: false, ..running })
     }
 
     fn running_after(
@@ -214,11 +228,24 @@ impl Singbox {
         old: &[FileText],
     ) -> Result<Running, EditError> {
         let mut running = self.running(backups)?;
-        for (edit, old) in edits.iter().zip(old) {
-            let written = swap::sha256(edit.content.as_bytes());
-            let first = RunningFile { loaded: old.sha256, written };
-            running.files.entry(edit.path.clone()).or_insert(first).written = written;
+        let unchanged = |sha256| RunningFile { loaded: sha256, written: sha256, by_hand: None };
+        if self.process.is_some() {
+            // The others too: an edit by hand in any of them may be what sing-box does not come up with.
+            for file in files::read(&self.config)? {
+                if let Entry::Vacant(place) = running.files.entry(file.path.as_ref().clone()) {
+                    backups.keep(&file)?;
+                    place.insert(unchanged(file.sha256));
+                }
+            }
         }
+        for (edit, old) in edits.iter().zip(old) {
+            let file = running.files.entry(edit.path.clone()).or_insert_with(|| unchanged(old.sha256));
+            if old.sha256 != file.written && old.sha256 != file.loaded {
+                file.by_hand = Some(old.sha256);
+            }
+            file.written = swap::sha256(edit.content.as_bytes());
+        }
+        running.written_at = None;
         Ok(running)
     }
 
@@ -230,58 +257,48 @@ impl Singbox {
     fn activate(
         &self,
         back: &[Back],
-        kept: &[PathBuf],
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<bool, EditError> {
-        let Some(process) = self.process.as_ref().filter(|_| self.reload != Reload::Never) else {
+        let Some(process) = self.running_process().filter(|_| self.reload != Reload::Never) else {
             return Ok(false);
         };
         let now = files::read(&self.config)?;
-        let mut before = now.clone();
-        for file in &mut before {
-            if let Some(back) = back.iter().find(|back| back.path == *file.path) {
-                file.text.clone_from(&back.good);
-            }
-        }
         // With those of the new text too: a port that another process holds must not look like ours.
-        let listeners = process.listeners(&[ports(&before), ports(&now)].concat());
-        let result = self.tell(process).and_then(|()| self.wait(process, &listeners, healthy));
+        let ports = [ports(&rollback::before(&now, back)), ports(&now)].concat();
+        let listeners = process.listeners(&ports);
+        self.note_told(true);
+        let mut told = false;
+        let result = self.tell(process).and_then(|()| {
+            told = true;
+            fault::point("told");
+            self.wait(process, &listeners, healthy)
+        });
         let Err(failure) = result else {
             self.loaded()?;
             return Ok(true);
         };
-        if back.is_empty() {
-            return Err(EditError::NothingToPutBack(failure));
+        if self.was_stopped(process, told) {
+            self.note_told(false);
+            return Ok(false);
         }
-        put_back(back, kept, &failure)?;
-        let after = match process.alive() {
-            false => self.restart(process),
-            true => match self.tell(process) {
-                Ok(()) => " and sing-box was told to read it".to_owned(),
-                Err(error) => format!(", but sing-box could not be told to read it ({error}); reload it"),
-            },
-        };
-        Err(EditError::RolledBack { failure, after })
+        if back.is_empty() || process.alive() && back.iter().all(|back| back.untouched) {
+            self.note_told(false);
+            let after = if process.alive() { String::new() } else { restart(process.unit.as_deref()) };
+            return Err(EditError::NothingToPutBack(failure + &after));
+        }
+        Err(self.roll_back(process, back, failure))
     }
 }
 
-fn back(edit: &Edit, old: FileText) -> Back {
-    Back { path: edit.path.clone(), written: swap::sha256(edit.content.as_bytes()), good: old.text }
-}
-
-/// Only where the file is still as boxmeter has left it.
-fn put_back(back: &[Back], kept: &[PathBuf], failure: &str) -> Result<(), EditError> {
-    for file in back {
-        let good = swap::sha256(file.good.as_bytes());
-        let is_good = files::read_file(&file.path).is_ok_and(|now| now.sha256 == good);
-        if is_good {
-            continue;
-        }
-        if let Err(error) = swap::replace(&file.path, file.written, file.good.as_bytes()) {
-            let names: Vec<_> = kept.iter().map(|path| path.display().to_string()).collect();
-            let backup = if names.is_empty() { "no backup".to_owned() } else { names.join(", ") };
-            return Err(EditError::Stuck { failure: failure.to_owned(), error: error.to_string(), backup });
-        }
-    }
-    Ok(())
+/// The texts from before some edits.
+fn back_to(edits: &[Edit], old: Vec<FileText>, kept: &[PathBuf]) -> Vec<Back> {
+    let back = |(at, (edit, old)): (usize, (&Edit, FileText))| Back {
+        path: edit.path.clone(),
+        written: swap::sha256(edit.content.as_bytes()),
+        untouched: false,
+        by_hand: None,
+        good: old.text,
+        kept: kept.get(at).cloned(),
+    };
+    edits.iter().zip(old).enumerate().map(back).collect()
 }

@@ -11,6 +11,8 @@ use std::{
 use rustix::{fs::IFlags, io::Errno};
 use sha2::{Digest as _, Sha256};
 
+use crate::fault;
+
 /// Bytes of one extended attribute, the kernel's own limit.
 const ATTRIBUTE_MAX: usize = 64 << 10;
 
@@ -83,8 +85,9 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
-/// Replaces the file if its content still has the hash `expected`. On return the new content is on
-/// disk, or nothing has changed.
+/// Replaces the file if its content still has the hash `expected`. On an error nothing has changed. Else it has,
+/// for everybody who reads it; where the disk refuses to say that it would last a loss of power, that is logged:
+/// the text that the file had before is kept, and an edit that a crash undoes is made again.
 pub fn replace(path: &Path, expected: [u8; 32], content: &[u8]) -> Result<(), SwapError> {
     let real = replaceable(path)?;
     let io = |error: io::Error| match Errno::from_io_error(&error) {
@@ -107,7 +110,17 @@ pub fn replace(path: &Path, expected: [u8; 32], content: &[u8]) -> Result<(), Sw
         return Err(SwapError::Changed { path: real });
     }
     new.persist(&real).map_err(|e| io(e.error))?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+    if let Err(error) = sync(directory) {
+        tracing::warn!("{}: written, but the disk does not say that it lasts: {error}", real.display());
+    }
+    Ok(())
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    if fault::refuses("folder-sync") {
+        return Err(io::Error::other("the folder could not be synced, as a test wants"));
+    }
+    File::open(directory)?.sync_all()
 }
 
 /// ACLs and security labels.

@@ -358,6 +358,15 @@ impl Ledger {
         })
     }
 
+    /// Notes that somebody has put entries back by hand; an event, with this about each, says so once.
+    pub fn found_back(&self, found: Vec<(ParkedKey, serde_json::Value)>, at_ms: i64) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| {
+                parking::found_back(transaction, &found, at_ms, rev)
+            })
+        })
+    }
+
     /// Forgets entries that are in the file again.
     pub fn unpark(&self, entries: Vec<ParkedKey>) -> Reply<()> {
         self.send(move |writer| {

@@ -6,11 +6,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
-    commit::{id_bytes, user_id},
+    commit::{id_bytes, insert_event, user_id},
     error::CommitError,
+    model::NewEvent,
     records::{ParkedEntry, ParkedKey, ParkedRecord, ParkedStage, Refusal},
 };
 use crate::core::event::UserId;
@@ -59,6 +60,29 @@ pub(super) fn stage(
             let text = format!("there is no parked entry of this user in {:?}", key.inbound);
             return Err(Refusal::Invalid(text).into());
         }
+    }
+    Ok(())
+}
+
+/// Somebody has put entries back by hand; those that were known to be back are not told again.
+pub(super) fn found_back(
+    transaction: &Transaction<'_>,
+    found: &[(ParkedKey, serde_json::Value)],
+    at_ms: i64,
+    rev: i64,
+) -> Result<(), CommitError> {
+    for (key, data) in found {
+        let stage: Option<ParkedStage> = transaction
+            .prepare_cached("SELECT stage FROM parked WHERE user_id = ?1 AND inbound_tag = ?2 AND nth = ?3")?
+            .query_row(params![id_bytes(key.user), &*key.inbound, key.nth], |row| row.get(0))
+            .optional()?;
+        if stage.is_none_or(|stage| stage == ParkedStage::Back) {
+            continue;
+        }
+        set_stage(transaction, key, ParkedStage::Back, rev)?;
+        let (kind, actor) = ("put_back_by_hand".to_owned(), "agent".to_owned());
+        let event = NewEvent { at_ms, kind, user: Some(key.user), actor, data: data.clone() };
+        insert_event(transaction, &event, rev)?;
     }
     Ok(())
 }

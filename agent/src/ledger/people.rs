@@ -239,7 +239,9 @@ impl Sync<'_> {
             let Staged { key, stage, .. } = staged;
             let next = match (stage, in_file.contains(&*key.inbound)) {
                 (ParkedStage::Leaving | ParkedStage::Back, false) => ParkedStage::Out,
-                (ParkedStage::Out, true) => ParkedStage::Back,
+                // Who put it there, boxmeter after a reload that failed or somebody by hand, is known to who
+                // edits the files (`Ledger::found_back`).
+                (ParkedStage::Out, true) => ParkedStage::Out,
                 (ParkedStage::Returning, true) => {
                     parking::remove(self.transaction, &key)?;
                     continue;
@@ -248,13 +250,6 @@ impl Sync<'_> {
             };
             if next != stage {
                 parking::set_stage(self.transaction, &key, next, self.rev)?;
-            }
-            if stage == ParkedStage::Out && next == ParkedStage::Back {
-                self.event(
-                    "user_put_back_by_hand",
-                    id,
-                    json!({ "inbound": &*key.inbound, "severity": "warning" }),
-                )?;
             }
             left.push(Staged { key, stage: next, elsewhere: false });
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::files;
-use crate::clock;
+use crate::{clock, core::event::Network};
 
 /// `sing-box version` takes milliseconds; one that hangs is killed.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ pub struct Process {
     pub start_ticks: u64,
     /// As the process sees it.
     pub exe: PathBuf,
+    /// Where it runs, as it sees it: files may be named relative to that.
+    pub cwd: PathBuf,
     /// Inode of its network namespace.
     pub netns: u64,
     pub other_netns: bool,
@@ -68,7 +70,19 @@ impl Process {
 
     /// Does it still run, and is it still the same?
     pub fn alive(&self) -> bool {
-        start_ticks(self.pid).is_ok_and(|ticks| ticks == self.start_ticks)
+        is_alive((self.pid, self.start_ticks))
+    }
+
+    /// When it began, by `CLOCK_BOOTTIME` in nanoseconds; up to a clock tick of 10 ms too early.
+    pub fn started_boot_ns(&self) -> u64 {
+        // SAFETY: asks for a constant of the system.
+        let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100).max(1);
+        self.start_ticks.saturating_mul(1_000_000_000 / per_second)
+    }
+
+    /// For how long it has run.
+    pub fn age(&self) -> Duration {
+        Duration::from_nanos(clock::boot_ns().saturating_sub(self.started_boot_ns()))
     }
 
     /// The executable, also if the file was replaced or is only in another mount namespace.
@@ -81,27 +95,53 @@ impl Process {
         version_of(&self.exe_link())
     }
 
-    /// Inodes of the listening TCP sockets on these ports in its network namespace: they change when
-    /// sing-box rebuilds its listeners, as it does at SIGHUP.
-    pub fn listeners(&self, ports: &[u16]) -> Vec<(u16, u64)> {
+    /// Inodes of the listening sockets on these ports in its network namespace: they change when sing-box
+    /// rebuilds its listeners, as it does at SIGHUP.
+    pub fn listeners(&self, ports: &[(Network, u16)]) -> Vec<Listener> {
         let mut found = Vec::new();
-        for name in ["net/tcp", "net/tcp6"] {
-            let text = fs::read_to_string(self.proc(name)).unwrap_or_default();
-            found.extend(text.lines().skip(1).filter_map(listener).filter(|(port, _)| ports.contains(port)));
+        for (network, names) in
+            [(Network::Tcp, ["net/tcp", "net/tcp6"]), (Network::Udp, ["net/udp", "net/udp6"])]
+        {
+            if !ports.iter().any(|(wanted, _)| *wanted == network) {
+                continue;
+            }
+            for name in names {
+                let text = fs::read_to_string(self.proc(name)).unwrap_or_default();
+                let all = text.lines().skip(1).filter_map(|line| listener(line, network));
+                found.extend(all.filter(|found| ports.contains(&(network, found.port))));
+            }
         }
-        found.sort_unstable();
         found
     }
 }
 
-/// One line of `/proc/net/tcp`: port and inode if it listens.
-fn listener(line: &str) -> Option<(u16, u64)> {
+/// A socket that takes clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub network: Network,
+    pub port: u16,
+    /// No other socket has it.
+    pub inode: u64,
+}
+
+/// One line of `/proc/net/tcp` or `/proc/net/udp`, if it is a socket that takes clients.
+fn listener(line: &str, network: Network) -> Option<Listener> {
     let mut fields = line.split_ascii_whitespace();
     let local = fields.nth(1)?;
     let state = fields.nth(1)?;
     let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
     let inode = fields.nth(5)?.parse().ok()?;
-    (state == "0A").then_some((port, inode))
+    let takes_clients = match network {
+        Network::Tcp => "0A",
+        // Not connected to anybody.
+        Network::Udp => "07",
+    };
+    (state == takes_clients).then_some(Listener { network, port, inode })
+}
+
+/// Does the process with this pid and start time still run?
+pub fn is_alive((pid, ticks): (u32, u64)) -> bool {
+    start_ticks(pid).is_ok_and(|now| now == ticks)
 }
 
 /// Runs `EXE version` and reads `sing-box version X`.
@@ -220,6 +260,7 @@ pub fn inspect(pid: u32) -> Option<Process> {
         pid,
         start_ticks: start_ticks(pid).ok()?,
         exe,
+        cwd,
         netns: namespace("ns/net")?,
         other_netns: namespace("ns/net") != own("ns/net"),
         other_mount_ns: namespace("ns/mnt") != own("ns/mnt")
@@ -341,8 +382,12 @@ mod tests {
         assert_eq!(parse_version("sing-box version 1.14.4\n\nEnvironment: go1.27"), Some("1.14.4".into()));
         assert_eq!(major_minor("1.14.0-alpha.2"), Some((1, 14)));
         let line = "   1: 0100007F:5DBD 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 32769 2 00000000a3dbeabb 100";
-        assert_eq!(listener(line), Some((0x5DBD, 32769)));
-        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
+        let found = |network| Some(Listener { network, port: 0x5DBD, inode: 32769 });
+        assert_eq!(listener(line, Network::Tcp), found(Network::Tcp));
+        assert_eq!(listener(&line.replace(" 0A ", " 01 "), Network::Tcp), None);
+        let udp = line.replace(" 0A ", " 07 ");
+        assert_eq!(listener(&udp, Network::Udp), found(Network::Udp));
+        assert_eq!(listener(&udp, Network::Tcp), None);
     }
 
     #[test]

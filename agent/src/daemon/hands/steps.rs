@@ -21,6 +21,16 @@ pub struct Steps {
     back: Vec<ledger::ParkedKey>,
 }
 
+fn key(key: &ParkedKey, ids: &HashMap<Arc<str>, UserId>) -> Option<ledger::ParkedKey> {
+    let user = *ids.get(key.user.as_str())?;
+    Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
+}
+
+/// The records of users who are known, as the ledger names them.
+pub(super) fn keys(keys: &[ParkedKey], ids: &HashMap<Arc<str>, UserId>) -> Vec<ledger::ParkedKey> {
+    keys.iter().filter_map(|one| key(one, ids)).collect()
+}
+
 fn failed(error: ledger::CommitError) -> Failure {
     error.to_string()
 }
@@ -37,15 +47,11 @@ impl Steps {
             let stage = if parked.left { &mut moved } else { &mut leaving };
             stage.push((id, entry(parked)?));
         }
-        let key = |key: &ParkedKey| {
-            let user = *ids.get(key.user.as_str())?;
-            Some(ledger::ParkedKey { user, inbound: Arc::from(key.inbound.as_str()), nth: key.nth })
-        };
         Ok(Steps {
             leaving,
             moved,
-            out: park.iter().filter_map(|parked| key(&parked.key)).collect(),
-            back: unpark.iter().filter_map(key).collect(),
+            out: park.iter().filter_map(|parked| key(&parked.key, ids)).collect(),
+            back: keys(unpark, ids),
         })
     }
 

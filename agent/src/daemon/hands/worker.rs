@@ -30,10 +30,11 @@ use crate::{
         reconcile::{self, Plan, Want, Wanted},
         reloads::{BATCH, Decision, RETRY, Reloads, Settings},
         singbox::{EditError, Singbox},
-        users_edit::{self, Parked, What},
+        swap,
+        users_edit::{self, Parked, ParkedKey, What},
     },
     fault,
-    ledger::{FileState, Ledger, Reader, Removing, UserRecord},
+    ledger::{self, FileState, Ledger, Reader, Removing, UserRecord},
     singbox::{
         files::{self, FileText},
         servers,
@@ -59,12 +60,14 @@ pub(super) struct Worker {
     plan_at_ns: Option<u64>,
     /// Which sing-box the files were last known to be read by.
     process: Option<(u32, u64)>,
+    /// A sing-box was there at the last look, or there was no look yet.
+    runs: bool,
     /// What an agent before this one has written is not known yet.
     first: bool,
     /// Who was taken out of services, for who lists them.
     removed: Removed,
-    /// Entries put back by hand that were told.
-    returned: BTreeSet<(String, String)>,
+    /// The files as they were read or written last: another text is somebody else's.
+    texts: Option<HashMap<Arc<PathBuf>, [u8; 32]>>,
     /// Users that could not be edited, as told.
     refused: BTreeSet<String>,
     /// `sing-box check` has refused the last edit.
@@ -102,6 +105,15 @@ impl Done {
     }
 }
 
+/// See [`AGAIN`].
+fn again() -> Duration {
+    AGAIN / u32::try_from(fault::hurry()).unwrap_or(1)
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// See [`RETRY`].
 fn retry() -> Duration {
     RETRY / u32::try_from(fault::hurry()).unwrap_or(1)
@@ -124,9 +136,10 @@ impl Worker {
             around: Around::default(),
             plan_at_ns: None,
             process: None,
+            runs: true,
             first: true,
             removed,
-            returned: BTreeSet::new(),
+            texts: None,
             refused: BTreeSet::new(),
             check_refused: false,
             without_new: false,
@@ -162,7 +175,7 @@ impl Worker {
         let reload = match self.reloads.decide(now_ns, self.around.scene) {
             Decision::At(at) => until(at),
             // What cannot be done now is tried again in a while.
-            Decision::Now(_) => AGAIN,
+            Decision::Now(_) => again(),
             Decision::None => LOOK_EVERY,
         };
         plan.min(reload).min(LOOK_EVERY)
@@ -170,24 +183,22 @@ impl Worker {
 
     async fn look_around(&mut self, now: Around) {
         let process = now.singbox.as_ref().and_then(|singbox| singbox.process.as_ref());
-        let process = process.map(|process| (process.pid, process.start_ticks));
-        if process.is_some() && process != self.process {
-            if self.process.is_some() {
-                // Another process has read the files as they are.
-                self.reloads.restarted();
-                if let Some(singbox) = now.singbox.clone() {
-                    let done = blocking(move || singbox.loaded().map_err(|error| error.to_string())).await;
-                    if let Err(error) = done {
-                        tracing::warn!("noting that sing-box has read its files: {error}");
-                    }
-                }
-            }
-            self.process = process;
+        if let Some(process) = process
+            && self.process != Some((process.pid, process.start_ticks))
+        {
+            // Another process has read the files as they were when it began.
+            self.reloads.restarted(clock::mono_ns().saturating_sub(ns(process.age())));
+            self.process = Some((process.pid, process.start_ticks));
         }
+        let gone = now.singbox.is_some() && process.is_none() && self.runs;
+        self.runs = process.is_some() || now.singbox.is_none();
         let wanted = self.around.kept_out != now.kept_out || self.around.looks != now.looks;
         self.around = now;
         if wanted && self.around.kept_out.is_some() {
             self.plan_at_ns.get_or_insert(clock::mono_ns());
+        }
+        if gone {
+            self.recover().await;
         }
     }
 
@@ -240,7 +251,7 @@ impl Worker {
                 }
             }
             Err(failure) => {
-                self.plan_at_ns = Some(clock::mono_ns() + AGAIN.as_nanos() as u64);
+                self.plan_at_ns = Some(clock::mono_ns() + ns(again()));
                 let new = self.status.last_error.as_ref().is_none_or(|(_, known)| *known != failure);
                 if new {
                     let data = json!({"message": failure, "severity": "error"});
@@ -330,6 +341,7 @@ impl Worker {
         // Nobody is let in by a service that does not run. But it may know its users again when it does: who
         // is deleted stays to be removed until it was told.
         let (services, runs) = (self.services(&found)?, singbox.process.is_some());
+        self.look_at_texts(&found.files);
         let Found { files, parked, users, removing } = found;
         let parked = Arc::new(parked);
         let first = self.first;
@@ -357,7 +369,7 @@ impl Worker {
         }
         let ids = living(&users);
         self.carry_out(asked, &plan, &ids).await?;
-        self.tell_oddities(&plan, &ids).await;
+        self.tell_oddities(&plan, &parked, &ids).await;
         let told = match runs {
             true => self.reach_services(&services, (&parked[..], &wanted), &ids, &removing).await,
             false => {
@@ -365,6 +377,7 @@ impl Worker {
             }
         };
         self.settle_removed(&users, &wanted, &removing, &told).await?;
+        self.settle_note().await;
         Ok(Done { plan, errors, missed: told.missed })
     }
 
@@ -399,7 +412,20 @@ impl Worker {
         Ok(())
     }
 
+    /// Was something edited by hand since the last look? What made reloads fail may be over with that.
+    fn look_at_texts(&mut self, files: &[FileText]) {
+        let now: HashMap<_, _> = files.iter().map(|file| (Arc::clone(&file.path), file.sha256)).collect();
+        if self.texts.as_ref().is_some_and(|known| *known != now) {
+            self.reloads.try_again();
+        }
+        self.texts = Some(now);
+    }
+
     async fn written(&mut self, plan: &Plan, kept: &[PathBuf]) {
+        for edit in &plan.edits {
+            let hash = swap::sha256(edit.content.as_bytes());
+            self.texts.get_or_insert_default().insert(Arc::new(edit.path.clone()), hash);
+        }
         let now_ns = clock::mono_ns();
         for change in &plan.changes {
             self.reloads.changed(change, now_ns);
@@ -426,19 +452,28 @@ impl Worker {
     }
 
     /// What is told once: entries put back by hand, and users that could not be edited.
-    async fn tell_oddities(&mut self, plan: &Plan, ids: &HashMap<Arc<str>, UserId>) {
-        let now: BTreeSet<(String, String)> =
-            plan.returned.iter().map(|key| (key.user.clone(), key.inbound.clone())).collect();
-        for (user, inbound) in now.difference(&self.returned) {
+    async fn tell_oddities(&mut self, plan: &Plan, parked: &[Parked], ids: &HashMap<Arc<str>, UserId>) {
+        let known = |key: &ParkedKey| parked.iter().any(|record| record.key == *key && record.returned);
+        let mut found = Vec::new();
+        for key in plan.returned.iter().filter(|key| !known(key)) {
+            let (name, inbound) = (&key.user, &key.inbound);
             let data = json!({
                 "inbound": inbound,
-                "message": format!("somebody put {user:?} back into {inbound:?}; it is still cut in the kernel"),
+                "message": format!("somebody put {name:?} back into {inbound:?}; it is still cut in the kernel"),
                 "severity": "warning",
             });
-            let user = ids.get(user.as_str()).copied();
-            self.send(HandsNews::Event { kind: "put_back_by_hand", user, data }).await;
+            let Some(&user) = ids.get(name.as_str()) else { continue };
+            found
+                .push((ledger::ParkedKey { user, inbound: Arc::from(inbound.as_str()), nth: key.nth }, data));
         }
-        self.returned = now;
+        if !found.is_empty() {
+            let moved = found.iter().map(|(key, _)| key.user).collect();
+            match self.ledger.found_back(found, clock::wall_ms()).await {
+                Ok(()) => self.send(HandsNews::Moved(moved)).await,
+                // The next plan finds it again.
+                Err(error) => tracing::warn!("noting that entries were put back by hand: {error}"),
+            }
+        }
         let refused: BTreeSet<String> = plan.refused.iter().map(ToString::to_string).collect();
         for text in refused.difference(&self.refused) {
             let data = json!({"message": text, "severity": "warning"});

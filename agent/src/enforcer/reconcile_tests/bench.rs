@@ -1,4 +1,4 @@
-//! What an edit of many users costs:
+//! What planning an edit of many users costs; the whole edit is measured beside a running server:
 //! `cargo test --release -p boxmeter --lib bench_edit -- --ignored --nocapture`
 
 use super::*;
@@ -48,5 +48,5 @@ fn bench_edit_of_ten_thousand_users() {
     took(&mut world, "one more out", &all(&["user1"], &Want::Out));
     took(&mut world, "all in", &all(&[&half[..], &["user1"]].concat(), &Want::In));
     assert!(world.text() == text);
-    println!("FIGURE\tedit of a configuration with 10,000 users\t{worst:.0} ms");
+    println!("FIGURE\tplan of an edit, 10,000 users\t{worst:.0} ms\tthe slowest of seven edits, in memory");
 }

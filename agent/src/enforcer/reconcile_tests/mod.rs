@@ -69,7 +69,8 @@ impl World {
     /// The ledger's part before the files are written. As JSON and back, as the ledger keeps it.
     fn park(&mut self, plan: &Plan) {
         let json = serde_json::to_string(&plan.park).unwrap();
-        for (record, plan) in serde_json::from_str::<Vec<Parked>>(&json).unwrap().into_iter().zip(&plan.park) {
+        for (record, plan) in serde_json::from_str::<Vec<Parked>>(&json).unwrap().into_iter().zip(&plan.park)
+        {
             self.parked.retain(|old| old.key != record.key);
             self.parked.push(Parked { left: plan.left, ..record });
         }
@@ -94,7 +95,9 @@ impl World {
     /// The ledger's part after the files were written.
     fn note(&mut self, plan: &Plan) {
         self.parked.retain(|record| !plan.unpark.contains(&record.key));
-        for record in self.parked.iter_mut().filter(|record| plan.park.iter().any(|new| new.key == record.key)) {
+        for record in
+            self.parked.iter_mut().filter(|record| plan.park.iter().any(|new| new.key == record.key))
+        {
             record.left = true;
         }
     }

@@ -45,13 +45,19 @@ fn put_back_by_hand_is_told_once() {
     let alice = user(&rig, 0);
     rig.ledger.park(vec![(alice, entry("in"))], vec![], start_ms()).wait().unwrap();
     rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().unwrap();
+    let found = || vec![(key(alice), serde_json::json!({"inbound": "in"}))];
     for _ in 0..3 {
-        assert_eq!((living(&rig, &["alice", "bob"]), stages(&rig)), (1, vec![ParkedStage::Back]));
+        assert_eq!(living(&rig, &["alice", "bob"]), 1);
+        rig.ledger.found_back(found(), start_ms() + 1000).wait().unwrap();
+        assert_eq!(stages(&rig), [ParkedStage::Back]);
     }
-    assert_eq!(kinds(&rig, alice), ["user_adopted", "user_put_back_by_hand"]);
+    assert_eq!(kinds(&rig, alice), ["user_adopted", "put_back_by_hand"]);
     assert_eq!(standing(&rig, alice).id, alice, "the same user, with the same limits");
     assert_eq!((living(&rig, &["bob"]), stages(&rig)), (1, vec![ParkedStage::Out]));
-    assert_eq!(living(&rig, &["alice"]), 1);
+    // boxmeter itself has put the file back: nobody did anything by hand.
+    assert_eq!((living(&rig, &["alice"]), stages(&rig)), (1, vec![ParkedStage::Out]));
+    assert_eq!(kinds(&rig, alice).len(), 2);
+    rig.ledger.found_back(found(), start_ms() + 1000).wait().unwrap();
     assert_eq!(kinds(&rig, alice).len(), 3, "and told again when it is done again");
     rig.ledger.unpark(vec![key(alice)]).wait().unwrap();
     assert_eq!(stages(&rig), []);
@@ -77,7 +83,12 @@ fn what_makes_no_sense_is_refused_whole() {
     let both = vec![(alice, entry("other")), (alice, broken)];
     assert!(rig.ledger.park(both, vec![], start_ms()).wait().is_err());
     let nobody = UserId(uuid::Uuid::now_v7());
-    assert!(rig.ledger.park(vec![(alice, entry("in")), (nobody, entry("in"))], vec![], start_ms()).wait().is_err());
+    assert!(
+        rig.ledger
+            .park(vec![(alice, entry("in")), (nobody, entry("in"))], vec![], start_ms())
+            .wait()
+            .is_err()
+    );
     assert_eq!(stages(&rig), []);
     assert!(rig.ledger.set_parked(vec![key(alice)], ParkedStage::Out).wait().is_err());
 }

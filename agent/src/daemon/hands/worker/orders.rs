@@ -26,6 +26,9 @@ const REFUSED_MAX: usize = 64;
 
 impl Worker {
     pub(super) async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
+        if matches!(want, Want::New { .. }) {
+            self.reloads.asked();
+        }
         let mut done = match self.reconcile(Wanted::from([(name.clone(), want)])).await {
             Ok(done) => done,
             Err(failure) => {
@@ -83,6 +86,7 @@ impl Worker {
     /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by
     /// sing-box is `Invalid`.
     pub(super) async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
+        self.reloads.asked();
         let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
         let (mut without_them_good, mut refused) = (None, 0);
         while let Some(mut batch) = batches.pop() {

@@ -1,21 +1,26 @@
 //! Telling sing-box to read its files, and what is shown of that.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{
     super::{
-        HandsNews,
-        words::{Failure, blocking, reason},
+        HandsNews, steps,
+        words::{Failure, blocking, living, reason},
     },
     Worker,
 };
 use crate::{
     clock,
+    core::event::UserId,
     enforcer::{
+        reconcile::{self, Wanted},
         reloads::{Decision, Why},
         singbox::{EditError, Reload},
     },
     fault,
+    ledger::ParkedStage,
 };
 
 impl Worker {
@@ -52,12 +57,73 @@ impl Worker {
                 self.send(HandsNews::Event { kind: "singbox_reloaded", user: None, data }).await;
                 self.outcome(Ok(())).await;
             }
-            Err(error) => {
-                let put_back = matches!(error, EditError::RolledBack { .. });
-                self.reloads.failed(put_back, clock::mono_ns());
-                // What was put back and is still wanted is written again.
-                self.outcome(Err(error.to_string())).await;
+            Err(error) => self.failed(&error).await,
+        }
+    }
+
+    /// A reload failed. What was put back and is still wanted is written again.
+    async fn failed(&mut self, error: &EditError) {
+        let put_back = matches!(error, EditError::RolledBack { .. });
+        self.reloads.failed(put_back, clock::mono_ns());
+        if put_back || matches!(error, EditError::Stuck { .. }) {
+            self.note_put_back().await;
+        }
+        let mut failure = error.to_string();
+        if self.reloads.gave_up() {
+            failure.push_str(
+                ". It failed so often that boxmeter does not try again by itself, since each try drops all \
+                 connections: it waits until sing-box's files are edited by hand, a user is added, or boxmeter \
+                 is restarted",
+            );
+        }
+        self.outcome(Err(failure)).await;
+    }
+
+    /// boxmeter has put texts back: whose entries are in the files with that never left, whatever is edited or
+    /// restarted before they are taken out again.
+    async fn note_put_back(&mut self) {
+        self.texts = None;
+        let noted = async {
+            let (singbox, found) = (self.singbox()?, self.find().await?);
+            let ids = living(&found.users);
+            let keys = blocking(move || {
+                let own = singbox.own_texts().map_err(|error| error.to_string())?;
+                let plan = reconcile::plan(&found.files, &found.parked, &Wanted::new(), &own);
+                Ok(plan.map_err(|error| error.to_string())?.unpark)
+            });
+            let keys = steps::keys(&keys.await?, &ids);
+            match keys.is_empty() {
+                true => Ok(()),
+                false => {
+                    let moved: BTreeSet<UserId> = keys.iter().map(|key| key.user).collect();
+                    let noted = self.ledger.set_parked(keys, ParkedStage::Leaving).await;
+                    noted.map_err(|error| error.to_string())?;
+                    self.send(HandsNews::Moved(moved.into_iter().collect())).await;
+                    Ok(())
+                }
             }
+        };
+        let noted: Result<(), Failure> = noted.await;
+        if let Err(error) = noted {
+            tracing::warn!("noting whose entries were put back: {error}");
+        }
+    }
+
+    /// sing-box is gone: did it end of a reload that an agent before this one had asked for?
+    pub(super) async fn recover(&mut self) {
+        let Ok(singbox) = self.singbox() else { return };
+        match blocking(move || singbox.recover().map_err(|error| error.to_string())).await {
+            Ok(None) => {}
+            Ok(Some(error)) => self.failed(&error).await,
+            Err(failure) => self.outcome(Err(failure)).await,
+        }
+    }
+
+    /// What is noted of a sing-box that is no more is forgotten when the next one has come up.
+    pub(super) async fn settle_note(&self) {
+        let Ok(singbox) = self.singbox() else { return };
+        if let Err(error) = blocking(move || singbox.settled().map_err(|error| error.to_string())).await {
+            tracing::warn!("forgetting what the last sing-box had read: {error}");
         }
     }
 
@@ -68,7 +134,8 @@ impl Worker {
         self.status.pending = if admits + removes == 0 {
             None
         } else {
-            let never = self.around.singbox.as_ref().is_some_and(|singbox| singbox.reload == Reload::Never);
+            let never = self.reloads.gave_up()
+                || self.around.singbox.as_ref().is_some_and(|singbox| singbox.reload == Reload::Never);
             let within = i64::try_from(self.within.as_millis()).unwrap_or(i64::MAX);
             let since = self.status.last_edit_ms.unwrap_or(now_ms);
             let at = match self.reloads.decide(now_ns, self.around.scene) {

@@ -16,7 +16,7 @@ use super::{
         steps,
         words::{Failure, Missed, blocking, user_error},
     },
-    AGAIN, Found, Worker,
+    Found, Worker, again, ns,
 };
 use crate::{
     clock,
@@ -173,7 +173,7 @@ impl Worker {
         }
         for missed in &told.missed {
             tracing::warn!("users of a managed inbound: {}", missed.failure);
-            self.plan_at_ns.get_or_insert(clock::mono_ns() + AGAIN.as_nanos() as u64);
+            self.plan_at_ns.get_or_insert(clock::mono_ns() + ns(again()));
         }
         told
     }
