@@ -30,6 +30,15 @@ fn addresses(rig: &Rig, user: &str) -> Vec<IpAddr> {
     found
 }
 
+/// New connections come from the second address, once the first one's is there: clients connect when they will.
+fn move_on(rig: &Rig, user: &str) {
+    wait("the first is seen", || match addresses(rig, user).len() {
+        1 => Ok(()),
+        seen => Err(seen.to_string()),
+    });
+    come_from(rig, SECOND);
+}
+
 /// A connection that moves a little all the time, in both directions, until it is ended.
 fn busy(stream: &mut Stream, ended: &AtomicBool, stop: &AtomicBool) {
     let done = stream.take(stop, &AtomicU64::new(0));
@@ -42,11 +51,7 @@ fn one_stays(wins: &str, stays: usize) {
     let alice = rig.alice().name.clone();
     rig.done(&["users", "set", &alice, "--max-addresses", "1", "--wins", wins, "--speed-down", "8MiB/s"]);
     let first = Stream::open(&rig, rig.alice());
-    wait("the first is seen", || match addresses(&rig, &alice).len() {
-        1 => Ok(()),
-        seen => Err(seen.to_string()),
-    });
-    come_from(&rig, SECOND);
+    move_on(&rig, &alice);
     let second = Stream::open(&rig, rig.alice());
     let mut streams = [first, second];
     let (ended, stop) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicBool::new(false));
@@ -82,7 +87,7 @@ fn a_shared_account_is_suspended_with_its_evidence() {
     rig.done(&["users", "set", &bob, "--sharing", "1/10s=suspend", "--speed-down", "1MiB/s"]);
     let alone = Stream::open(&rig, rig.bob());
     let first = Stream::open(&rig, rig.alice());
-    come_from(&rig, SECOND);
+    move_on(&rig, &alice);
     let second = Stream::open(&rig, rig.alice());
     let mut streams = [first, second, alone];
     let ended: [AtomicBool; 3] = Default::default();
@@ -108,4 +113,45 @@ fn a_shared_account_is_suspended_with_its_evidence() {
     assert!(seen.contains(&json!("10.77.0.2")) && seen.contains(&json!(SECOND)), "{told}");
     rig.done(&["users", "enable", &alice]);
     rig.until_state(&alice, "active");
+}
+
+/// The same account under the other actions: noted, it goes on as before; throttled, it goes on slowly until it is
+/// not shared any more.
+#[test]
+fn a_shared_account_is_noted_or_slowed() {
+    needs_machine!();
+    let rig = Rig::new(VERSIONS[2], "trojan-tls");
+    let alice = rig.alice().name.clone();
+    rig.done(&["users", "set", &alice, "--sharing", "1/10s=note", "--speed-down", "1MiB/s"]);
+    let first = Stream::open(&rig, rig.alice());
+    move_on(&rig, &alice);
+    let mut streams = [first, Stream::open(&rig, rig.alice())];
+    let (ended, stop): ([AtomicBool; 2], _) = (Default::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
+        for (stream, ended) in streams.iter_mut().zip(&ended) {
+            scope.spawn(|| busy(stream, ended, &stop));
+        }
+        let told = wait("it is noted", || {
+            rig.events("sharing_suspected")
+                .pop()
+                .ok_or_else(|| format!("{:?} {ended:?}", addresses(&rig, &alice)))
+        });
+        assert_eq!(told["data"]["action"], json!("note"), "{told}");
+        assert_eq!(told["severity"], json!("info"), "{told}");
+        let shown = rig.show(&alice);
+        assert_eq!(
+            (&shown["state"], &shown["enforcement"]["speed"]["down"]),
+            (&json!("active"), &json!(1 << 20))
+        );
+        rig.done(&["users", "set", &alice, "--sharing", "1/10s=throttle:64KiB/s"]);
+        let shown = rig.until_state(&alice, "throttled");
+        assert_eq!(shown["cause"]["kind"], json!("shared"), "{shown}");
+        assert_eq!(shown["enforcement"]["speed"], json!({"up": 64 << 10, "down": 64 << 10}), "{shown}");
+    });
+    let live = ended.iter().filter(|ended| !ended.load(Ordering::Relaxed)).count();
+    assert_eq!(live, 2, "nobody's connection is ended for it");
+    drop(streams);
+    let shown = rig.until_state(&alice, "active");
+    assert_eq!(shown["enforcement"]["speed"]["down"], json!(1 << 20), "{shown}");
 }

@@ -3,12 +3,20 @@
 
 use std::{
     io::Read,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
+use boxmeter_tests::{
+    agent::Agent,
+    cases::named,
+    needs_machine,
+    singbox::{Site, VERSIONS, binary},
+    wait,
+};
+use serde_json::{Value, json};
 
 use crate::rig::{Rig, Stream};
 
@@ -94,7 +102,94 @@ fn bench_todays_work() {
         "median (least–most) of 5 rounds, real sing-box 1.14.4, trojan over TLS, as counted in the kernel";
     figure("today's work: passed beyond a quota of 50 MB", of(0), "bytes", how);
     figure("today's work: from the last byte until the client sees the end", of(1), "ms", how);
-    figure("today's work: connections of the other user that broke", of(2), "of 1", how);
+    figure(
+        "today's work: connections of the other user that broke before the deferred reload",
+        of(2),
+        "of 1",
+        how,
+    );
+}
+
+/// Connections of one user at once, as many as the figure to reach has.
+const STREAMS: usize = 64;
+
+#[test]
+#[ignore = "a benchmark"]
+fn bench_quota_of_many_streams() {
+    needs_machine!();
+    let beyond = (0..ROUNDS).map(|_| {
+        let rig = Rig::new(VERSIONS[2], "trojan-tls");
+        let name = rig.alice().name.clone();
+        rig.done(&["users", "set", &name, "--quota", &QUOTA.to_string()]);
+        let mut streams: Vec<_> = (0..STREAMS).map(|_| Stream::open(&rig, rig.alice())).collect();
+        let taken = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for stream in &mut streams {
+                scope.spawn(|| until_the_end(stream, &taken));
+            }
+        });
+        rig.until_state(&name, "limited");
+        rig.used(&name) - QUOTA
+    });
+    let beyond = beyond.collect();
+    let how = "median (least–most) of 5 rounds, one user, 64 connections at full speed, trojan over TLS, sing-box 1.14.4";
+    figure("passed beyond a quota of 50 MB, 64 connections at once", beyond, "bytes", how);
+}
+
+/// Users in one file.
+const USERS: usize = 10_000;
+
+#[test]
+#[ignore = "a benchmark"]
+fn bench_edit_of_a_running_server() {
+    needs_machine!();
+    let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    let file = site.config();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let users = config["inbounds"][0]["users"].as_array_mut().unwrap();
+    users.extend(
+        (0..USERS).map(|at| json!({"name": format!("user{at}"), "password": format!("secret-{at}")})),
+    );
+    std::fs::write(&file, serde_json::to_string_pretty(&config).unwrap()).unwrap();
+    site.server = None;
+    site.start_server();
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.start();
+    let rig = Rig { agent, site };
+    wait("all are there", || rig.agent.ask(&["users", "show", "user9999"]).map(drop));
+    let length = || std::fs::metadata(&file).unwrap().len();
+    let edit = |at: usize| {
+        let (name, before, asked) = (format!("user{}", 1000 * at), length(), Instant::now());
+        thread::scope(|scope| {
+            let answer = scope.spawn(|| {
+                rig.done(&["users", "disable", &name]);
+                asked.elapsed()
+            });
+            while length() == before {
+                thread::sleep(Duration::from_micros(200));
+            }
+            let written = asked.elapsed();
+            [answer.join().unwrap(), written].map(|time| u64::try_from(time.as_millis()).unwrap())
+        })
+    };
+    let times: Vec<_> = (0..ROUNDS).map(edit).collect();
+    let of = |at: usize| times.iter().map(|times| times[at]).collect();
+    let how = "median (least–most) of 5, from the start of the command, beside a running server";
+    figure("`users disable` to its answer, 10,000 users", of(0), "ms", how);
+    figure(
+        "edit of a configuration with 10,000 users, `users disable` to the changed file",
+        of(1),
+        "ms",
+        how,
+    );
+    // The part of that which is sing-box's own.
+    let check = (0..ROUNDS).map(|_| {
+        let asked = Instant::now();
+        let done = Command::new(binary(VERSIONS[2])).arg("check").arg("-c").arg(&file).status().unwrap();
+        assert!(done.success());
+        u64::try_from(asked.elapsed().as_millis()).unwrap()
+    });
+    figure("`sing-box check` alone, 10,000 users", check.collect(), "ms", "median (least–most) of 5");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use boxmeter_tests::{
 };
 use serde_json::json;
 
-use crate::rig::{MIB, Rig, Stream};
+use crate::rig::{MIB, Rig, Stops, Stream};
 
 /// What two users take in the same time.
 fn side_by_side(rig: &Rig, until: u64) -> [u64; 2] {
@@ -75,6 +75,43 @@ fn a_limit_of_connections_ends_those_beyond_it() {
     });
     assert_eq!(ended.load(Ordering::Relaxed), 3);
     assert!(!rig.events("user_over_limit").is_empty());
+}
+
+/// One connection too many: which one is ended is what `--wins` says.
+#[test]
+fn the_newest_connection_stays_or_the_oldest() {
+    needs_machine!();
+    for (wins, stays) in [("newest", 1), ("oldest", 0)] {
+        let rig = Rig::new(VERSIONS[2], "trojan-tls");
+        let alice = rig.alice();
+        rig.done(&["users", "set", &alice.name, "--max-flows", "1", "--wins", wins]);
+        let first = Stream::open(&rig, alice);
+        wait("the first is seen", || match alive(&rig, alice) {
+            1 => Ok(()),
+            open => Err(open.to_string()),
+        });
+        let mut streams = [first, Stream::open(&rig, alice)];
+        let (ended, stop) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicBool::new(false));
+        let taken = [AtomicU64::new(0), AtomicU64::new(0)];
+        std::thread::scope(|scope| {
+            let _stops = Stops(&stop);
+            for ((stream, ended), taken) in streams.iter_mut().zip(&ended).zip(&taken) {
+                scope.spawn(|| ended.store(stream.take(&stop, taken).is_err(), Ordering::Relaxed));
+            }
+            wait("one of them is ended", || match ended[1 - stays].load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(format!("{wins}: {} live", alive(&rig, alice))),
+            });
+            let seen = taken[stays].load(Ordering::Relaxed);
+            wait("the other one goes on", || match taken[stays].load(Ordering::Relaxed) > seen {
+                true => Ok(()),
+                false => Err(format!("{wins}: nothing more")),
+            });
+        });
+        assert!(!ended[stays].load(Ordering::Relaxed), "{wins}: both were ended");
+        let told = rig.events("user_over_limit");
+        assert!(told.iter().any(|event| event["data"]["limit"] == json!("max_flows")), "{told:?}");
+    }
 }
 
 /// Whoever was over last period's quota comes back by itself; whoever an admin disabled does not.

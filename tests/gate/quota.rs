@@ -49,6 +49,11 @@ fn cut_and_back(version: &'static str, case: &'static str) {
             true => Ok(()),
             false => Err(rig.config()),
         });
+        // Nothing waits for a reload, and none was made.
+        wait("nothing waits", || match rig.done(&["status"])["enforcement"].clone() {
+            now if now["pending"].is_null() => Ok(()),
+            now => Err(now.to_string()),
+        });
         assert_eq!(rig.done(&["status"])["enforcement"]["reloads"], json!(0));
     });
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));

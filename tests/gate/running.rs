@@ -29,7 +29,11 @@ fn until_reloads(rig: &Rig, count: u64) {
 
 /// A rig whose sing-box soon reads that somebody is out.
 fn rig() -> Rig {
-    let site = Site::new(VERSIONS[2], &[named("trojan-tls")]);
+    rig_of(VERSIONS[2])
+}
+
+fn rig_of(version: &'static str) -> Rig {
+    let site = Site::new(version, &[named("trojan-tls")]);
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
     agent.configure("singbox", "reload_within = \"3s\"");
     agent.start();
@@ -40,7 +44,13 @@ fn rig() -> Rig {
 #[test]
 fn a_period_that_turns_in_a_running_agent_lets_in_once() {
     needs_machine!();
-    let rig = rig();
+    for version in [VERSIONS[0], VERSIONS[2]] {
+        turns(version);
+    }
+}
+
+fn turns(version: &'static str) {
+    let rig = rig_of(version);
     let (name, before) = (rig.alice().name.clone(), rig.config());
     rig.done(&["users", "set", &name, "--quota", "4MiB", "--period", "day"]);
     rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than the quota passed");
@@ -233,4 +243,52 @@ fn uploads_are_kept_in_their_ratio() {
         let ratio = fast_bytes as f64 / slow_bytes as f64;
         assert!((2.5..6.0).contains(&ratio), "{slow_bytes} and {fast_bytes} bytes");
     });
+}
+
+/// What is left of a quota lasts for one more period, in the wallet and in the kernel.
+#[test]
+fn what_is_left_rolls_over_for_one_period() {
+    needs_machine!();
+    let rig = rig();
+    let names = [rig.alice().name.clone(), rig.bob().name.clone()];
+    for name in &names {
+        rig.done(&["users", "set", name, "--quota", "8MiB", "--period", "day", "--rollover", "yes"]);
+    }
+    rig.exchange(rig.alice(), 0, 3 * MIB).unwrap();
+    rig.exchange(rig.bob(), 0, 3 * MIB).unwrap();
+    let packages = |name: &str| rig.done(&["packages", "list", name]);
+    let after = |days: u32, name: &str, count: usize| {
+        rig.agent.moves_clock(days * DAY);
+        wait("the period has turned", || {
+            let listed = packages(name);
+            match listed["packages"].as_array().unwrap().len() {
+                now if now == count => Ok(listed),
+                _ => Err(listed.to_string()),
+            }
+        })
+    };
+    let listed = after(1, &names[0], 1);
+    let used = rig.used(&names[0]);
+    let package = &listed["packages"][0];
+    assert_eq!(
+        (&package["origin"], &package["bytes"]),
+        (&json!("rollover"), &json!(8 * MIB - used)),
+        "{listed}"
+    );
+    assert_eq!(listed["remaining_bytes"], package["bytes"]);
+    // 13 MiB in this period, 16 in both.
+    after(1, &names[1], 1);
+    rig.exchange(rig.bob(), 0, 64 * MIB).expect_err("more than quota and package passed");
+    rig.until_state(&names[1], "limited");
+    let used = rig.used(&names[1]);
+    assert!((16 * MIB..17 * MIB).contains(&used), "{used}");
+    // Nothing of the second period was used: its quota rolls over, what had rolled over does not.
+    let listed = after(2, &names[0], 2);
+    assert_eq!(listed["remaining_bytes"], json!(8 * MIB), "{listed}");
+    let used = rig.used(&names[0]);
+    rig.exchange(rig.alice(), 0, 64 * MIB).expect_err("more than quota and package passed");
+    rig.until_state(&names[0], "limited");
+    let in_period = rig.used(&names[0]) - used;
+    assert!((16 * MIB..17 * MIB).contains(&in_period), "{in_period}");
+    assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
 }

@@ -2,7 +2,7 @@
 //! TCP and UDP to the target; the bytes are the user's.
 
 use crate::{link_reader, rig::Rig};
-use boxmeter_tests::cases::{Client, Tls, Udp, matrix};
+use boxmeter_tests::cases::{Case, Client, Tls, Udp, matrix};
 use boxmeter_tests::singbox::{BYTES, SERVER_NAME, User, VERSIONS};
 use boxmeter_tests::{long, needs_machine, wait};
 use serde_json::{Value, json};
@@ -22,27 +22,27 @@ fn carries(version: &'static str) {
     let rig = Rig::new(version, &cases);
     let mut failures = Vec::new();
     for user in rig.site.users.iter().filter(|user| user.name.starts_with("alice")) {
-        if let Err(why) = imported(&rig, user) {
+        if let Err(why) = imported(&rig, &user.name, &user.case) {
             failures.push(format!("{}: {why}", user.name));
         }
     }
     assert!(failures.is_empty(), "{version}:\n{}", failures.join("\n"));
 }
 
-fn imported(rig: &Rig, user: &User) -> Result<(), String> {
-    let file = rig.import(&user.name, "");
+fn imported(rig: &Rig, name: &str, case: &Case) -> Result<(), String> {
+    let file = rig.import(name, "");
     rig.check(&file)?;
     // The name that the settings say, in the place of the server's address.
     let text = std::fs::read_to_string(&file).unwrap();
     let named = text.contains(&format!("\"server_name\": \"{SERVER_NAME}\""));
-    let tls = user.case.tls != Tls::None || user.case.client == Client::ShadowTls;
-    if named != (tls && user.case.client != Client::Naive) {
+    let tls = case.tls != Tls::None || case.client == Client::ShadowTls;
+    if named != (tls && case.client != Client::Naive) {
         return Err(format!("the name of TLS: {text}"));
     }
-    rig.check(&rig.import(&user.name, "?tun=true")).map_err(|why| format!("with TUN: {why}"))?;
-    if user.case.client == Client::Naive {
+    rig.check(&rig.import(name, "?tun=true")).map_err(|why| format!("with TUN: {why}"))?;
+    if case.client == Client::Naive {
         // No client of sing-box speaks it; the link is for those that do.
-        let links = rig.get(&format!("{}?format=links", rig.credentials(&user.name).path), "");
+        let links = rig.get(&format!("{}?format=links", rig.credentials(name).path), "");
         return match links.body.starts_with("naive+https://") {
             true => Ok(()),
             false => Err(links.body),
@@ -50,17 +50,17 @@ fn imported(rig: &Rig, user: &User) -> Result<(), String> {
     }
     let (process, proxy) = rig.start(&file);
     let failed = |error: std::io::Error| format!("{error}\n{}", process.log());
-    retried(user, || proxy.exchange(rig.target, BYTES, 3 * BYTES)).map_err(failed)?;
-    if user.case.udp == Udp::Watched && !matches!(user.case.kind, "http" | "mixed") {
+    retried(case, || proxy.exchange(rig.target, BYTES, 3 * BYTES)).map_err(failed)?;
+    if case.udp == Udp::Watched && !matches!(case.kind, "http" | "mixed") {
         let echo = || proxy.echo(rig.target, 5, 700);
-        retried(user, echo).map_err(|error| format!("udp: {}", failed(error)))?;
+        retried(case, echo).map_err(|error| format!("udp: {}", failed(error)))?;
     }
     Ok(())
 }
 
-fn retried(user: &User, carry: impl Fn() -> std::io::Result<()>) -> std::io::Result<()> {
+fn retried(case: &Case, carry: impl Fn() -> std::io::Result<()>) -> std::io::Result<()> {
     let mut last = Ok(());
-    for _ in 0..if user.case.drops { TRIES } else { 3 } {
+    for _ in 0..if case.drops { TRIES } else { 3 } {
         last = carry();
         if last.is_ok() {
             break;
@@ -96,7 +96,7 @@ fn linked(rig: &Rig, user: &User) -> Result<(), String> {
     std::fs::write(&file, config.to_string()).unwrap();
     let (process, mut proxy) = rig.start(&file);
     proxy.padded = user.case.client == Client::Naive;
-    retried(user, || proxy.exchange(rig.target, BYTES, 3 * BYTES))
+    retried(&user.case, || proxy.exchange(rig.target, BYTES, 3 * BYTES))
         .map_err(|error| format!("{error} with {link}\n{}", process.log()))
 }
 
@@ -134,4 +134,55 @@ fn the_header_has_what_was_really_used() {
         let moved = upload >= BYTES && download >= 3 * BYTES;
         if said == truth && moved { Ok(()) } else { Err(format!("{said}, truth {truth}; {}", json!(usage))) }
     });
+}
+
+/// What boxmeter makes for somebody new is what a client gets in with, on every type of inbound: one user each, all
+/// with one edit and one reload.
+#[test]
+fn made_credentials_carry_traffic_on_every_type() {
+    needs_machine!();
+    let names = [
+        "trojan-tls",
+        "vmess-tcp",
+        "vless-vision",
+        "ss2022",
+        "ss-aes",
+        "hysteria",
+        "hysteria2",
+        "tuic",
+        "anytls",
+        "naive",
+        "socks",
+        "http-tls",
+        "mixed-socks",
+        "shadowtls",
+    ];
+    let cases = names.map(boxmeter_tests::cases::named);
+    let rig = Rig::new(VERSIONS[2], &cases);
+    let mut table = "name,inbounds\n".to_owned();
+    for case in &cases {
+        table.push_str(&format!("new-{0},{0}-in\n", case.name));
+    }
+    let file = rig.site.scratch.join("new.csv");
+    std::fs::write(&file, table).unwrap();
+    rig.agent.done(&["users", "import", file.to_str().unwrap()]);
+    wait("sing-box has read it", || match rig.agent.done(&["status"])["enforcement"].clone() {
+        now if now["pending"].is_null() && now["reloads"] == json!(1) => Ok(()),
+        now => Err(now.to_string()),
+    });
+    let mut failures = Vec::new();
+    for case in &cases {
+        let name = format!("new-{}", case.name);
+        let done = imported(&rig, &name, case);
+        let used: u64 =
+            boxmeter_tests::agent::Agent::payload(&rig.agent.done(&["usage"]), &name).iter().sum();
+        match done {
+            Err(why) => failures.push(format!("{name}: {why}")),
+            Ok(()) if used < BYTES && case.client != Client::Naive => {
+                failures.push(format!("{name}: {used} bytes"))
+            }
+            Ok(()) => {}
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
