@@ -27,6 +27,7 @@ async fn main() -> anyhow::Result<()> {
             let mut snapshot = moving.snapshot();
             snapshot.at = (&Zoned::now()).into();
             for user in &mut snapshot.users {
+                let user = Arc::make_mut(user);
                 user.live.download_rate = user.live.download_rate * 7 / 5 % (40 << 20);
                 user.total_bytes += user.live.download_rate;
                 user.period_bytes += user.live.download_rate;
