@@ -23,6 +23,7 @@ fn rig(version: &'static str, reload: &str) -> Rig {
     site.splits_config();
     let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
     agent.configure("singbox", "reload_within = \"4s\"");
+    let reload = reload.replace("SCRATCH", site.scratch.path().to_str().unwrap());
     agent.configure("singbox", &format!("reload = {reload:?}"));
     // The agent that finds sing-box dead has never seen it.
     agent.configure("singbox", &format!("binary = {:?}", binary(version).display().to_string()));
@@ -235,4 +236,44 @@ fn an_agent_that_dies_between_two_files_loses_nothing() {
     let told = rig.events("put_back_by_hand");
     assert!(told.is_empty(), "{told:?}");
     assert_eq!(rig.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+/// A reload that fails takes files back to when somebody was not there yet, and somebody else still was: the one is
+/// not lost, and the other is nobody new.
+#[test]
+fn who_came_or_went_before_a_reload_that_fails_is_known() {
+    needs_machine!();
+    // There is no such script yet: every reload fails, and sing-box goes on.
+    let mut rig = rig(VERSIONS[2], "command:sh SCRATCH/reload.sh");
+    let (before, alice) = (texts(&rig), rig.alice().name.clone());
+    let bob = rig.bob().name.clone();
+    rig.done(&["users", "disable", &bob]);
+    put_back_told(&rig, 0);
+    // Not known to anybody but the ledger, and out of the file.
+    until_texts(&rig, "bob is out again", |now| !now.concat().contains(&bob));
+    let adopted = rig.events("user_adopted").len();
+    let seen = rig.events("edit_failed").len();
+    rig.done(&["users", "delete", &alice, "--yes"]);
+    let added = rig.done(&["users", "add", "carol", "--inbounds", "trojan-tls-in"]);
+    put_back_told(&rig, seen);
+    let pid = rig.site.server.as_ref().unwrap().pid();
+    fs::write(rig.site.scratch.join("reload.sh"), format!("kill -HUP {pid}\n")).unwrap();
+    rig.done(&["users", "add", "dave", "--inbounds", "trojan-tls-in"]);
+    wait("sing-box has read it", || match &rig.done(&["status"])["enforcement"] {
+        now if now["pending"].is_null() && now["reloads"] != json!(0) => Ok(()),
+        now => Err(now.to_string()),
+    });
+    until_texts(&rig, "carol is in, alice and bob are not", |now| {
+        let now = now.concat();
+        now.contains("carol") && !now.contains(&alice) && !now.contains(&bob)
+    });
+    let password = added["credentials"][0]["entry"]["password"].as_str().unwrap_or_else(|| panic!("{added}"));
+    assert!(texts(&rig)[0].contains(password), "carol has another password");
+    assert_eq!(rig.show("carol")["state"], json!("active"));
+    assert_eq!(rig.refused(&["users", "show", &alice])["error"]["kind"], json!("not_found"));
+    assert_eq!(rig.events("user_adopted").len(), adopted, "alice is nobody new");
+    assert!(rig.events("user_vanished").is_empty(), "{:?}", rig.events("user_vanished"));
+    rig.done(&["users", "enable", &bob]);
+    until_texts(&rig, "bob is back", |now| now.concat().contains(&bob));
+    assert_ne!(texts(&rig), before);
 }

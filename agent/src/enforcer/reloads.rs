@@ -20,6 +20,18 @@ pub const RETRY: Duration = Duration::from_secs(60);
 /// often does not come right by itself.
 pub const GIVE_UP: u32 = 5;
 
+/// How a reload failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Before sing-box was told: nothing has changed for anybody.
+    Untold,
+    /// The files stay as they are and wait on.
+    Told,
+    /// The files are as sing-box knows them again: what is still wanted is planned and written anew, and told by
+    /// [`Reloads::changed`].
+    PutBack,
+}
+
 /// For so long it is known which change was made when: until it is seen that sing-box has begun anew.
 const RECENT: Duration = Duration::from_secs(60);
 
@@ -91,6 +103,8 @@ pub struct Reloads {
     not_before_ns: u64,
     /// In a row.
     failures: u32,
+    /// Of those, in which sing-box was told.
+    drops: u32,
     counts: Counts,
 }
 
@@ -102,7 +116,7 @@ impl Reloads {
     pub fn new(settings: Settings) -> Self {
         let counts = Counts::default();
         let (waiting, recent) = (BTreeMap::new(), VecDeque::new());
-        Reloads { settings, waiting, recent, not_before_ns: 0, failures: 0, counts }
+        Reloads { settings, waiting, recent, not_before_ns: 0, failures: 0, drops: 0, counts }
     }
 
     pub fn set(&mut self, settings: Settings) {
@@ -176,21 +190,21 @@ impl Reloads {
 
     /// What made reloads fail may be over: somebody has edited the files.
     pub fn try_again(&mut self) {
-        self.failures = 0;
+        (self.failures, self.drops) = (0, 0);
         self.not_before_ns = 0;
     }
 
     /// Somebody asks for what needs a reload: once more.
     pub fn asked(&mut self) {
         if self.gave_up() {
-            self.failures = GIVE_UP - 1;
+            self.drops = GIVE_UP - 1;
             self.not_before_ns = 0;
         }
     }
 
     /// It failed so often that it waits for somebody.
     pub fn gave_up(&self) -> bool {
-        self.failures >= GIVE_UP
+        self.drops >= GIVE_UP
     }
 
     /// There is nobody to tell: sing-box reads its files when it starts. If it has begun meanwhile, that will be
@@ -200,16 +214,17 @@ impl Reloads {
         self.try_again();
     }
 
-    /// It failed. `put_back`: the files are as sing-box knows them again, and what is still wanted is planned
-    /// and written anew, and told by `changed`. Otherwise they stay as they are and wait on.
-    pub fn failed(&mut self, put_back: bool, now_ns: u64) {
+    /// It failed.
+    pub fn failed(&mut self, how: Failed, now_ns: u64) {
         self.counts.failed += 1;
         let retry = self.settings.retry;
         let longest = self.settings.within.max(retry);
         let pause = retry.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.not_before_ns = now_ns.saturating_add(ns(pause));
-        if put_back {
+        // Only what has dropped connections is not to go on for ever.
+        self.drops = self.drops.saturating_add(u32::from(how != Failed::Untold));
+        if how == Failed::PutBack {
             self.waiting.clear();
             self.recent.clear();
         }
@@ -334,7 +349,7 @@ mod tests {
         assert_eq!(reloads.counts().by_restart, 1);
         let mut now = 0;
         for wait in [60, 120, 240, 480] {
-            reloads.failed(true, now);
+            reloads.failed(Failed::PutBack, now);
             assert_eq!(reloads.decide(now, QUIET), Decision::None, "the old files are in force");
             assert!(!reloads.failing(), "nothing waits");
             reloads.changed(&change("a", What::PutBack), now);
@@ -381,7 +396,7 @@ mod tests {
             let Decision::At(at) = reloads.decide(*now, BUSY) else { panic!("it waits") };
             assert!(matches!(reloads.decide(at, BUSY), Decision::Now(_)));
             *now = at;
-            reloads.failed(true, at);
+            reloads.failed(Failed::PutBack, at);
         };
         for _ in 0..GIVE_UP {
             assert!(!reloads.gave_up());
@@ -392,22 +407,36 @@ mod tests {
         assert_eq!(reloads.decide(now + 1_000_000 * S, QUIET), Decision::None);
         reloads.asked();
         assert!(matches!(reloads.decide(now + 3 * S, BUSY), Decision::Now(_)), "once");
-        reloads.failed(true, now + 3 * S);
+        reloads.failed(Failed::PutBack, now + 3 * S);
         reloads.changed(&change("a", What::Added), now + 4 * S);
         assert_eq!(reloads.decide(now + 1_000_000 * S, BUSY), Decision::None);
         reloads.try_again();
         assert!(matches!(reloads.decide(now + 7 * S, BUSY), Decision::Now(_)));
     }
 
+    /// A full disk, a file that is no configuration for a while: nobody is dropped by a try.
+    #[test]
+    fn what_never_reached_sing_box_is_tried_for_ever() {
+        let mut reloads = reloads();
+        reloads.changed(&change("a", What::Added), S);
+        let mut now = S;
+        for _ in 0..5 * GIVE_UP {
+            let Decision::At(at) = reloads.decide(now, BUSY) else { panic!("it gave up") };
+            reloads.failed(Failed::Untold, at);
+            now = at;
+        }
+        assert!(reloads.failing() && !reloads.gave_up());
+    }
+
     #[test]
     fn what_stays_in_the_files_waits_for_the_next_reload() {
         let mut reloads = reloads();
         reloads.changed(&change("a", What::Added), S);
-        reloads.failed(false, 3 * S);
+        reloads.failed(Failed::Told, 3 * S);
         assert!(reloads.failing());
         assert_eq!(reloads.decide(4 * S, BUSY), Decision::At(63 * S), "with nothing written anew");
         assert_eq!(reloads.decide(63 * S, BUSY), Decision::Now(Why::Admits));
-        reloads.failed(false, 63 * S);
+        reloads.failed(Failed::Untold, 63 * S);
         reloads.changed(&change("a", What::Deleted), 64 * S);
         assert!(!reloads.failing(), "it was taken back");
         assert_eq!(reloads.decide(1000 * S, QUIET), Decision::None);

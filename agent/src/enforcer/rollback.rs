@@ -32,6 +32,10 @@ pub(super) struct Back {
     pub kept: Option<PathBuf>,
 }
 
+/// Told what the files say and what they are to say again, before they are put back: whoever is let in by the one
+/// and not by the other must not be lost, and who is out of the one must not be taken for somebody new.
+pub type Saving<'a> = &'a dyn Fn(&[FileText], &[FileText]) -> Result<(), String>;
+
 /// What became of the files.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -98,6 +102,12 @@ fn put_back_one(file: &Back, backups: Option<&Backups>, dead: bool) -> Result<Op
             }
         }
     }
+    // It has entries that are nowhere else.
+    if let Some(backups) = backups
+        && let Err(error) = backups.keep(&now)
+    {
+        tracing::warn!("keeping {} as it was before it is put back: {error}", file.path.display());
+    }
     swap::replace(&file.path, now.sha256, file.good.as_bytes()).map_err(|error| error.to_string())?;
     Ok(by_hand)
 }
@@ -120,8 +130,15 @@ impl Singbox {
     }
 
     /// After a reload that failed: the files, then sing-box.
-    pub(super) fn roll_back(&self, process: &Process, back: &[Back], failure: String) -> EditError {
+    pub(super) fn roll_back(
+        &self,
+        process: &Process,
+        back: &[Back],
+        failure: String,
+        saving: Saving<'_>,
+    ) -> EditError {
         fault::point("putting-back");
+        self.save(back, saving);
         let backups = self.backups();
         let dead = !process.alive();
         let outcome = put_back(back, backups.as_ref(), dead);
@@ -131,6 +148,16 @@ impl Singbox {
         };
         self.note_told(false);
         outcome.error(failure, back, after)
+    }
+
+    /// A server that is down is worse than what cannot be saved now: the texts are kept in any case.
+    fn save(&self, back: &[Back], saving: Saving<'_>) {
+        let saved = files::read(&self.config)
+            .map_err(|error| error.to_string())
+            .and_then(|now| saving(&now, &before(&now, back)));
+        if let Err(error) = saved {
+            tracing::error!("noting whom the files let in, before they are put back: {error}");
+        }
     }
 
     /// Where not every file could be put back they must be good together before sing-box reads them.
@@ -148,7 +175,7 @@ impl Singbox {
 
     /// An agent before this one has told sing-box to read its files and did not live to see it end of that: the
     /// texts that it ran with are put back now, and it is started again. `None`: there is nothing of the kind.
-    pub fn recover(&self) -> Result<Option<EditError>, EditError> {
+    pub fn recover(&self, saving: Saving<'_>) -> Result<Option<EditError>, EditError> {
         let Some(backups) = self.backups() else { return Ok(None) };
         let Some(note) = backups.running()?.filter(|note| note.told) else { return Ok(None) };
         if self.process.is_some() || crate::singbox::process::is_alive(note.process) {
@@ -159,6 +186,7 @@ impl Singbox {
             return Ok(None);
         }
         let back = self.back_of(&backups, &note)?;
+        self.save(&back, saving);
         let outcome = put_back(&back, Some(&backups), true);
         let after = reload::restart(note.unit.as_deref());
         self.note_told(false);

@@ -8,7 +8,7 @@ use super::{
     added::Added,
     backups::{Backups, Moment, Running, RunningFile},
     reload::{ports, restart},
-    rollback::{self, Back},
+    rollback::{self, Back, Saving},
     swap::{self, SwapError},
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Singbox {
         let old = self.old_texts(edits)?;
         let backups = self.write(edits)?;
         let back: Vec<Back> = back_to(edits, old, &backups);
-        let reloaded = self.activate(&back, &mut healthy)?;
+        let reloaded = self.activate(&back, &mut healthy, &|_, _| Ok(()))?;
         Ok(Applied { reloaded, backups })
     }
 
@@ -151,7 +151,16 @@ impl Singbox {
     /// Makes sing-box read what was written since it last did, and sees that it is healthy; else the
     /// texts that it ran with are put back, and it is told to read those. Did it reload? Not, if it does not
     /// run: it reads its files when it starts.
-    pub fn reload(&self, mut healthy: impl FnMut() -> Result<(), String>) -> Result<bool, EditError> {
+    pub fn reload(&self, healthy: impl FnMut() -> Result<(), String>) -> Result<bool, EditError> {
+        self.reload_saving(healthy, &|_, _| Ok(()))
+    }
+
+    /// The same, with something to do before texts are put back.
+    pub fn reload_saving(
+        &self,
+        mut healthy: impl FnMut() -> Result<(), String>,
+        saving: Saving<'_>,
+    ) -> Result<bool, EditError> {
         if self.running_process().is_none() || self.reload == Reload::Never {
             return Ok(false);
         }
@@ -164,7 +173,7 @@ impl Singbox {
             Some(backups) => self.back_of(&backups, &self.running(&backups)?)?,
             None => Vec::new(),
         };
-        self.activate(&back, &mut healthy)
+        self.activate(&back, &mut healthy, saving)
     }
 
     /// sing-box was seen to read its files by itself (a restart, somebody's reload): what they say now
@@ -258,6 +267,7 @@ impl Singbox {
         &self,
         back: &[Back],
         healthy: &mut impl FnMut() -> Result<(), String>,
+        saving: Saving<'_>,
     ) -> Result<bool, EditError> {
         let Some(process) = self.running_process().filter(|_| self.reload != Reload::Never) else {
             return Ok(false);
@@ -286,7 +296,7 @@ impl Singbox {
             let after = if process.alive() { String::new() } else { restart(process.unit.as_deref()) };
             return Err(EditError::NothingToPutBack(failure + &after));
         }
-        Err(self.roll_back(process, back, failure))
+        Err(self.roll_back(process, back, failure, saving))
     }
 }
 

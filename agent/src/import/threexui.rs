@@ -152,7 +152,11 @@ impl Reader<'_> {
         };
         let word = |key| text(client.get(key));
         let found = ImportedCredentials {
-            password: word("password").or_else(|| word("auth")),
+            // One client may have a word for each kind of inbound, and Hysteria's is another than the password.
+            password: match self.inbound.kind.starts_with("hysteria") {
+                true => word("auth").or_else(|| word("password")),
+                false => word("password"),
+            },
             uuid: word("id"),
             flow: word("flow"),
         };

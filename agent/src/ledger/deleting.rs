@@ -66,6 +66,24 @@ pub(super) fn removed(
     }
 }
 
+/// Entries of deleted users are about to be in the files again: they are nobody new, and to be taken out once more.
+pub(super) fn not_removed(
+    transaction: &Transaction<'_>,
+    names: &[String],
+    rev: i64,
+) -> Result<(), CommitError> {
+    let mut statement = transaction.prepare_cached(
+        "UPDATE users SET file_state = 'removing', rev = ?2 WHERE id =
+             (SELECT id FROM users WHERE name = ?1 AND tombstoned_ms IS NOT NULL AND purged_ms IS NULL
+              ORDER BY tombstoned_ms DESC LIMIT 1)
+         AND NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND tombstoned_ms IS NULL)",
+    )?;
+    for name in names {
+        statement.execute(params![name, rev])?;
+    }
+    Ok(())
+}
+
 /// Deleted users of a name are purged, at once or when their entries are gone: the first is told by true.
 pub(super) fn purge_deleted(
     transaction: &Transaction<'_>,

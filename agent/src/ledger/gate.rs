@@ -128,6 +128,13 @@ impl Ledger {
         })
     }
 
+    /// Entries of deleted users come back with a text that is put back: they are to be taken out once more.
+    pub fn not_removed(&self, names: Vec<String>) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, rev| deleting::not_removed(transaction, &names, rev))
+        })
+    }
+
     /// Takes name and personal data of the deleted users of a name out of the file, and usage stays as
     /// nobody's: at once, or as soon as their entries are gone. What was overwritten is zeroed on the disk too;
     /// backups made before have it still. For each user, whether it is done.

@@ -1,14 +1,21 @@
 //! What the ledger is told before and after entries go out of sing-box's files (or its service) and come
 //! back: whoever edits, in this order, loses nothing in a crash (see `enforcer::reconcile`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::words::Failure;
 use crate::{
     clock,
     core::event::UserId,
-    enforcer::users_edit::{Parked, ParkedKey},
-    ledger::{self, Ledger, ParkedEntry, ParkedRecord, ParkedStage},
+    enforcer::{
+        reconcile::{self, Want, Wanted},
+        users_edit::{Parked, ParkedKey},
+    },
+    ledger::{self, Ledger, LedgerError, ParkedEntry, ParkedRecord, ParkedStage, Reader},
+    singbox::files::FileText,
 };
 
 /// What one edit parks and brings back, by the ledger's ids.
@@ -67,6 +74,11 @@ impl Steps {
         Ok(())
     }
 
+    /// Before texts are put back that do not have them; beside the agent's runtime.
+    fn keep(self, ledger: &Ledger) -> Result<(), Failure> {
+        ledger.park(self.leaving, Vec::new(), clock::wall_ms()).wait().map_err(failed)
+    }
+
     /// After they were.
     pub async fn after(self, ledger: &Ledger) -> Result<(), Failure> {
         if !self.out.is_empty() {
@@ -76,6 +88,34 @@ impl Steps {
             ledger.unpark(self.back).await.map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// A reload failed, and the files are to say `good` again: whom they let in by `now` alone is kept, so that the next
+/// edit lets them in again, and a deleted user whose entry comes back is not adopted.
+pub(super) fn save(ledger: &Ledger, now: &[FileText], good: &[FileText]) -> Result<(), Failure> {
+    let users = ledger.users().wait().map_err(failed)?;
+    let records = Reader::open(ledger.path()).and_then(|reader| {
+        let records = reader.parked();
+        records
+            .map_err(|error| LedgerError::Other { path: ledger.path().to_owned(), detail: error.to_string() })
+    });
+    let parked = parked(&records.map_err(|error| error.to_string())?)?;
+    let changes = reconcile::unread(good, now).map_err(|error| error.to_string())?;
+    let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
+    let ids: HashMap<Arc<str>, UserId> = living.map(|user| (Arc::clone(&user.name), user.id)).collect();
+    let (let_in, out): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.what.admits());
+    let let_in = let_in.into_iter().filter(|change| ids.contains_key(change.user.as_str()));
+    let wanted: Wanted = let_in.map(|change| (change.user, Want::Out)).collect();
+    if !wanted.is_empty() {
+        let plan = reconcile::plan(now, &parked, &wanted, &[]).map_err(|error| error.to_string())?;
+        Steps::of(&plan.park, &[], &ids)?.keep(ledger)?;
+    }
+    let gone = out.into_iter().filter(|change| !ids.contains_key(change.user.as_str()));
+    let gone: BTreeSet<String> = gone.map(|change| change.user).collect();
+    match gone.is_empty() {
+        true => Ok(()),
+        false => ledger.not_removed(gone.into_iter().collect()).wait().map_err(failed),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     core::event::UserId,
     enforcer::{
         reconcile::{self, Wanted},
-        reloads::{Decision, Why},
+        reloads::{Decision, Failed, Why},
         singbox::{EditError, Reload},
     },
     fault,
@@ -29,11 +29,13 @@ impl Worker {
         if singbox.reload == Reload::Never {
             return;
         }
-        let done = blocking(move || Ok::<_, Failure>(singbox.reload(|| Ok(())))).await;
+        let ledger = self.ledger.clone();
+        let reload = move || singbox.reload_saving(|| Ok(()), &|now, good| steps::save(&ledger, now, good));
+        let done = blocking(move || Ok::<_, Failure>(reload())).await;
         let done: Result<bool, EditError> = match done {
             Ok(done) => done,
             Err(failure) => {
-                self.reloads.failed(false, clock::mono_ns());
+                self.reloads.failed(Failed::Untold, clock::mono_ns());
                 return self.outcome(Err(failure)).await;
             }
         };
@@ -63,9 +65,13 @@ impl Worker {
 
     /// A reload failed. What was put back and is still wanted is written again.
     async fn failed(&mut self, error: &EditError) {
-        let put_back = matches!(error, EditError::RolledBack { .. });
-        self.reloads.failed(put_back, clock::mono_ns());
-        if put_back || matches!(error, EditError::Stuck { .. }) {
+        let how = match error {
+            EditError::RolledBack { .. } => Failed::PutBack,
+            EditError::Stuck { .. } | EditError::NothingToPutBack(_) => Failed::Told,
+            _ => Failed::Untold,
+        };
+        self.reloads.failed(how, clock::mono_ns());
+        if how == Failed::PutBack || matches!(error, EditError::Stuck { .. }) {
             self.note_put_back().await;
         }
         let mut failure = error.to_string();
@@ -112,7 +118,9 @@ impl Worker {
     /// sing-box is gone: did it end of a reload that an agent before this one had asked for?
     pub(super) async fn recover(&mut self) {
         let Ok(singbox) = self.singbox() else { return };
-        match blocking(move || singbox.recover().map_err(|error| error.to_string())).await {
+        let ledger = self.ledger.clone();
+        let recover = move || singbox.recover(&|now, good| steps::save(&ledger, now, good));
+        match blocking(move || recover().map_err(|error| error.to_string())).await {
             Ok(None) => {}
             Ok(Some(error)) => self.failed(&error).await,
             Err(failure) => self.outcome(Err(failure)).await,
