@@ -244,7 +244,7 @@ fn an_agent_that_dies_between_two_files_loses_nothing() {
 fn who_came_or_went_before_a_reload_that_fails_is_known() {
     needs_machine!();
     // There is no such script yet: every reload fails, and sing-box goes on.
-    let mut rig = rig(VERSIONS[2], "command:sh SCRATCH/reload.sh");
+    let rig = rig(VERSIONS[2], "command:sh SCRATCH/reload.sh");
     let (before, alice) = (texts(&rig), rig.alice().name.clone());
     let bob = rig.bob().name.clone();
     rig.done(&["users", "disable", &bob]);
