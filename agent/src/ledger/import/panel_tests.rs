@@ -76,6 +76,25 @@ fn now_ms() -> i64 {
     crate::clock::wall_ms()
 }
 
+/// A newer panel gives one client a word for every kind of inbound at once.
+#[test]
+fn each_inbound_of_3x_ui_takes_its_own_word() {
+    let clients = json!({"clients": [{"email": "alice", "id": UUID, "password": "pw", "auth": "word"}]});
+    let older = json!({"clients": [{"email": "bob", "password": "of-old"}]});
+    let stream = json!({"network": "tcp"});
+    let sql = [
+        THREEXUI.to_owned(),
+        inbound(1, ("trojan", "tr", 8443), &text(&clients), &stream),
+        inbound(2, ("hysteria2", "hy", 8444), &text(&clients), &stream),
+        inbound(3, ("hysteria2", "hy-old", 8445), &text(&older), &stream),
+    ];
+    let imported = imported(&sql.concat());
+    let word = |name: &str, tag: &str| user(&imported, name).logins[tag].password.clone();
+    assert_eq!(word("alice", "tr").as_deref(), Some("pw"));
+    assert_eq!(word("alice", "hy").as_deref(), Some("word"));
+    assert_eq!(word("bob", "hy-old").as_deref(), Some("of-old"));
+}
+
 #[test]
 fn clients_of_3x_ui_come_over() {
     let (soon, past) = (now_ms() + 10 * DAY_MS, now_ms() - DAY_MS);
