@@ -16,7 +16,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// A stage that runs longer hangs; it is ended and counts as failed.
-const STAGE_LIMIT: Duration = Duration::from_secs(25 * 60);
+const STAGE_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// The same with `--long`: soak tests are part of it.
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 /// Targets that are run in this order; others come after them.
