@@ -8,6 +8,7 @@ use std::{
 use boxmeter::{
     doctor::fix,
     enforcer::singbox::{Reload, Singbox},
+    service::Service,
     singbox::process,
     source::{KnownInbounds, connect},
 };
@@ -45,6 +46,7 @@ fn fix_and_sources_work_across_namespaces() {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "not reachable from here");
         let netns = found.netns_path().unwrap();
         let singbox = Singbox {
+            service: Service::singbox(),
             config: server.config(),
             process: Some(found),
             binary: None,

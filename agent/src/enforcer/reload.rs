@@ -10,10 +10,8 @@ use super::{
 };
 use crate::{
     clock,
-    singbox::{
-        files::{self, FileText},
-        process::{self, Process},
-    },
+    service::Service,
+    singbox::{files::FileText, process::Process},
 };
 
 /// A reload takes sing-box up to 42 ms here; certificates from the network may take seconds.
@@ -57,12 +55,14 @@ impl Reload {
 }
 
 impl Singbox {
-    /// Tells sing-box to read its configuration again. All its connections end.
+    /// Has the proxy read its configuration again: sing-box reloads, others are restarted. All its connections
+    /// end.
     pub fn tell(&self, process: &Process) -> Result<(), String> {
+        let verb = if self.service.is_singbox() { "reload" } else { "restart" };
         match &self.reload {
             Reload::Never => Ok(()),
             Reload::Signal => signal(process),
-            Reload::Unit(unit) => systemctl_reload(unit),
+            Reload::Unit(unit) => systemctl(verb, unit),
             Reload::Command(text) => {
                 let output = run(Command::new("/bin/sh").args(["-c", text]))
                     .map_err(|error| format!("the reload command fails: {error}"))?;
@@ -72,9 +72,17 @@ impl Singbox {
                     Err(format!("the reload command fails: {}", told(&output)))
                 }
             }
-            Reload::Auto => match reloadable_unit(process) {
-                Some(unit) => systemctl_reload(&unit),
+            Reload::Auto if self.service.is_singbox() => match reloadable_unit(process) {
+                Some(unit) => systemctl(verb, &unit),
                 None => signal(process),
+            },
+            Reload::Auto => match unit_of(process, &[]) {
+                Some(unit) => systemctl(verb, &unit),
+                None => Err(format!(
+                    "{} (pid {}) is no systemd unit's main process, so boxmeter cannot restart it: do it by hand, or say how in `restart` of its `[[service]]`",
+                    self.service.kind.title(),
+                    process.pid
+                )),
             },
         }
     }
@@ -88,14 +96,15 @@ impl Singbox {
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
         let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64;
-        let own_way = matches!(self.reload, Reload::Command(_));
-        let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
+        let own_way = matches!(self.reload, Reload::Command(_)) || !self.service.is_singbox();
+        let program = self.service.kind.title();
+        let wanted = ports(&self.service.read(&self.config).map_err(|error| error.to_string())?);
         let mut well_since: Option<u64> = None;
         loop {
             // A command of the admin's may restart sing-box.
             let process = match process.alive() {
                 true => process.clone(),
-                false if own_way => match process::find(&self.config) {
+                false if own_way => match self.service.find(&self.config) {
                     Ok(found) => found,
                     Err(_) if clock::mono_ns() < deadline => {
                         std::thread::sleep(POLL);
@@ -103,12 +112,16 @@ impl Singbox {
                     }
                     Err(error) => return Err(error.to_string()),
                 },
-                false => return Err("sing-box ended at the reload: it could not start with the new configuration (a port that is taken, for example)".into()),
+                false => {
+                    return Err(format!(
+                        "{program} ended at the reload: it could not start with the new configuration (a port that is taken, for example)"
+                    ));
+                }
             };
             let now = process.listeners(&wanted);
             let new = |port: &u16| now.iter().any(|found| found.0 == *port && !before.contains(found));
             let state = match wanted.iter().find(|port| !new(port)) {
-                Some(port) => Err(format!("port {port} has no new listener; sing-box's log says why")),
+                Some(port) => Err(format!("port {port} has no new listener; the log of {program} says why")),
                 None => healthy(),
             };
             match state {
@@ -120,7 +133,7 @@ impl Singbox {
                 }
                 Err(why) if clock::mono_ns() > deadline => {
                     return Err(format!(
-                        "sing-box did not come up healthy within {} s: {why}",
+                        "{program} did not come up healthy within {} s: {why}",
                         HEALTHY_WITHIN.as_secs()
                     ));
                 }
@@ -147,9 +160,10 @@ impl Singbox {
     }
 }
 
-/// TCP ports on which sing-box listens with a configuration.
+/// TCP ports on which a proxy listens with a configuration.
 pub(super) fn ports(files: &[FileText]) -> Vec<u16> {
-    let Ok(config) = files::parse(files) else {
+    let service = files.first().map_or_else(Service::singbox, |file| file.service.clone());
+    let Ok(config) = service.parse(files) else {
         return Vec::new();
     };
     let inbounds = config.inbounds.iter().filter(|inbound| inbound.transports.tcp);
@@ -159,21 +173,26 @@ pub(super) fn ports(files: &[FileText]) -> Vec<u16> {
 
 /// The unit whose reload reaches exactly this process.
 pub fn reloadable_unit(process: &Process) -> Option<String> {
+    unit_of(process, &["CanReload=yes"])
+}
+
+/// The unit whose main process it is, if it has these properties.
+fn unit_of(process: &Process, properties: &[&str]) -> Option<String> {
     let unit = process.unit.clone()?;
     let output =
         run(Command::new("systemctl").args(["show", "-p", "MainPID", "-p", "CanReload", &unit])).ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let has = |line: String| text.lines().any(|found| found == line);
-    (has(format!("MainPID={}", process.pid)) && has("CanReload=yes".into())).then_some(unit)
+    let has = |line: &str| text.lines().any(|found| found == line);
+    (has(&format!("MainPID={}", process.pid)) && properties.iter().all(|line| has(line))).then_some(unit)
 }
 
-fn systemctl_reload(unit: &str) -> Result<(), String> {
-    let output = run(Command::new("systemctl").args(["reload", unit]))
+fn systemctl(verb: &str, unit: &str) -> Result<(), String> {
+    let output = run(Command::new("systemctl").args([verb, unit]))
         .map_err(|error| format!("systemctl fails: {error}"))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(format!("`systemctl reload {unit}` fails: {}", told(&output)))
+        Err(format!("`systemctl {verb} {unit}` fails: {}", told(&output)))
     }
 }
 

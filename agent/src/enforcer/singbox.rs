@@ -1,6 +1,6 @@
-//! Changes sing-box's configuration like a transaction: check a copy with the running executable,
-//! replace the files; then, at once or later, reload and see that it is healthy, else put the last good
-//! version back and say so.
+//! Changes a proxy's configuration like a transaction: check a copy with the running executable, replace the
+//! files; then, at once or later, have the proxy read them (sing-box by a reload, V2Ray and Xray by a restart)
+//! and see that it is healthy, else put the last good version back and say so.
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf};
 
@@ -10,9 +10,12 @@ use super::{
     reload::ports,
     swap::{self, SwapError},
 };
-use crate::singbox::{
-    files::{self, ConfigError, FileText},
-    process::Process,
+use crate::{
+    service::Service,
+    singbox::{
+        files::{self, ConfigError, FileText},
+        process::Process,
+    },
 };
 
 pub use super::reload::Reload;
@@ -24,20 +27,20 @@ pub enum EditError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Swap(#[from] SwapError),
-    #[error("{0} is not among the files that sing-box reads")]
+    #[error("{0} is not among the files that the proxy reads")]
     NotAFile(PathBuf),
-    #[error("sing-box refuses the new configuration, so nothing was written: {0}")]
-    Refused(String),
+    #[error("{program} refuses the new configuration, so nothing was written: {why}")]
+    Refused { program: &'static str, why: String },
     #[error(
-        "sing-box refuses its files as they are now, so it was not told to read them and goes on with what it has: {0}"
+        "{program} refuses its files as they are now, so it was not told to read them and goes on with what it has: {why}"
     )]
-    RefusedNow(String),
-    #[error("`sing-box check` cannot be run ({0}), so nothing was written")]
-    Check(io::Error),
+    RefusedNow { program: &'static str, why: String },
+    #[error("the check of {program} cannot be run ({error}), so nothing was written")]
+    Check { program: &'static str, error: io::Error },
     #[error("{failure}; the old configuration was put back{after}")]
     RolledBack { failure: String, after: String },
     #[error(
-        "{0}; boxmeter has changed nothing since sing-box last read its files, so there is no earlier version to put back: look into sing-box's log"
+        "{0}; boxmeter has changed nothing since its files were last read, so there is no earlier version to put back: look into the proxy's log"
     )]
     NothingToPutBack(String),
     #[error(
@@ -49,6 +52,8 @@ pub enum EditError {
 /// A file's new text. It holds credentials: nothing prints it.
 #[derive(Clone)]
 pub struct Edit {
+    /// Whose file it is.
+    pub service: Service,
     pub path: PathBuf,
     /// Hash of the text that the edit was made from.
     pub expected: [u8; 32],
@@ -61,14 +66,15 @@ impl fmt::Debug for Edit {
     }
 }
 
-/// sing-box, as far as its configuration is changed.
+/// A proxy, as far as its configuration is changed.
 #[derive(Clone, Debug)]
 pub struct Singbox {
-    /// `[singbox] config`.
+    pub service: Service,
+    /// `config` of `[singbox]` or of the `[[service]]`.
     pub config: Vec<PathBuf>,
     /// `None`: not running; then there is nothing to reload.
     pub process: Option<Process>,
-    /// `[singbox] binary`; `None` (auto): the running executable in its own mount namespace.
+    /// `binary` there; `None` (auto): the running executable in its own mount namespace.
     pub binary: Option<PathBuf>,
     pub reload: Reload,
     /// Where the last good versions of the files are kept. Without it a reload that fails later than
@@ -93,7 +99,7 @@ struct Back {
 
 impl Singbox {
     /// Checks, swaps, reloads. `healthy` is asked again and again after the reload until it says yes
-    /// or the time is over. sing-box reads its files only at the reload, so that several files change
+    /// or the time is over. A proxy reads its files only at the reload, so that several files change
     /// as one.
     pub fn apply(
         &self,
@@ -142,7 +148,7 @@ impl Singbox {
     pub fn reload(&self, mut healthy: impl FnMut() -> Result<(), String>) -> Result<bool, EditError> {
         // What was edited by hand meanwhile comes into force too.
         self.check(&[]).map_err(|error| match error {
-            EditError::Refused(why) => EditError::RefusedNow(why),
+            EditError::Refused { program, why } => EditError::RefusedNow { program, why },
             other => other,
         })?;
         let (mut back, mut kept) = (Vec::new(), Vec::new());
@@ -174,7 +180,7 @@ impl Singbox {
 
     /// The files with the texts that sing-box runs with, as far as boxmeter knows.
     pub fn loaded_texts(&self) -> Result<Vec<FileText>, EditError> {
-        let mut now = files::read(&self.config)?;
+        let mut now = self.service.read(&self.config)?;
         let Some(backups) = self.backups() else { return Ok(now) };
         let running = self.running(&backups)?;
         for file in &mut now {
@@ -236,7 +242,7 @@ impl Singbox {
         let Some(process) = self.process.as_ref().filter(|_| self.reload != Reload::Never) else {
             return Ok(false);
         };
-        let now = files::read(&self.config)?;
+        let now = self.service.read(&self.config)?;
         let mut before = now.clone();
         for file in &mut before {
             if let Some(back) = back.iter().find(|back| back.path == *file.path) {
@@ -254,11 +260,15 @@ impl Singbox {
             return Err(EditError::NothingToPutBack(failure));
         }
         put_back(back, kept, &failure)?;
-        let after = match process.alive() {
+        let program = self.service.kind.title();
+        // Who reads files only at a start is started by the same command as before.
+        let after = match process.alive() || !self.service.is_singbox() {
             false => self.restart(process),
             true => match self.tell(process) {
-                Ok(()) => " and sing-box was told to read it".to_owned(),
-                Err(error) => format!(", but sing-box could not be told to read it ({error}); reload it"),
+                Ok(()) => format!(" and {program} was told to read it"),
+                Err(error) => {
+                    format!(", but {program} could not be told to read it ({error}); do it by hand")
+                }
             },
         };
         Err(EditError::RolledBack { failure, after })

@@ -117,9 +117,11 @@ impl Worker {
         failed
     }
 
-    /// Does sing-box take its files as they are?
+    /// Do the proxies take their files as they are?
     async fn files_are_good(&self) -> bool {
-        let Ok(singbox) = self.singbox() else { return false };
-        blocking(move || singbox.check(&[]).map_err(|error| error.to_string())).await.is_ok()
+        let proxies: Vec<_> = self.sides.iter().map(|side| side.proxy.clone()).collect();
+        let check =
+            move || proxies.iter().try_for_each(|proxy| proxy.check(&[])).map_err(|error| error.to_string());
+        blocking(check).await.is_ok()
     }
 }
