@@ -11,7 +11,7 @@ use boxmeter_tests::{
     scene::Scene as _,
     singbox::{Dropped, Site, VERSIONS},
     target::{head, receive, send},
-    v2ray::{TUTORIAL_USERS, V2raySite, tutorial},
+    v2ray::{TUTORIAL_USERS, V2raySite, tutorial, with_handler},
     wait,
 };
 use serde_json::{Value, json};
@@ -147,7 +147,7 @@ fn a_user_of_two_services_is_one_account() {
     needs_machine!();
     let singbox = Site::new(VERSIONS[2], &[named("trojan-tls")]);
     let name = singbox.users[0].name.clone();
-    let mut config = tutorial();
+    let mut config = with_handler();
     config["inbounds"][1]["settings"]["clients"][0]["email"] = json!(name);
     let v2ray = V2raySite::beside(&singbox, &config, &[(&name, "trojan", Udp::Watched)]);
     let files = (singbox.config(), v2ray.config());

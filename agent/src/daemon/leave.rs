@@ -237,7 +237,9 @@ async fn tidy_one(
     let edits = difference(&files, &edited(&after, &taken.edits));
     let steps = hands::Steps::of(&plan.park, &plan.unpark, &hands::living(users))?;
     steps.before(ledger).await?;
-    left.reloaded |= bring_in(proxy, &edits, &plan, !pending.is_empty()).await?;
+    let brought = bring_in(proxy, &edits, &plan, !pending.is_empty()).await?;
+    left.reloaded |= brought.reloaded;
+    left.unfinished.extend(brought.by_hand);
     // From here on the files are not as they were, whatever else goes wrong.
     left.unfinished.extend(proxy.set_added(&[]).err().map(|error| error.to_string()));
     left.unfinished.extend(steps.after(ledger).await.err());
@@ -254,31 +256,39 @@ async fn tidy_one(
     Ok(())
 }
 
+/// How a proxy came to know its files.
+struct Brought {
+    reloaded: bool,
+    /// What is left to the admin.
+    by_hand: Option<String>,
+}
+
 /// Writes the edits and has the proxy know them: by its API where that takes them, else by a reload or restart.
-/// Did it read its files?
-async fn bring_in(proxy: &Singbox, edits: &[Edit], plan: &Plan, pending: bool) -> Result<bool, String> {
+async fn bring_in(proxy: &Singbox, edits: &[Edit], plan: &Plan, pending: bool) -> Result<Brought, String> {
+    let reloaded = |reloaded| Ok(Brought { reloaded, by_hand: None });
     let failed = |error: EditError| error.to_string();
     if proxy.service.is_singbox() {
-        return match edits.is_empty() {
-            false => Ok(proxy.apply(edits, || Ok(())).map_err(failed)?.reloaded),
+        return reloaded(match edits.is_empty() {
+            false => proxy.apply(edits, || Ok(())).map_err(failed)?.reloaded,
             // What an edit before has taken out is let in by the running sing-box until it reads its files.
-            true if !pending || proxy.reload == Reload::Never => Ok(false),
-            true => proxy.reload(|| Ok(())).map_err(failed),
-        };
+            true if !pending || proxy.reload == Reload::Never => false,
+            true => proxy.reload(|| Ok(())).map_err(failed)?,
+        });
     }
     if edits.is_empty() {
-        return Ok(false);
+        return reloaded(false);
     }
     proxy.write(edits).map_err(failed)?;
     let keys: Vec<_> = plan.changes.iter().map(|it| (it.inbound.clone(), it.user.clone())).collect();
-    match live::tell_all(proxy, &keys).await {
-        Ok(()) => Ok(false),
-        Err(reason) if proxy.process.is_some() && proxy.reload != Reload::Never => {
-            tracing::warn!("{reason}; it is restarted");
-            proxy.reload(|| Ok(())).map_err(failed)
-        }
-        Err(_) => Ok(false),
+    let Err(reason) = live::tell_all(proxy, &keys).await else { return reloaded(false) };
+    if proxy.process.is_none() {
+        return reloaded(false);
     }
+    if proxy.is_by_hand() {
+        let by_hand = format!("{reason}: restart it by hand, so that it reads its users");
+        return Ok(Brought { reloaded: false, by_hand: Some(by_hand) });
+    }
+    reloaded(proxy.reload(|| Ok(())).map_err(failed)?)
 }
 
 /// Has managed inbounds follow; what they did not do.

@@ -55,6 +55,14 @@ impl Reload {
 }
 
 impl Singbox {
+    /// Is it somebody else's to have it read its files? The admin has said so, or it must be restarted and
+    /// runs in no unit of its own.
+    pub fn is_by_hand(&self) -> bool {
+        let restarts = self.reload == Reload::Auto && !self.service.is_singbox();
+        let no_unit = |process: &Process| unit_of(process, &[]).is_none();
+        self.reload == Reload::Never || restarts && self.process.as_ref().is_some_and(no_unit)
+    }
+
     /// Has the proxy read its configuration again: sing-box reloads, others are restarted. All its connections
     /// end.
     pub fn tell(&self, process: &Process) -> Result<(), String> {

@@ -239,7 +239,7 @@ impl Singbox {
         kept: &[PathBuf],
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<bool, EditError> {
-        let Some(process) = self.process.as_ref().filter(|_| self.reload != Reload::Never) else {
+        let Some(process) = self.process.as_ref().filter(|_| !self.is_by_hand()) else {
             return Ok(false);
         };
         let now = self.service.read(&self.config)?;

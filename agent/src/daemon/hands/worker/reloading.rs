@@ -21,7 +21,7 @@ use crate::{
 impl Worker {
     pub(super) async fn reload(&mut self, at: usize, why: Why) {
         let proxy = self.sides[at].proxy.clone();
-        if proxy.reload == Reload::Never {
+        if self.sides[at].by_hand {
             return;
         }
         let done = blocking(move || Ok::<_, Failure>(proxy.reload(|| Ok(())))).await;

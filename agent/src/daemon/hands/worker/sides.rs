@@ -14,7 +14,7 @@ use crate::{
     enforcer::{
         reconcile,
         reloads::{BATCH, Decision, Reloads, Scene, Settings, Why},
-        singbox::{EditError, Reload, Singbox},
+        singbox::{EditError, Singbox},
         users_edit::Change,
     },
     ledger::Reader,
@@ -33,6 +33,8 @@ pub(in crate::daemon::hands) struct Side {
     first: bool,
     /// It is told changes by its API while it runs.
     pub has_live: bool,
+    /// It is the admin's to restart it.
+    pub by_hand: bool,
     /// The API did not answer: not before this time again (ns, monotonic).
     pub live_again_ns: u64,
 }
@@ -40,7 +42,16 @@ pub(in crate::daemon::hands) struct Side {
 impl Side {
     fn new(proxy: Singbox, within: Duration) -> Side {
         let reloads = Reloads::new(Settings { batch: BATCH, within, retry: retry() });
-        Side { proxy, reloads, within, process: None, first: true, has_live: false, live_again_ns: 0 }
+        Side {
+            proxy,
+            reloads,
+            within,
+            process: None,
+            first: true,
+            has_live: false,
+            by_hand: false,
+            live_again_ns: 0,
+        }
     }
 
     pub fn service(&self) -> &Service {
@@ -61,7 +72,7 @@ impl Side {
 
     /// When the reload comes at the latest (ns, monotonic); `None`: it is the admin's.
     pub fn latest_ns(&self, now_ns: u64, scene: Scene) -> Option<u64> {
-        if self.proxy.reload == Reload::Never {
+        if self.by_hand {
             return None;
         }
         Some(match self.reloads.decide(now_ns, scene) {
@@ -84,6 +95,8 @@ impl Worker {
             };
             let side = &mut self.sides[at];
             side.proxy = proxy.clone();
+            let asked = proxy.clone();
+            side.by_hand = blocking(move || Ok(asked.is_by_hand())).await.unwrap_or(false);
             let process = proxy.process.as_ref().map(|process| (process.pid, process.start_ticks));
             if process.is_some() && process != side.process {
                 let restarted = side.process.is_some();
