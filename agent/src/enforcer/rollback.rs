@@ -101,9 +101,8 @@ fn put_back_one(file: &Back, backups: Option<&Backups>, dead: bool) -> Result<Op
                 ));
             }
         }
-    }
-    // It has entries that are nowhere else.
-    if let Some(backups) = backups
+    } else if let Some(backups) = backups
+        // It has entries that are nowhere else.
         && let Err(error) = backups.keep(&now)
     {
         tracing::warn!("keeping {} as it was before it is put back: {error}", file.path.display());

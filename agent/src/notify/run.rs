@@ -60,7 +60,7 @@ struct Test {
     channel: Option<Channel>,
     answer: oneshot::Sender<Vec<Tested>>,
     /// Given back when the last message of it is sent.
-    _turn: OwnedSemaphorePermit,
+    turn: OwnedSemaphorePermit,
 }
 
 /// The agent's end. The thread ends when it is told to, or with the last handle.
@@ -118,7 +118,7 @@ impl Handle {
     pub async fn test(&self, channel: Option<Channel>) -> Option<Vec<Tested>> {
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let (answer, receiver) = oneshot::channel();
-        self.tests.try_send(Test { channel, answer, _turn: turn }).ok()?;
+        self.tests.try_send(Test { channel, answer, turn }).ok()?;
         receiver.await.ok()
     }
 
@@ -239,6 +239,7 @@ impl Main {
                 Tested { channel: message.channel, recipient: message.recipient, verdict, took_ms }
             });
         }
+        let Test { answer, turn, .. } = test;
         // The loop goes on: a server that hangs holds up no look.
         tokio::spawn(async move {
             let mut results = Vec::new();
@@ -247,7 +248,8 @@ impl Main {
             }
             results.sort_by(|a, b| (a.channel, &a.recipient).cmp(&(b.channel, &b.recipient)));
             // Whoever asked may be gone.
-            let _ = test.answer.send(results);
+            let _ = answer.send(results);
+            drop(turn);
         });
     }
 

@@ -14,7 +14,7 @@ use crate::{
         reconcile::{self, Want, Wanted},
         users_edit::{Parked, ParkedKey},
     },
-    ledger::{self, Ledger, LedgerError, ParkedEntry, ParkedRecord, ParkedStage, Reader},
+    ledger::{self, Ledger, ParkedEntry, ParkedRecord, ParkedStage, Reader},
     singbox::files::FileText,
 };
 
@@ -95,12 +95,8 @@ impl Steps {
 /// edit lets them in again, and a deleted user whose entry comes back is not adopted.
 pub(super) fn save(ledger: &Ledger, now: &[FileText], good: &[FileText]) -> Result<(), Failure> {
     let users = ledger.users().wait().map_err(failed)?;
-    let records = Reader::open(ledger.path()).and_then(|reader| {
-        let records = reader.parked();
-        records
-            .map_err(|error| LedgerError::Other { path: ledger.path().to_owned(), detail: error.to_string() })
-    });
-    let parked = parked(&records.map_err(|error| error.to_string())?)?;
+    let reader = Reader::open(ledger.path()).map_err(|error| error.to_string())?;
+    let parked = parked(&reader.parked().map_err(|error| error.to_string())?)?;
     let changes = reconcile::unread(good, now).map_err(|error| error.to_string())?;
     let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
     let ids: HashMap<Arc<str>, UserId> = living.map(|user| (Arc::clone(&user.name), user.id)).collect();
