@@ -43,7 +43,7 @@ fn cut_and_back(version: &'static str, case: &'static str) {
         });
         assert!(rig.config().contains(&bob.name));
         rig.done(&["packages", "add", &alice.name, "8MiB"]);
-        rig.until_state(&alice.name, "active");
+        assert_eq!(rig.show(&alice.name)["state"], "active", "at once, with the answer");
         rig.exchange(alice, 0, 2 * MIB).unwrap();
         wait("the file is as it was", || match rig.config() == before {
             true => Ok(()),
@@ -134,4 +134,24 @@ fn the_cut_holds_without_an_agent() {
     let used = rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();
     assert!((MIB..2 * MIB).contains(&used), "the period began anew: {used}");
     assert!(rig.used(&name) > 5 * MIB, "history stays");
+}
+
+/// The ring of news was full when the kernel told of a crossing, which it does once: state, event and file follow
+/// all the same.
+#[test]
+fn a_crossing_whose_news_was_lost_is_made_up_for() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    rig.agent.stop();
+    rig.agent.fails_at(Some("user-event"));
+    rig.agent.start();
+    let alice = rig.alice().name.clone();
+    rig.done(&["users", "set", &alice, "--quota", "8MiB"]);
+    assert!(rig.exchange(rig.alice(), 0, 16 * MIB).is_err());
+    rig.until_state(&alice, "limited");
+    wait("she is out of the file", || match rig.config().contains(&alice) {
+        true => Err(rig.config()),
+        false => Ok(()),
+    });
+    assert_eq!(rig.events("state_changed").len(), 1);
 }

@@ -254,7 +254,8 @@ fn who_came_or_went_before_a_reload_that_fails_is_known() {
     until_texts(&rig, "bob is out again", |now| !now.concat().contains(&bob));
     let adopted = rig.events("user_adopted").len();
     let seen = rig.events("edit_failed").len();
-    rig.done(&["users", "delete", &alice, "--yes"]);
+    // Nothing says whose entry that is which comes back with the rollback.
+    rig.done(&["users", "delete", &alice, "--purge", "--yes"]);
     let added = rig.done(&["users", "add", "carol", "--inbounds", "trojan-tls-in"]);
     put_back_told(&rig, seen);
     let pid = rig.site.server.as_ref().unwrap().pid();

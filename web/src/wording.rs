@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         names::safe,
+        reason,
         terms::{PeriodKind, Sharing, SharingAction, Step, Terms, Then},
         told,
         types::{Event, Reason, Time},
@@ -67,8 +68,8 @@ pub fn sharing(lang: Lang, sharing: &Sharing) -> String {
             lang.fill("sharing.throttle", &[("rate", &Rate(speed).to_string())])
         }
     };
-    let (networks, minutes) = (sharing.networks.to_string(), sharing.window_s.div_ceil(60).to_string());
-    lang.fill("sharing.text", &[("action", &action), ("networks", &networks), ("minutes", &minutes)])
+    let (networks, window) = (sharing.networks.to_string(), reason::window(lang, sharing.window_s));
+    lang.fill("sharing.text", &[("action", &action), ("networks", &networks), ("window", &window)])
 }
 
 /// What an event is called; its kind in words where nobody has named it.

@@ -57,7 +57,7 @@ async fn a_user_is_shown_with_its_bar_reason_and_own_values() {
       max addresses       5
       too many            the newest stay
       valid days          none
-      when shared         noted in the events, when more than 3 networks within 5 min
+      when shared         noted in the events, when more than 3 networks within 5 minutes
       inbounds            trojan-in
       e-mail              none
       created             2026-11-24 15:30
@@ -193,7 +193,7 @@ async fn policies_as_a_table_and_one_by_one() {
       max addresses  2
       too many       the newest stay
       valid days     none
-      when shared    noted in the events, when more than 3 networks within 5 min
+      when shared    noted in the events, when more than 3 networks within 5 minutes
       users          0
     ");
 }

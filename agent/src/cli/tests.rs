@@ -123,7 +123,7 @@ async fn users_as_a_table() {
       max addresses       5
       too many            the newest stay
       valid days          none
-      when shared         noted in the events, when more than 3 networks within 5 min
+      when shared         noted in the events, when more than 3 networks within 5 minutes
       inbounds            trojan-in
       e-mail              none
       created             2026-11-24 15:30

@@ -217,6 +217,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_built_in_policies_are_those_of_the_tutorial() {
+        let of = |terms: &Terms| {
+            let Terms { quota_bytes, speed_up, speed_down, max_addresses, .. } = *terms;
+            (quota_bytes, speed_up, speed_down, max_addresses)
+        };
+        let rows: Vec<_> = built_in().iter().map(|(name, terms)| (*name, of(terms))).collect();
+        let row = |name, gib: u64, mib: u64, addresses| (name, (Some(gib << 30), Some(mib << 20), Some(mib << 20), Some(addresses)));
+        assert_eq!(
+            rows,
+            [
+                row("free", 10, 1, 2),
+                row("basic", 100, 5, 5),
+                row("premium", 500, 10, 10),
+                ("unlimited", (None, None, None, None)),
+            ]
+        );
+        for (name, terms) in built_in() {
+            assert_eq!((terms.period, terms.reset_day), (PeriodKind::Month, 1), "{name}");
+        }
+    }
+
+    #[test]
     fn an_override_replaces_and_null_lifts() {
         let [_, (_, basic), ..] = built_in();
         let own: Overrides = serde_json::from_str(r#"{"quota_bytes":null,"max_flows":7}"#).unwrap();

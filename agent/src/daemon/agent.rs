@@ -38,6 +38,7 @@ use crate::{
         event::{SourceEvent, UserId},
     },
     enforcer::singbox::Singbox,
+    fault,
     kernel::{Events, KernelError, KernelEvent},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
 };
@@ -215,11 +216,18 @@ impl Agent {
         let mut events = Vec::new();
         let done = self.meter.kernel_events(self.news.get_mut(), &mut events);
         for event in events {
+            if fault::refuses("user-event") {
+                self.meter.lost = true;
+                continue;
+            }
             if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
                 && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
             {
                 self.gate.crossed(user);
             }
+        }
+        if self.meter.take_lost() {
+            self.gate.anybody_crossed();
         }
         done
     }
@@ -347,7 +355,7 @@ impl Agent {
 
     pub(super) fn publish(&mut self) {
         let now = clock::now();
-        if self.commits.running_ns(now) > HANGS_NS / crate::fault::hurry() {
+        if self.commits.running_ns(now) > HANGS_NS / fault::hurry() {
             let text =
                 "the disk has been taking one commit for more than half a minute; the kernel counts on";
             self.meter.publisher.degrade("ledger", text.to_owned(), now);

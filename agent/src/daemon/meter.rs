@@ -4,21 +4,23 @@
 //! Owns the kernel, the attributor and the accounts; decides nothing itself. Everything here runs on
 //! one task, so that nothing needs a lock.
 
+mod walks;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use boxmeter_common::{
     command::{self, Command},
-    flow::{FLOW_CLOSING, FLOW_OLD, Flow, FlowKey},
+    flow::{Flow, FlowKey},
     stats::Stat,
 };
 
 use super::{
     flow_rates::FlowRates,
     gate::FlowNews,
-    peers::{PEERS_AT_ONCE, PEERS_PER_TICK, Peers},
+    peers::Peers,
 };
 
 use crate::{
@@ -31,11 +33,12 @@ use crate::{
     },
     daemon::guard::Bulk,
     fault,
-    kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor, seen},
+    kernel::{Events, Kernel, KernelError, KernelEvent, PeerCursor},
 };
 
-/// A complete walk over all sockets repairs lost events and settles what idle flows have pending.
-const WALK_EVERY_NS: u64 = 10_000_000_000;
+/// A complete walk over all sockets repairs lost events and settles what idle flows have pending; limits
+/// live on what it finds.
+const WALK_EVERY_NS: u64 = crate::core::crowd::LOOKS_WITHIN_NS;
 
 /// The same where connections without a user are ended: they go on until a walk finds them.
 const GUARDED_WALK_EVERY_NS: u64 = 2_000_000_000;
@@ -61,6 +64,8 @@ pub struct Meter {
     billed_meter: u32,
     peers: Peers,
     peers_cursor: PeerCursor,
+    /// The walk over UDP peers has gone round: until then the flows of an agent before are not all known.
+    peers_walked: bool,
     commands: Vec<Command>,
     commands_dropped: u64,
     /// Until the next tick, which is one second of them at most.
@@ -68,9 +73,14 @@ pub struct Meter {
     events_lost: u64,
     peers_full: u64,
     flow_rates: FlowRates,
-    next_walk_ns: u64,
+    /// When all sockets were walked last by a tick.
+    walked_ns: Option<u64>,
     /// Whether connections without a user are ended.
     pub(super) guarded: bool,
+    /// Limits want walks as often as this.
+    pub(super) walk_within_ns: u64,
+    /// Events about users may be among those that were lost.
+    pub(super) lost: bool,
     /// TCP flows without an account that moved much, as the last walk found them.
     pub(super) bulk: Vec<Bulk>,
     /// sing-box's namespace is known, so that a walk finds all sockets there are.
@@ -125,14 +135,17 @@ impl Meter {
             billed_meter,
             peers: Peers::default(),
             peers_cursor: PeerCursor::default(),
+            peers_walked: false,
             commands: Vec::new(),
             commands_dropped: 0,
             reported: Vec::new(),
             events_lost: 0,
             peers_full,
             flow_rates: FlowRates::default(),
-            next_walk_ns: 0,
+            walked_ns: None,
             guarded: false,
+            walk_within_ns: WALK_EVERY_NS,
+            lost: false,
             bulk: Vec::new(),
             walks_are_complete: false,
             trouble_until_ns: None,
@@ -191,8 +204,14 @@ impl Meter {
             self.walk_sockets()?;
             self.take_closed()?;
             self.events_lost = lost;
+            self.lost = true;
         }
         self.carry_out()
+    }
+
+    /// Were events lost since the last call? Flows were made up for by a walk; users are the caller's.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     fn opened(&mut self, seen: FlowSeen, key: FlowKey, now: Now) {
@@ -332,11 +351,12 @@ impl Meter {
         let now = clock::now();
         self.troubles(now);
         self.flow_rates.forget_old(now.mono_ns);
-        if now.mono_ns >= self.next_walk_ns {
+        let guarded_ns = if self.guarded { GUARDED_WALK_EVERY_NS } else { WALK_EVERY_NS };
+        let every_ns = guarded_ns.min(self.walk_within_ns) / fault::hurry();
+        if self.walked_ns.is_none_or(|walked_ns| now.mono_ns.saturating_sub(walked_ns) >= every_ns) {
             self.walk_sockets()?;
             self.take_closed()?;
-            let every_ns = if self.guarded { GUARDED_WALK_EVERY_NS } else { WALK_EVERY_NS };
-            self.next_walk_ns = now.mono_ns + every_ns / fault::hurry();
+            self.walked_ns = Some(now.mono_ns);
         }
         self.walk_peers(now)?;
         self.attributor.tick(now);
@@ -370,43 +390,14 @@ impl Meter {
         inbounds.map(|inbound| (inbound.index, self.kernel.watched(inbound.index))).collect()
     }
 
-    fn walk_sockets(&mut self) -> Result<(), KernelError> {
-        self.bulk.clear();
-        let began_ns = clock::mono_ns();
-        let flows = if self.walks_are_complete {
-            self.kernel.walk_sockets_and_sweep()?
-        } else {
-            self.kernel.walk_sockets()?
-        };
-        let now = clock::now();
-        let mut open: BTreeSet<FlowId> = self.peers.ids();
-        for flow in &flows {
-            open.insert(FlowId(flow.id));
-            self.found(flow, now);
-        }
-        self.attributor.reconcile_walk(&open, began_ns, now);
-        self.walked = Some(open);
-        Ok(())
-    }
-
-    fn found(&mut self, flow: &Flow, now: Now) {
-        let mut flow_seen = seen(flow);
-        if flow.flags & FLOW_OLD != 0 {
-            flow_seen.opened_ns = 0;
-        }
-        self.opened(flow_seen, flow.key, now);
-        self.note_bulk(flow, flow_seen);
-        self.flow_news.push(FlowNews::Moved(flow_seen.id, flow_seen.network, flow.payload));
-    }
-
     /// What happened to flows since the last call.
     pub fn take_flow_news(&mut self) -> Vec<FlowNews> {
         std::mem::take(&mut self.flow_news)
     }
 
-    /// The open flows, if all sockets were walked since the last call.
+    /// The open flows, if all sockets were walked since the last call, and all peers at least once.
     pub fn take_walk(&mut self) -> Option<BTreeSet<FlowId>> {
-        self.walked.take()
+        self.walked.take().filter(|_| self.peers_walked)
     }
 
     /// The open flows of some users.
@@ -420,70 +411,6 @@ impl Meter {
     /// An open flow.
     pub fn flow(&self, id: FlowId) -> Option<FlowSeen> {
         self.attributor.flow(id).map(flow_seen)
-    }
-
-    /// Ended flows that wait for an owner: all of them, whether or not their events arrived.
-    fn take_closed(&mut self) -> Result<(), KernelError> {
-        for flow in self.kernel.closed()? {
-            let now = clock::now();
-            self.found(&flow, now);
-            self.attributor.flow_closed(FlowId(flow.id), flow.last_ns, now);
-        }
-        Ok(())
-    }
-
-    fn walk_peers(&mut self, now: Now) -> Result<(), KernelError> {
-        self.commands.extend(self.peers.forget_due(now.mono_ns));
-        // Now, so that the walk does not find them again.
-        self.run()?;
-        let mut left = self.peers.walk_max();
-        while left > 0 {
-            let (flows, cursor) = self.kernel.walk_peers(self.peers_cursor, left.min(PEERS_AT_ONCE))?;
-            self.peers_cursor = cursor.unwrap_or_default();
-            let some = u32::try_from(flows.len()).unwrap_or(u32::MAX).max(1);
-            left = if cursor.is_some() { left.saturating_sub(some) } else { 0 };
-            for flow in &flows {
-                if flow.flags & FLOW_CLOSING != 0 {
-                    self.peers.marked(flow, now.mono_ns);
-                    continue;
-                }
-                self.found(flow, now);
-                self.commands.extend(self.peers.close_if_idle(flow, now.mono_ns));
-            }
-        }
-        self.run()
-    }
-
-    /// The open flows with their payload so far, for people.
-    ///
-    /// # Errors
-    /// As [`Meter::tick`].
-    pub fn flows(&mut self) -> Result<Vec<ListedFlow>, KernelError> {
-        let mut found: HashMap<FlowId, Flow> = HashMap::new();
-        for flow in self.kernel.walk_sockets()? {
-            self.found(&flow, clock::now());
-            found.insert(FlowId(flow.id), flow);
-        }
-        let mut cursor = Some(PeerCursor::default());
-        while let Some(at) = cursor {
-            let (flows, next) = self.kernel.walk_peers(at, PEERS_PER_TICK)?;
-            for flow in flows {
-                if flow.flags & FLOW_CLOSING == 0 {
-                    self.found(&flow, clock::now());
-                    found.insert(FlowId(flow.id), flow);
-                }
-            }
-            cursor = next;
-        }
-        self.carry_out()?;
-        let now_ns = clock::mono_ns();
-        let flows = self.attributor.flows().filter_map(|view| {
-            let flow = *found.get(&view.id)?;
-            Some(ListedFlow { view, flow, rates: self.flow_rates.of(&flow, now_ns) })
-        });
-        let flows: Vec<ListedFlow> = flows.collect();
-        self.flow_rates.listed(found.into_values(), now_ns);
-        Ok(flows)
     }
 }
 

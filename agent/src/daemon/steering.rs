@@ -61,6 +61,7 @@ impl Agent {
         for effect in self.gate.limits.tick(now.mono_ns) {
             done = done.and(self.limit(effect, now, &mut ended));
         }
+        self.meter.walk_within_ns = self.gate.limits.looks_within_ns();
         let looked = self.gate.look(&mut self.meter, clock::billing());
         ended.extend(self.meter.flows_of(&looked.cut));
         self.end_flows(&ended);

@@ -23,6 +23,12 @@ use crate::{
 /// Versions that are kept of a file.
 const KEPT: usize = 20;
 
+/// Between a file's name and the hash of a version that is kept of it.
+const VERSION: &str = ".";
+
+/// The same of a text that was edited by hand.
+const BY_HAND: &str = ".by-hand.";
+
 /// Bytes of the hash in a kept file's name.
 const NAME_HASH: usize = 6;
 
@@ -101,7 +107,7 @@ impl Backups {
     /// Where a version of a file is kept.
     pub fn path(&self, file: &Path, hash: &[u8; 32]) -> PathBuf {
         let mut name = OsString::from(file.file_name().unwrap_or_default());
-        name.push(format!(".{}", hex(&hash[..NAME_HASH])));
+        name.push(format!("{VERSION}{}", hex(&hash[..NAME_HASH])));
         self.folder.join(name)
     }
 
@@ -110,7 +116,19 @@ impl Backups {
         let path = self.path(&file.path, &file.sha256);
         self.write(&path, file.text.as_bytes())?;
         // Too many old versions are no reason to fail.
-        drop(self.prune(&file.path, &path));
+        drop(self.prune(&file.path, VERSION, &path));
+        Ok(path)
+    }
+
+    /// Keeps a text that somebody has edited by hand and that is in the file no more, apart from the versions: people
+    /// were told where it is.
+    pub fn keep_aside(&self, file: &Path, hash: &[u8; 32]) -> Result<PathBuf, SwapError> {
+        let text = self.text(file, hash)?;
+        let mut name = OsString::from(file.file_name().unwrap_or_default());
+        name.push(format!("{BY_HAND}{}", hex(&hash[..NAME_HASH])));
+        let path = self.folder.join(name);
+        self.write(&path, text.as_bytes())?;
+        drop(self.prune(file, BY_HAND, &path));
         Ok(path)
     }
 
@@ -185,7 +203,7 @@ impl Backups {
         write().map_err(|error| SwapError::Io { path: path.to_owned(), error })
     }
 
-    fn prune(&self, file: &Path, newest: &Path) -> Result<(), SwapError> {
+    fn prune(&self, file: &Path, kind: &str, newest: &Path) -> Result<(), SwapError> {
         let io = |error| SwapError::Io { path: self.folder.clone(), error };
         let needed: HashSet<PathBuf> = match self.running()? {
             Some(running) => {
@@ -198,7 +216,7 @@ impl Backups {
             None => HashSet::new(),
         };
         let mut prefix = OsString::from(file.file_name().unwrap_or_default());
-        prefix.push(".");
+        prefix.push(kind);
         let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(io)? {
             let entry = entry.map_err(io)?;
@@ -248,9 +266,14 @@ mod tests {
         }
         let count = fs::read_dir(dir.path().join("kept")).unwrap().count();
         assert!((KEPT..=KEPT + 2).contains(&count), "{count}");
+        let aside = backups.keep_aside(Path::new("/etc/c.json"), &version(39).sha256).unwrap();
+        for number in 40..70 {
+            backups.keep(&version(number)).unwrap();
+        }
+        assert_eq!(fs::read_to_string(aside).unwrap(), "version 39", "people were told where it is");
         let text = |number| backups.text(Path::new("/etc/c.json"), &version(number).sha256);
         assert_eq!(text(0).unwrap(), "version 0");
-        assert_eq!(text(39).unwrap(), "version 39");
+        assert_eq!(text(69).unwrap(), "version 69");
         assert!(text(10).is_err());
         assert_eq!(backups.running().unwrap().unwrap().process, (7, 9));
         let mode = fs::metadata(dir.path().join("kept")).unwrap().permissions().mode();

@@ -25,8 +25,8 @@ pub(super) struct Back {
     pub written: [u8; 32],
     /// boxmeter has written nothing into it.
     pub untouched: bool,
-    /// Where an edit by hand is kept that was made between two of boxmeter's.
-    pub by_hand: Option<PathBuf>,
+    /// Of an edit by hand that was made between two of boxmeter's: it is among the kept versions.
+    pub by_hand: Option<[u8; 32]>,
     pub good: String,
     /// Where the good text is kept.
     pub kept: Option<PathBuf>,
@@ -89,11 +89,21 @@ fn put_back_one(file: &Back, backups: Option<&Backups>, dead: bool) -> Result<Op
     if now.sha256 == swap::sha256(file.good.as_bytes()) {
         return Ok(None);
     }
-    let mut by_hand = file.by_hand.clone();
+    let aside = |hash| {
+        let kept = backups.map(|backups| backups.keep_aside(&file.path, hash));
+        kept.transpose().map_err(|error| error.to_string())
+    };
+    let mut by_hand = match &file.by_hand {
+        Some(hash) => aside(hash)?,
+        None => None,
+    };
     if now.sha256 != file.written {
         match (dead, backups) {
             (false, _) if file.untouched => return Ok(None),
-            (true, Some(backups)) => by_hand = Some(backups.keep(&now).map_err(|error| error.to_string())?),
+            (true, Some(backups)) => {
+                backups.keep(&now).map_err(|error| error.to_string())?;
+                by_hand = aside(&now.sha256)?;
+            }
             _ => {
                 return Err(format!(
                     "{} was edited by hand after boxmeter had written it, and was left as it is",
@@ -120,7 +130,7 @@ impl Singbox {
                 path: path.clone(),
                 written: file.written,
                 untouched: file.written == file.loaded,
-                by_hand: file.by_hand.map(|hash| backups.path(path, &hash)),
+                by_hand: file.by_hand,
                 good: backups.text(path, &file.loaded)?,
                 kept: Some(backups.path(path, &file.loaded)),
             });

@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{
     commit::{id_bytes, user_id},
@@ -9,8 +10,9 @@ use super::{
     error::CommitError,
     idempotency,
     model::UserRecord,
-    parking,
+    parking, policies,
     records::{Asked, FileState, Refusal},
+    schema_gate::FALLBACK,
     settings::{check_rev, known, living, was_on_parked},
     sharing,
 };
@@ -67,10 +69,11 @@ pub(super) fn removed(
 }
 
 /// Entries of deleted users are about to be in the files again: they are nobody new, and to be taken out once more.
+/// The row of one who was purged does not say whose it was: its name gets a row that is purged in its turn.
 pub(super) fn not_removed(
     transaction: &Transaction<'_>,
     names: &[String],
-    rev: i64,
+    (now_ms, rev): (i64, i64),
 ) -> Result<(), CommitError> {
     let mut statement = transaction.prepare_cached(
         "UPDATE users SET file_state = 'removing', rev = ?2 WHERE id =
@@ -78,8 +81,20 @@ pub(super) fn not_removed(
               ORDER BY tombstoned_ms DESC LIMIT 1)
          AND NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND tombstoned_ms IS NULL)",
     )?;
+    let mut purged = transaction.prepare_cached(
+        "INSERT INTO users (id, name, created_ms, tombstoned_ms, file_state, purge_actor, policy_id, overrides,
+                            admin_state, admin_since_ms, admin_actor, account_start_ms, account_generation, warned,
+                            state, state_cause, state_since_ms, settings_rev, rev)
+         SELECT ?2, ?1, ?3, ?3, 'removing', 'agent', ?5, '{}', 'enabled', ?3, 'agent', ?3, 0, '[]', 'active', 'none', ?3,
+                ?4, ?4
+         WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND tombstoned_ms IS NULL)",
+    )?;
     for name in names {
-        statement.execute(params![name, rev])?;
+        if statement.execute(params![name, rev])? == 0 {
+            let policy = policies::id_of(transaction, FALLBACK)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let id = UserId(Uuid::now_v7());
+            purged.execute(params![name, id_bytes(id), now_ms, rev, policy.0.into_bytes()])?;
+        }
     }
     Ok(())
 }

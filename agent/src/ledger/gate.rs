@@ -129,9 +129,11 @@ impl Ledger {
     }
 
     /// Entries of deleted users come back with a text that is put back: they are to be taken out once more.
-    pub fn not_removed(&self, names: Vec<String>) -> Reply<()> {
+    pub fn not_removed(&self, names: Vec<String>, now_ms: i64) -> Reply<()> {
         self.send(move |writer| {
-            writer.change(Stale::Revision, |transaction, rev| deleting::not_removed(transaction, &names, rev))
+            writer.change(Stale::Revision, |transaction, rev| {
+                deleting::not_removed(transaction, &names, (now_ms, rev))
+            })
         })
     }
 

@@ -83,9 +83,9 @@ impl Reason {
                 values.push(("days", valid_days.unwrap_or_default().to_string()));
             }
             Reason::Disabled { who, .. } => values.push(("who", who.clone())),
-            Reason::Suspended { networks, window_s, .. } => values.extend(crowd(*networks, *window_s)),
+            Reason::Suspended { networks, window_s, .. } => values.extend(crowd(lang, *networks, *window_s)),
             Reason::Shared { networks, window_s, rate, .. } => {
-                values.extend(crowd(*networks, *window_s));
+                values.extend(crowd(lang, *networks, *window_s));
                 values.push(("rate", Rate(*rate).to_string()));
             }
             Reason::NotUsedYet { valid_days } => values.push(("days", valid_days.to_string())),
@@ -155,8 +155,19 @@ fn quota(used: u64, quota: u64) -> [(&'static str, String); 2] {
     [("used", Size(used).to_string()), ("quota", Size(quota).to_string())]
 }
 
-fn crowd(networks: u32, window_s: u32) -> [(&'static str, String); 2] {
-    [("networks", networks.to_string()), ("minutes", window_s.div_ceil(60).to_string())]
+/// Whole minutes as minutes; people have windows of seconds, too.
+pub fn window(lang: Lang, seconds: u32) -> String {
+    let (key, count) = match seconds {
+        60 => ("duration.minute", 1),
+        _ if seconds % 60 == 0 => ("duration.minutes", seconds / 60),
+        1 => ("duration.second", 1),
+        _ => ("duration.seconds", seconds),
+    };
+    lang.fill(key, &[("n", &count.to_string())])
+}
+
+fn crowd(lang: Lang, networks: u32, window_s: u32) -> [(&'static str, String); 2] {
+    [("networks", networks.to_string()), ("window", window(lang, window_s))]
 }
 
 /// `; comes back on 1 December 00:00 Asia/Shanghai`, with the year where it is another one.
@@ -215,8 +226,8 @@ mod tests {
             Reason::Expired { at, valid_days: Some(30) },
             Reason::Disabled { at, who: "uid:0".to_owned() },
             Reason::Suspended { at, networks: 5, window_s: 300, until: None },
-            Reason::Suspended { at, networks: 5, window_s: 300, until },
-            Reason::Shared { at, networks: 5, window_s: 300, rate: 1 << 20 },
+            Reason::Suspended { at, networks: 5, window_s: 60, until },
+            Reason::Shared { at, networks: 5, window_s: 90, rate: 1 << 20 },
             Reason::NotUsedYet { valid_days: 30 },
         ]
     }
@@ -236,8 +247,8 @@ mod tests {
         expired at 2026-11-24 14:03:07, 30 days after the first use; set a later date to bring it back
         disabled at 2026-11-24 14:03:07 by uid:0; stays so until it is enabled
         suspended at 2026-11-24 14:03:07: used from 5 networks within 5 minutes; stays so until it is enabled
-        suspended at 2026-11-24 14:03:07: used from 5 networks within 5 minutes; comes back on 1 December 00:00 Asia/Shanghai
-        slowed down to 1.00 MiB/s at 2026-11-24 14:03:07: used from 5 networks within 5 minutes
+        suspended at 2026-11-24 14:03:07: used from 5 networks within 1 minute; comes back on 1 December 00:00 Asia/Shanghai
+        slowed down to 1.00 MiB/s at 2026-11-24 14:03:07: used from 5 networks within 90 seconds
         not used yet: its 30 days begin with the first use
         ");
         insta::assert_snapshot!(sentences(Lang::ZhCn), @r"
@@ -249,8 +260,8 @@ mod tests {
         2026-11-24 14:03:07 已过期：首次使用后 30 天；设置更晚的日期即可恢复
         2026-11-24 14:03:07 由 uid:0 禁用；启用前一直禁用
         2026-11-24 14:03:07 已暂停：5 分钟内从 5 个网络使用；启用前一直如此
-        2026-11-24 14:03:07 已暂停：5 分钟内从 5 个网络使用；12 月 1 日 00:00（Asia/Shanghai）恢复
-        2026-11-24 14:03:07 起限速为 1.00 MiB/s：5 分钟内从 5 个网络使用
+        2026-11-24 14:03:07 已暂停：1 分钟内从 5 个网络使用；12 月 1 日 00:00（Asia/Shanghai）恢复
+        2026-11-24 14:03:07 起限速为 1.00 MiB/s：90 秒内从 5 个网络使用
         尚未使用：30 天从首次使用起计算
         ");
     }

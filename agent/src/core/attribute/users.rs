@@ -16,8 +16,13 @@ pub(super) struct Users {
 }
 
 impl Users {
+    /// Whoever had a name that nobody has any more keeps it here: sing-box lets a user in who was taken out
+    /// of its file until it has read that, and those bytes are nobody else's.
     pub fn set_names(&mut self, names: BTreeMap<Arc<str>, UserId>) {
-        self.names = names;
+        let before = std::mem::replace(&mut self.names, names);
+        for (name, id) in before {
+            self.names.entry(name).or_insert(id);
+        }
     }
 
     pub fn by_name(&mut self, name: &str) -> Option<UserNo> {

@@ -51,11 +51,15 @@ pub struct Timing {
     /// An address counts when it was in use for so long. What it is longer than `silent_ns` is how long
     /// the old address may go on while the new one is in use already.
     pub grace_ns: u64,
-    /// Flows of an address that sent nothing for so long make room for those of another.
+    /// Flows of an address that sent nothing for so long make room for those of another. Longer than
+    /// [`LOOKS_WITHIN_NS`]: a busy client that was not looked at has not moved.
     pub moved_ns: u64,
     /// A refused address that opens nothing for so long is forgotten.
     pub refused_ns: u64,
 }
+
+/// How often the caller tells what TCP flows did, at the least.
+pub const LOOKS_WITHIN_NS: u64 = 10_000_000_000;
 
 impl Default for Timing {
     fn default() -> Self {
@@ -63,7 +67,7 @@ impl Default for Timing {
         Timing {
             silent_ns: 30 * SECOND,
             grace_ns: 60 * SECOND,
-            moved_ns: 5 * SECOND,
+            moved_ns: 15 * SECOND,
             refused_ns: 300 * SECOND,
         }
     }
@@ -196,6 +200,8 @@ pub struct Crowd {
     watched: BTreeSet<UserId>,
     next_number: u64,
     counters: CrowdCounters,
+    /// See [`Crowd::looks_within_ns`].
+    slot_s: Option<u32>,
 }
 
 impl Crowd {
@@ -263,13 +269,25 @@ impl Crowd {
 
     /// Time has passed.
     pub fn tick(&mut self, now_ns: u64, out: &mut Vec<Effect>) {
+        self.slot_s = None;
         for user in std::mem::take(&mut self.watched) {
             let from = out.len();
             if let Some(person) = self.people.get_mut(&user) {
                 person.tick(&self.timing, now_ns, out);
+                let slots = [self.slot_s, person.slot_s()].into_iter().flatten();
+                self.slot_s = slots.min();
             }
             self.after(user, from, out);
         }
+    }
+
+    /// How often the caller has to tell what flows did while somebody has more addresses than are usual: once
+    /// in each slot of the window, or slots without a look would seem to be without traffic.
+    #[must_use]
+    pub fn looks_within_ns(&self) -> u64 {
+        self.slot_s.map_or(LOOKS_WITHIN_NS, |seconds| {
+            LOOKS_WITHIN_NS.min(u64::from(seconds) * 1_000_000_000)
+        })
     }
 
     /// Is the flow to be blocked? For comparing with what the kernel has after a restart.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     ADDRESSES_MAX, Effect, Limits, Timing, TooMany,
-    sharing::{Suspicion, Traffic},
+    sharing::{Suspicion, Traffic, slot_s},
 };
 use crate::core::{
     event::{FlowId, UserId},
@@ -93,6 +93,13 @@ impl Person {
             || sharing.networks > 0 && many(sharing.networks)
             || self.suspicion.lasts()
             || !self.waiting.is_empty() && self.limits.wins == Wins::Oldest
+    }
+
+    /// The slot of the window in which it is looked for sharing, where there are addresses enough.
+    pub fn slot_s(&self) -> Option<u32> {
+        let sharing = self.limits.sharing;
+        let looks = sharing.networks > 0 && self.places.len() > sharing.networks as usize;
+        looks.then(|| slot_s(sharing.window_s))
     }
 
     pub fn set_limits(&mut self, limits: Limits, timing: &Timing, now_ns: u64, out: &mut Vec<Effect>) {

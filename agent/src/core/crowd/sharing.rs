@@ -77,7 +77,7 @@ impl Traffic {
 
     /// Slots of another length begin anew.
     pub fn set_window(&mut self, window_s: u32) {
-        let slot_s = window_s.div_ceil(SLOTS).max(1);
+        let slot_s = slot_s(window_s);
         let slots = window_s.div_ceil(slot_s);
         if (slot_s, slots) != (self.slot_s, self.slots) {
             *self = Traffic { slot_s, slots, ..Traffic::default() };
@@ -118,6 +118,11 @@ impl Traffic {
             self.bytes = 0;
         }
     }
+}
+
+/// Seconds in one slot of a window.
+pub(super) fn slot_s(window_s: u32) -> u32 {
+    window_s.div_ceil(SLOTS).max(1)
 }
 
 /// What was told of a user.

@@ -213,10 +213,44 @@ fn a_client_that_moved_makes_room_for_its_own_flows() {
     world.open(3, "198.51.100.7");
     assert_eq!(world.blocked(), [3]);
     // It tries again and again, as clients do.
-    world.seconds(3, &[]);
+    world.seconds(13, &[]);
     world.open(4, "198.51.100.7");
     world.seconds(2, &[]);
     assert_eq!(world.blocked(), [1, 2]);
+}
+
+/// Looks come every [`LOOKS_WITHIN_NS`]: a busy client has not moved in between.
+#[test]
+fn a_busy_client_between_two_looks_has_not_moved() {
+    let mut world = World::new(limits(Some(2), None, Wins::Oldest));
+    world.open(1, "203.0.113.1");
+    world.open(2, "203.0.113.1");
+    for _ in 0..3 {
+        world.seconds(LOOKS_WITHIN_NS / SECOND - 1, &[]);
+        world.second(&[1, 2]);
+    }
+    world.seconds(LOOKS_WITHIN_NS / SECOND - 1, &[]);
+    world.open(3, "198.51.100.7");
+    assert_eq!(world.blocked(), [3]);
+}
+
+/// Traffic is found where the caller looks as often as it is told to.
+#[test]
+fn looks_are_as_often_as_a_window_needs() {
+    for (window_s, every_s) in [(10, 1), (300, 5), (1200, 10)] {
+        let mut world = sharing_world(1, window_s);
+        world.open(1, "203.0.113.1");
+        world.second(&[1]);
+        assert_eq!(world.crowd.looks_within_ns(), LOOKS_WITHIN_NS, "one client is no reason");
+        world.open(2, "198.51.100.7");
+        world.second(&[1, 2]);
+        assert_eq!(world.crowd.looks_within_ns(), every_s * SECOND, "{window_s}");
+        for _ in 0..4 {
+            world.seconds(every_s - 1, &[]);
+            world.second(&[1, 2]);
+        }
+        assert!(matches!(world.told[..], [Effect::SharingSuspected { .. }]), "{window_s}: {:?}", world.told);
+    }
 }
 
 fn sharing_world(networks: u32, window_s: u32) -> World {

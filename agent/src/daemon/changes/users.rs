@@ -322,7 +322,9 @@ impl Answerer {
             used: billed(&standing.used, of_meter(self.billed)),
             quota: terms.quota_bytes,
         };
-        let mut left: BTreeMap<_, u64> = wallet.lots().iter().map(|lot| (lot.id, lot.left())).collect();
+        // What is left of one that has expired is nothing.
+        let lots = wallet.lots().iter().filter(|lot| !lot.expired(now_ms));
+        let mut left: BTreeMap<_, u64> = lots.map(|lot| (lot.id, lot.left())).collect();
         for spending in wallet.spendings(usage, now_ms) {
             if let What::Spent { package, bytes, .. } = spending
                 && let Some(left) = left.get_mut(&package)

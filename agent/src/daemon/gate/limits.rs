@@ -117,6 +117,11 @@ impl Limits {
         std::mem::take(&mut self.effects)
     }
 
+    /// How often what flows did is to be told.
+    pub fn looks_within_ns(&self) -> u64 {
+        self.crowd.looks_within_ns()
+    }
+
     pub fn is_blocked(&self, flow: FlowId) -> bool {
         self.crowd.is_blocked(flow)
     }

@@ -182,6 +182,14 @@ impl Gate {
         self.touch(user);
     }
 
+    /// What the kernel told was lost on the way, and it tells each crossing once.
+    pub fn anybody_crossed(&mut self) {
+        for member in self.members.values_mut() {
+            member.billed_offset = None;
+        }
+        self.dirty.extend(self.members.keys());
+    }
+
     /// Everybody anew, as the ledger has them.
     pub fn load(&mut self, policies: Vec<PolicyRecord>, standings: Vec<Standing>) {
         for policy in policies {

@@ -111,7 +111,7 @@ pub(super) fn save(ledger: &Ledger, now: &[FileText], good: &[FileText]) -> Resu
     let gone: BTreeSet<String> = gone.map(|change| change.user).collect();
     match gone.is_empty() {
         true => Ok(()),
-        false => ledger.not_removed(gone.into_iter().collect()).wait().map_err(failed),
+        false => ledger.not_removed(gone.into_iter().collect(), clock::wall_ms()).wait().map_err(failed),
     }
 }
 

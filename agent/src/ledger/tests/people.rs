@@ -198,6 +198,29 @@ fn a_purge_that_waits_is_done_when_a_reading_finds_no_entry() {
     }
 }
 
+/// Its entry comes back with a text that is put back, and its row does not say whose it was.
+#[test]
+fn an_entry_of_somebody_purged_that_comes_back_is_nobody_new() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let (gone, stays) = (user(&rig, 0), user(&rig, 1));
+    rig.ledger.delete_user(gone, None, asked()).wait().unwrap();
+    rig.ledger.purge_deleted("alice".to_owned(), asked()).wait().unwrap();
+    rig.ledger.removed(gone, start_ms()).wait().unwrap();
+    assert!(of_id(&rig, gone).purged_ms.is_some());
+    // Of somebody who lives nothing changes.
+    for _ in 0..2 {
+        let names = vec!["alice".to_owned(), "bob".to_owned()];
+        rig.ledger.not_removed(names, start_ms()).wait().unwrap();
+    }
+    let (users, _) = sync(&rig.ledger, &["alice", "bob"], start_ms() + 1000);
+    let living: Vec<_> = users.iter().filter(|user| user.tombstoned_ms.is_none()).collect();
+    assert_eq!((living.len(), living[0].id, living[0].file_state), (1, stays, FileState::Settled));
+    let again: Vec<_> = users.iter().filter(|user| &*user.name == "alice").collect();
+    assert_eq!((again.len(), again[0].file_state), (1, FileState::Removing), "it is taken out once more");
+    rig.ledger.removed(again[0].id, start_ms() + 2000).wait().unwrap();
+    assert!(of_id(&rig, again[0].id).purged_ms.is_some(), "and is nobody again");
+}
+
 fn of_id(rig: &Rig, id: UserId) -> UserRecord {
     let users = rig.ledger.users().wait().unwrap();
     users.into_iter().find(|user| user.id == id).expect("the row stays")
