@@ -121,7 +121,16 @@ fn bench_quota_of_many_streams() {
         let rig = Rig::new(VERSIONS[2], "trojan-tls");
         let name = rig.alice().name.clone();
         rig.done(&["users", "set", &name, "--quota", &QUOTA.to_string()]);
-        let mut streams: Vec<_> = (0..STREAMS).map(|_| Stream::open(&rig, rig.alice())).collect();
+        let mut streams: Vec<_> = (0..STREAMS).map(|_| Stream::silent(&rig, rig.alice())).collect();
+        wait("everyone's owner is known", || {
+            let flows = rig.agent.ask(&["flows"])?;
+            let owned = |flow: &&Value| flow["user"] == json!(name);
+            match flows["flows"].as_array().map_or(0, |all| all.iter().filter(owned).count()) {
+                STREAMS => Ok(()),
+                known => Err(format!("{known} of {STREAMS}: {flows}")),
+            }
+        });
+        streams.iter_mut().for_each(Stream::begin);
         let taken = AtomicU64::new(0);
         thread::scope(|scope| {
             for stream in &mut streams {

@@ -98,10 +98,25 @@ pub struct Stream {
 
 impl Stream {
     pub fn open(rig: &Rig, user: &User) -> Stream {
+        let mut stream = Stream::silent(rig, user);
+        stream.begin();
+        stream
+    }
+
+    /// A connection on which nothing comes yet.
+    pub fn silent(rig: &Rig, user: &User) -> Stream {
         let mut stream = user.proxy.connect(rig.site.target.tcp).unwrap();
-        // As much as anybody may take.
-        stream.write_all(&head(0, u64::MAX >> 8)).unwrap();
+        stream.write_all(&Stream::wanted()[..1]).unwrap();
         Stream { stream }
+    }
+
+    pub fn begin(&mut self) {
+        self.stream.write_all(&Stream::wanted()[1..]).unwrap();
+    }
+
+    /// As much as anybody may take.
+    fn wanted() -> Vec<u8> {
+        head(0, u64::MAX >> 8).to_vec()
     }
 
     pub fn reader(&mut self) -> &mut TcpStream {

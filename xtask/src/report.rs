@@ -3,6 +3,12 @@
 use crate::skips::Skip;
 use std::time::Duration;
 
+/// The slowest tests of a stage that are named.
+const SLOW_SHOWN: usize = 5;
+
+/// A stage that is quicker names none.
+const SLOW_STAGE: Duration = Duration::from_secs(60);
+
 /// One stage of `cargo xtask test`.
 #[derive(Debug, Default)]
 pub struct Stage {
@@ -14,6 +20,8 @@ pub struct Stage {
     pub skipped: Vec<Skip>,
     /// Names of failed tests, or the error of a check.
     pub failures: Vec<String>,
+    /// Tests that took long, with what each took: as long as nothing else of the stage ended.
+    pub slow: Vec<(Duration, String)>,
     /// A virtual machine said that every test program in it ended well.
     pub guest_ended_well: bool,
 }
@@ -43,6 +51,18 @@ impl Stage {
         }
     }
 
+    /// A line that says that a test ended, this long after the one before it.
+    pub fn time_line(&mut self, line: &str, took: Duration) {
+        let ended = line.trim().strip_prefix("test ").and_then(|test| test.split_once(" ... "));
+        if let Some((name, how)) = ended
+            && !how.starts_with("ignored")
+        {
+            self.slow.push((took, name.to_owned()));
+            self.slow.sort_by_key(|(took, _)| std::cmp::Reverse(*took));
+            self.slow.truncate(SLOW_SHOWN);
+        }
+    }
+
     /// Tests that skipped end well as far as `cargo test` knows; take them out of what passed.
     pub fn add_skips(&mut self, skips: Vec<Skip>) {
         self.passed = self.passed.saturating_sub(skips.len());
@@ -64,6 +84,11 @@ pub fn print(stages: &[Stage], not_built: &[&str]) -> usize {
     }
     for line in not_built {
         println!("{line}");
+    }
+    for s in stages.iter().filter(|s| s.took >= SLOW_STAGE && !s.slow.is_empty()) {
+        let named: Vec<_> =
+            s.slow.iter().map(|(took, test)| format!("{test} {:.0} s", took.as_secs_f64())).collect();
+        println!("slowest: {}: {}", s.name, named.join(", "));
     }
     for s in stages {
         for skip in &s.skipped {
@@ -100,5 +125,10 @@ mod tests {
         assert_eq!(stage.skipped[0].reason, "ignored, takes an hour");
         stage.add_skips(vec![Skip { test: "a::b".into(), reason: "needs root".into() }]);
         assert_eq!((stage.passed, stage.skipped.len()), (12, 2));
+        for (line, took) in [("test a::b ... ok", 2), ("test result: ok.", 9), ("test a::c ... FAILED", 3)] {
+            stage.time_line(line, Duration::from_secs(took));
+        }
+        let named: Vec<_> = stage.slow.iter().map(|(took, name)| (took.as_secs(), name.as_str())).collect();
+        assert_eq!(named, [(3, "a::c"), (2, "a::b")]);
     }
 }

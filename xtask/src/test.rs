@@ -21,6 +21,9 @@ const STAGE_LIMIT: Duration = Duration::from_secs(40 * 60);
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 /// Targets that are run in this order; others come after them.
 const ORDER: &[&str] = &["kernel", "source", "cli", "flow"];
+/// Targets whose tests have namespaces and agents of their own and mostly wait: two of them run at a time. In others
+/// kernel programs are counted, or times compared.
+const AT_ONCE: &[&str] = &["gate"];
 /// Parts of the contract that later work brings; said so that nobody takes them for tested.
 const NOT_BUILT: &[&str] = &[];
 
@@ -91,7 +94,8 @@ impl Run<'_> {
         self.kernel_object();
         self.tests("unit", &["--workspace", "--exclude", "boxmeter-ebpf", "--lib", "--bins"], &[])?;
         for (package, target) in integration_targets()? {
-            self.tests(&target, &["-p", &package, "--test", &target], &["--test-threads=1"])?;
+            let threads = if AT_ONCE.contains(&&*target) { "--test-threads=2" } else { "--test-threads=1" };
+            self.tests(&target, &["-p", &package, "--test", &target], &[threads])?;
         }
         self.package();
         self.older_kernel();
@@ -289,11 +293,14 @@ pub fn run_stage(name: &str, command: &mut Command, limit: Duration) -> Result<S
             }
         }
     });
+    let mut last = Instant::now();
     loop {
         match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
             Ok(line) => {
                 println!("{line}");
                 stage.read_line(&line);
+                stage.time_line(&line, last.elapsed());
+                last = Instant::now();
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {

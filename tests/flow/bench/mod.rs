@@ -24,7 +24,7 @@ fn counter(status: &Value, name: &str) -> u64 {
     [&status["source"]["counters"], &status["kernel"]["counters"]]
         .iter()
         .find_map(|counters| counters[name].as_u64())
-        .unwrap_or(0)
+        .unwrap_or_else(|| panic!("no counter {name} in {status}"))
 }
 
 /// A sum over all users of one column of `usage`.

@@ -1,7 +1,14 @@
 //! What every request passes before a page sees it: whether it names us, where it comes from, who sent it,
 //! and whether another site had it sent. And what every answer gets on its way out.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -50,6 +57,7 @@ pub struct Guard {
     pub front: Arc<dyn Front>,
     pub options: Options,
     streams: Arc<Semaphore>,
+    hiding_told: AtomicBool,
 }
 
 /// Somebody who is in, with what answers for that one.
@@ -64,7 +72,8 @@ pub struct Inside {
 
 impl Guard {
     pub fn new(front: Arc<dyn Front>, options: Options) -> Arc<Self> {
-        Arc::new(Guard { front, options, streams: Arc::new(Semaphore::new(STREAMS_MAX)) })
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Arc::new(Guard { front, options, streams, hiding_told: AtomicBool::new(false) })
     }
 
     /// The cookie of sessions. Under TLS no other host and no plain connection can set it.
@@ -87,7 +96,14 @@ impl Guard {
     fn visitor(&self, request: &Request, below: &str) -> Visitor {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip());
         let headers = request.headers();
-        let from = self.options.visitor_address(peer.unwrap_or(NOWHERE), headers);
+        let peer = peer.unwrap_or(NOWHERE);
+        let from = self.options.visitor_address(peer, headers);
+        if self.options.hides_visitors(peer, headers) && !self.hiding_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a reverse proxy on this machine names its visitors, and is not believed: everybody has the address \
+                 {from} and shares its attempts to sign in. If it is yours, add {peer} to trusted_proxies in [panel]"
+            );
+        }
         let presented = match bearer(headers) {
             Some(token) => Some(Presented::Token(token.to_owned())),
             None => cookie(headers, self.cookie_name(headers))

@@ -112,6 +112,12 @@ impl Options {
         from
     }
 
+    /// A proxy on this machine that nobody has said to trust says who visits.
+    pub fn hides_visitors(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        let peer = peer.to_canonical();
+        peer.is_loopback() && !self.trusts(peer) && headers.contains_key("x-forwarded-for")
+    }
+
     fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|it| it.contains(address))
     }
@@ -265,6 +271,22 @@ mod tests {
         odd.append("x-forwarded-for", http::HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap());
         assert_eq!(options().visitor_address("127.0.0.1".parse().unwrap(), &odd).to_string(), "203.0.113.7");
         assert_eq!(from("127.0.0.1", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_proxy_that_hides_its_visitors_is_noticed() {
+        let hides = |trusted: Options, peer: &str, named: bool| {
+            let mut headers = HeaderMap::new();
+            if named {
+                headers.append("x-forwarded-for", "203.0.113.7".parse().unwrap());
+            }
+            trusted.hides_visitors(peer.parse().unwrap(), &headers)
+        };
+        let nobody = || Options { trusted_proxies: Vec::new(), ..options() };
+        assert!(hides(nobody(), "127.0.0.1", true) && hides(nobody(), "::1", true));
+        assert!(!hides(nobody(), "127.0.0.1", false), "a browser on this machine");
+        assert!(!hides(nobody(), "198.51.100.1", true), "anybody can say so from elsewhere");
+        assert!(!hides(options(), "127.0.0.1", true), "it is trusted");
     }
 
     #[test]

@@ -280,6 +280,8 @@ impl Door for Answerer {
         let totp_step = match (&admin.totp, sign_in.code.filter(|code| !code.is_empty())) {
             (None, _) => None,
             (Some(_), None) => {
+                // Half of a sign-in, as the page asks for it; who guesses passwords has gained none to guess with.
+                self.right(from).await;
                 return Err(ApiError::invalid("code", "is missing: the account has a second factor"));
             }
             (Some(secret), Some(code)) => {
