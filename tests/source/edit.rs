@@ -15,6 +15,7 @@ use boxmeter::{
         singbox::{EditError, Reload, Singbox},
         users_edit::{Brought, Parked, What},
     },
+    service::Service,
     singbox::{files, process},
 };
 use boxmeter_tests::{cases, needs_machine, singbox::Site};
@@ -141,6 +142,7 @@ fn every_version_takes_every_edited_file() {
         let file = dir.path().join("config.json");
         fs::write(&file, &text).unwrap();
         let singbox = Singbox {
+            service: Service::singbox(),
             config: vec![file.clone()],
             process: None,
             last: None,
@@ -171,6 +173,7 @@ fn every_version_takes_every_edited_file() {
 
 fn singbox(server: &Server) -> Singbox {
     Singbox {
+        service: Service::singbox(),
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),
         last: None,
@@ -214,6 +217,7 @@ fn users_of_every_inbound_go_and_come_back() {
     needs_machine!();
     let mut site = Site::new(V14, &cases::matrix(boxmeter_tests::long()));
     let singbox = Singbox {
+        service: Service::singbox(),
         config: vec![site.config()],
         process: Some(process::find(&[site.config()]).unwrap()),
         last: None,
@@ -267,8 +271,12 @@ fn a_reload_that_fails_later_brings_back_what_sing_box_ran_with() {
     );
     let now = files::read_file(&server.file("a.json")).unwrap();
     let content = now.text.strip_suffix('}').unwrap().to_owned() + &service;
-    let edit =
-        boxmeter::enforcer::singbox::Edit { path: server.file("a.json"), expected: now.sha256, content };
+    let edit = boxmeter::enforcer::singbox::Edit {
+        service: Service::singbox(),
+        path: server.file("a.json"),
+        expected: now.sha256,
+        content,
+    };
     singbox.write(&[edit]).unwrap();
     // Another agent, after a crash: what is needed is on disk.
     let singbox = Singbox { ..singbox };

@@ -9,6 +9,7 @@ use boxmeter::{
     core::event::Network,
     doctor::fix,
     enforcer::singbox::{Reload, Singbox},
+    service::Service,
     singbox::process,
     source::{KnownInbounds, connect},
 };
@@ -46,6 +47,7 @@ fn fix_and_sources_work_across_namespaces() {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "not reachable from here");
         let netns = found.netns_path().unwrap();
         let singbox = Singbox {
+            service: Service::singbox(),
             config: server.config(),
             process: Some(found),
             last: None,

@@ -92,6 +92,8 @@ pub struct Sighting {
     /// When sing-box created the connection, Unix milliseconds; `None` where the source does not
     /// say, and the time of arrival is meant.
     pub created_ms: Option<i64>,
+    /// It was created up to so much later than `created_ms`: a log may name the second only.
+    pub within_ms: i64,
     /// The connection has ended already.
     pub closed: bool,
     /// Proxied bytes so far (client to target, target to client), where the source says them.

@@ -9,13 +9,17 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 use super::{
-    Finding, KernelFact, Severity, check, fix,
+    Finding, KernelFact, Severity, check,
+    check::machine,
+    fix,
     gather::{Gathered, gather},
+    services,
 };
 use crate::{
     config::{AutoPath, Config},
     enforcer::singbox::{Reload, Singbox},
     kernel::probe,
+    service::Service,
     source::Setting,
 };
 
@@ -26,10 +30,17 @@ use crate::{
 pub fn run(config: &Config, fix: bool, yes: bool, json: bool) -> anyhow::Result<String> {
     let setting = config.singbox.source.into();
     if fix {
+        ensure!(
+            config.has_singbox(),
+            "there is nothing that --fix could change: it repairs sing-box's configuration"
+        );
         repair(config, &gather(&config.singbox.config, setting), yes)?;
     }
-    let gathered = gather(&config.singbox.config, setting);
-    let findings = check(&gathered.inputs(kernel_facts()));
+    let mut findings = match config.has_singbox() {
+        true => check(&gather(&config.singbox.config, setting).inputs(kernel_facts())),
+        false => machine(&kernel_facts()),
+    };
+    findings.extend(services::gather(config).iter().flat_map(services::check));
     let text = if json { in_json(&findings)? } else { in_words(&findings) };
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Fail).count();
     if failed == 0 {
@@ -102,6 +113,7 @@ fn repair(config: &Config, gathered: &Gathered, yes: bool) -> anyhow::Result<()>
     let process = gathered.process.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let version = gathered.version.as_deref().context("sing-box does not say its version")?;
     let singbox = Singbox {
+        service: Service::singbox(),
         config: config.singbox.config.clone(),
         process: Some(process.clone()),
         last: None,

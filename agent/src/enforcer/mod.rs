@@ -5,6 +5,7 @@ pub mod added;
 mod backups;
 mod check;
 mod command;
+pub mod live;
 pub mod managed;
 pub mod reconcile;
 #[cfg(test)]

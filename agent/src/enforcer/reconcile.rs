@@ -1,4 +1,4 @@
-//! From what sing-box's files say now, what was taken out of them, and what is wanted, to one batch of
+//! From what the proxies' files say now, what was taken out of them, and what is wanted, to one batch of
 //! edits. Level-triggered: planned again after it was carried out, the plan is empty. Pure.
 //!
 //! The order that survives a crash between any two steps, for who carries it out:
@@ -316,7 +316,7 @@ fn add<'w>(place: &mut Place<'_>, new: impl Iterator<Item = (&'w str, &'w Brough
             Err(refused) => plan.refused.push(refused),
             Ok((fields, text)) => {
                 let (user, inbound) = (name.to_owned(), place.tag.clone());
-                let kind = place.shape.kind.clone();
+                let kind = place.shape.kind.name.clone();
                 plan.credentials.push(Credentials {
                     user: user.clone(),
                     inbound: inbound.clone(),
@@ -352,7 +352,12 @@ fn edits(files: &[FileText], places: &Places<'_>) -> Result<Vec<Edit>, EditRefus
         if !users_edit::reads_back(file, &content, &lists) {
             return Err(EditRefused::ReadBack { file: file.path.as_ref().clone() });
         }
-        edits.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content });
+        edits.push(Edit {
+            service: file.service.clone(),
+            path: file.path.as_ref().clone(),
+            expected: file.sha256,
+            content,
+        });
     }
     Ok(edits)
 }

@@ -1,4 +1,4 @@
-//! When sing-box is told to read its files again. A reload drops every connection, so it is rare: what
+//! When a proxy is told to read its files again. A reload drops every connection, so it is rare: what
 //! lets somebody in waits a moment for others like it; what takes somebody out is enforced by the kernel
 //! already and waits until nobody would notice, or for so long at most. Pure: the time comes in.
 
@@ -136,6 +136,24 @@ impl Reloads {
     /// Whose changes wait.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.waiting.keys().map(|(_, user)| user.as_str())
+    }
+
+    /// The inbounds and users that wait.
+    pub fn keys(&self) -> Vec<(String, String)> {
+        self.waiting.keys().cloned().collect()
+    }
+
+    /// The running proxy was told of this by its API.
+    pub fn settled(&mut self, key: &(String, String)) {
+        if self.waiting.remove(key).is_some() && self.waiting.is_empty() {
+            self.failures = 0;
+            self.not_before_ns = 0;
+        }
+    }
+
+    /// Since when the oldest change waits.
+    pub fn oldest_ns(&self) -> Option<u64> {
+        self.waiting.values().map(|waiting| waiting.since_ns).min()
     }
 
     /// A file was written. What was undone before sing-box has read it needs no reload.

@@ -27,7 +27,7 @@ const REFUSED_MAX: usize = 64;
 impl Worker {
     pub(super) async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
         if matches!(want, Want::New { .. }) {
-            self.reloads.asked();
+            self.asked();
         }
         let mut done = match self.reconcile(Wanted::from([(name.clone(), want)])).await {
             Ok(done) => done,
@@ -86,7 +86,7 @@ impl Worker {
     /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by
     /// sing-box is `Invalid`.
     pub(super) async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
-        self.reloads.asked();
+        self.asked();
         let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
         let (mut without_them_good, mut refused) = (None, 0);
         while let Some(mut batch) = batches.pop() {
@@ -121,9 +121,18 @@ impl Worker {
         failed
     }
 
-    /// Does sing-box take its files as they are?
+    /// Somebody asks for what needs a reload.
+    fn asked(&mut self) {
+        for side in &mut self.sides {
+            side.reloads.asked();
+        }
+    }
+
+    /// Do the proxies take their files as they are?
     async fn files_are_good(&self) -> bool {
-        let Ok(singbox) = self.singbox() else { return false };
-        blocking(move || singbox.check(&[]).map_err(|error| error.to_string())).await.is_ok()
+        let proxies: Vec<_> = self.sides.iter().map(|side| side.proxy.clone()).collect();
+        let check =
+            move || proxies.iter().try_for_each(|proxy| proxy.check(&[])).map_err(|error| error.to_string());
+        blocking(check).await.is_ok()
     }
 }

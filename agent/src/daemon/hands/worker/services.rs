@@ -134,7 +134,12 @@ impl Worker {
     }
 
     pub(super) fn services(&self, found: &Found) -> Result<Vec<Service>, Failure> {
-        managed::services(&found.files, self.singbox()?.process.as_ref())
+        let Some(singbox) = self.singbox() else { return Ok(Vec::new()) };
+        let files: Vec<_> = found.files.iter().filter(|file| file.service.is_singbox()).cloned().collect();
+        match files.is_empty() {
+            true => Ok(Vec::new()),
+            false => managed::services(&files, singbox.process.as_ref()),
+        }
     }
 
     /// Users of managed inbounds, after the files: each service for itself, since one that is away must

@@ -1,0 +1,111 @@
+//! Running proxies follow their files by their API: at once, and nobody's connection is dropped.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::{
+    super::{
+        HandsNews,
+        words::{Failure, blocking},
+    },
+    AGAIN, Worker,
+};
+use crate::{clock, enforcer::live::Live};
+
+/// What the API was told, by inbound and user.
+#[derive(Default)]
+struct Told {
+    out: BTreeSet<String>,
+    back: BTreeSet<String>,
+}
+
+impl Worker {
+    pub(super) async fn tell_running(&mut self) {
+        for at in 0..self.sides.len() {
+            let side = &self.sides[at];
+            let waits = side.reloads.waiting() != (0, 0) && side.live_again_ns <= clock::mono_ns();
+            if side.service().is_singbox() || side.proxy.process.is_none() || !waits {
+                continue;
+            }
+            let mut told = Told::default();
+            let done = self.tell_one(at, &mut told).await;
+            self.say(at, &told).await;
+            if let Err(failure) = &done {
+                tracing::warn!("telling a running proxy its users: {failure}");
+            }
+            let side = &mut self.sides[at];
+            if side.reloads.waiting() != (0, 0) {
+                side.live_again_ns = clock::mono_ns() + AGAIN.as_nanos() as u64;
+                continue;
+            }
+            // It runs with what the files say, as if it had read them.
+            let proxy = side.proxy.clone();
+            let noted = blocking(move || proxy.loaded().map_err(|error| error.to_string())).await;
+            if let Err(failure) = noted {
+                tracing::warn!("noting that a proxy has been told its files: {failure}");
+            }
+        }
+    }
+
+    /// When an API that did not answer is asked again (ns, monotonic).
+    pub(super) fn running_again_ns(&self) -> Option<u64> {
+        let waiting = self
+            .sides
+            .iter()
+            .filter(|side| side.has_live && side.proxy.process.is_some() && side.reloads.waiting() != (0, 0));
+        waiting.map(|side| side.live_again_ns).min()
+    }
+
+    /// The file says what is to be: whoever is in it is let in as it says, everybody else is out.
+    async fn tell_one(&mut self, at: usize, told: &mut Told) -> Result<(), Failure> {
+        let proxy = self.sides[at].proxy.clone();
+        let service = proxy.service.clone();
+        let (files, config) = blocking(move || {
+            let files = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
+            let config = proxy.service.parse(&files).map_err(|error| error.to_string())?;
+            Ok((files, config))
+        })
+        .await?;
+        let side = &mut self.sides[at];
+        let api = config.grpc_api.as_ref().filter(|api| api.handler);
+        side.has_live = api.is_some();
+        let (Some(api), Some(process)) = (api, &side.proxy.process) else { return Ok(()) };
+        let live = Live::connect(service.kind, api.addr, process.netns_path()).await;
+        let mut live = live.map_err(|error| error.to_string())?;
+        let mut failed = None;
+        for key in side.reloads.keys() {
+            match live.tell((&service, &config, &files), &key).await {
+                Ok(is_in) => {
+                    side.reloads.settled(&key);
+                    if is_in { &mut told.back } else { &mut told.out }.insert(key.1);
+                }
+                Err(error) => {
+                    // By a restart then.
+                    side.has_live &= !error.is_final();
+                    failed = Some(error.to_string());
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn say(&self, at: usize, told: &Told) {
+        if told.out.is_empty() && told.back.is_empty() {
+            return;
+        }
+        let service = self.sides[at].service();
+        let data = json!({
+            "message": format!(
+                "{} was told its users by its API: {} taken out, {} let in; no restart is needed",
+                service.name,
+                told.out.len(),
+                told.back.len()
+            ),
+            "service": &*service.name,
+            "taken_out": told.out,
+            "put_in": told.back,
+        });
+        self.send(HandsNews::Event { kind: "users_edited", user: None, data }).await;
+    }
+}
