@@ -3,6 +3,7 @@
 //! of their [`Service`]; what only one kind has is in its own module (`singbox`, `v2ray`).
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -81,6 +82,14 @@ impl Kind {
         }
     }
 
+    /// A file's text as it may be checked, without what a check would do beside.
+    pub fn checked_text(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Kind::Singbox => Cow::Borrowed(text),
+            Kind::V2ray | Kind::Xray => Cow::Owned(v2ray::config::without_log_files(text)),
+        }
+    }
+
     /// The list of an inbound's users.
     pub fn users(self, node: &Node) -> Option<&Node> {
         match self {
@@ -122,11 +131,6 @@ impl Service {
     /// the other services first.
     pub fn written<'t>(&self, tag: &'t str) -> Option<&'t str> {
         tag.strip_prefix(self.prefix().as_str())
-    }
-
-    /// The tag under which its connections are told where it does not say on which of its inbounds they are.
-    pub fn any_inbound(&self) -> Arc<str> {
-        self.tag("")
     }
 
     /// The files that it reads, in its order.

@@ -6,7 +6,7 @@ use boxmeter::{
     doctor::{Severity, check, fix, gather},
     enforcer::{
         added,
-        singbox::{Edit, EditError, Reload, Singbox},
+        editor::{Edit, EditError, Reload, Editor},
     },
     service::Service,
     singbox::{files, process},
@@ -15,8 +15,8 @@ use boxmeter::{
 
 use crate::server::{Server, USERS, V12, V13, V14, free_port, mixed, wait_for};
 
-fn singbox(server: &Server) -> Singbox {
-    Singbox {
+fn singbox(server: &Server) -> Editor {
+    Editor {
         service: Service::singbox(),
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),

@@ -83,6 +83,8 @@ pub struct Sighting {
     pub connection: Arc<str>,
     /// The inbound's tag.
     pub inbound: Arc<str>,
+    /// The tags of others that it may be on as well: not every source tells that.
+    pub or_inbounds: Arc<[Arc<str>]>,
     /// The proxied connection's network, which is not always the flow's transport: UDP may be
     /// carried over TCP, and QUIC carries TCP streams.
     pub network: Network,

@@ -38,7 +38,7 @@ use crate::{
         account::UserSlot,
         event::{SourceEvent, UserId},
     },
-    enforcer::singbox::Singbox,
+    enforcer::editor::Editor,
     kernel::{Events, KernelError, KernelEvent},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
     service::Service,
@@ -64,7 +64,7 @@ pub struct Agent {
     /// A backup was restored, and nothing was committed since.
     pub restored: bool,
     /// How the proxies' files are edited.
-    pub ways: Vec<Singbox>,
+    pub ways: Vec<Editor>,
     pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxies: Proxies,
@@ -78,8 +78,8 @@ pub struct Agent {
     /// Ticks in a row in which the kernel refused something.
     pub refusals: u32,
     pub delays: Delays,
-    /// Since when nobody tells owners (ns, monotonic).
-    pub source_down_ns: Option<u64>,
+    /// By proxy: since when nobody tells owners (ns, monotonic).
+    pub source_down_ns: BTreeMap<usize, u64>,
     pub guard: super::guard::Guard,
     pub troubles: super::troubles::Troubles,
     pub watchdog: Watchdog,
@@ -246,7 +246,7 @@ impl Agent {
         self.told(heard.parts, heard.events);
         match &event {
             SourceEvent::Connected { .. } | SourceEvent::Disconnected { .. } => self.listen(),
-            SourceEvent::Lost { .. } => self.guard.source_lost(clock::mono_ns()),
+            SourceEvent::Lost { .. } => self.guard.source_lost(at, clock::mono_ns()),
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
         self.delays.heard(&event);
@@ -256,9 +256,11 @@ impl Agent {
     /// Who can be heard has changed.
     fn listen(&mut self) {
         self.directory.source_connected = self.proxies.connected();
-        match self.directory.source_connected {
-            true => self.guard.source_connected(clock::mono_ns()),
-            false => self.guard.source_away(),
+        for (at, proxy) in self.proxies.all.iter().enumerate() {
+            match proxy.connected {
+                true => self.guard.source_connected(at, clock::mono_ns()),
+                false => self.guard.source_away(at),
+            }
         }
     }
 

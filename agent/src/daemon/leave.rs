@@ -17,7 +17,7 @@ use crate::{
     enforcer::{
         added, live,
         reconcile::{self, Plan, Want, Wanted},
-        singbox::{Edit, EditError, Reload, Singbox},
+        editor::{Edit, EditError, Reload, Editor},
         users_edit::Parked,
     },
     kernel::Kernel,
@@ -197,7 +197,7 @@ async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, 
     let (mut left, mut troubles) = (Left::default(), Vec::new());
     for way in ways {
         let process = way.service.find(&way.config).ok();
-        let proxy = Singbox { process, ..way };
+        let proxy = Editor { process, ..way };
         let own = |record: &&Parked| service::of_tag(&services, &record.key.inbound) == Some(&proxy.service);
         let parked: Vec<Parked> = parked.iter().filter(own).cloned().collect();
         // What cannot be done with one keeps nothing from the others.
@@ -218,7 +218,7 @@ async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, 
 }
 
 async fn tidy_one(
-    proxy: &Singbox,
+    proxy: &Editor,
     ledger: &Ledger,
     (parked, wanted): (&[Parked], &Wanted),
     users: &[UserRecord],
@@ -264,7 +264,7 @@ struct Brought {
 }
 
 /// Writes the edits and has the proxy know them: by its API where that takes them, else by a reload or restart.
-async fn bring_in(proxy: &Singbox, edits: &[Edit], plan: &Plan, pending: bool) -> Result<Brought, String> {
+async fn bring_in(proxy: &Editor, edits: &[Edit], plan: &Plan, pending: bool) -> Result<Brought, String> {
     let reloaded = |reloaded| Ok(Brought { reloaded, by_hand: None });
     let failed = |error: EditError| error.to_string();
     if proxy.service.is_singbox() {
@@ -293,7 +293,7 @@ async fn bring_in(proxy: &Singbox, edits: &[Edit], plan: &Plan, pending: bool) -
 
 /// Has managed inbounds follow; what they did not do.
 async fn tell_services(
-    singbox: &Singbox,
+    singbox: &Editor,
     files: &[FileText],
     ledger: &Ledger,
     (parked, wanted): (&[Parked], &Wanted),

@@ -67,7 +67,7 @@ use totals::Totals;
 use crate::{
     clock,
     config::{AutoPath, Config, Meter as BilledMeter},
-    enforcer::singbox::{Reload, Singbox},
+    enforcer::editor::{Reload, Editor},
     kernel::{Kernel, KernelConfig},
     ledger::{Backups, Ledger, Options, Reader},
     service::Service,
@@ -118,7 +118,7 @@ fn kernel_config(config: &Config) -> KernelConfig {
 
 /// How the proxies' files are edited: everything but what is found on the machine. sing-box first, where
 /// there is to be one.
-fn edit_ways(config: &Config) -> anyhow::Result<Vec<Singbox>> {
+fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
     let binary = |path: &AutoPath| match path {
         AutoPath::Auto => None,
         AutoPath::Path(path) => Some(path.clone()),
@@ -126,7 +126,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Singbox>> {
     let backups = config.ledger.path.parent().map(|folder| folder.join("backups"));
     let mut ways = Vec::new();
     if config.has_singbox() {
-        ways.push(Singbox {
+        ways.push(Editor {
             service: Service::singbox(),
             config: config.singbox.config.clone(),
             process: None,
@@ -138,7 +138,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Singbox>> {
     }
     for service in &config.services {
         let identity = service.identity();
-        ways.push(Singbox {
+        ways.push(Editor {
             config: service.config.clone(),
             process: None,
             last: None,
@@ -278,7 +278,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         events: std::collections::VecDeque::new(),
         refusals: 0,
         delays: delays::Delays::default(),
-        source_down_ns: None,
+        source_down_ns: std::collections::BTreeMap::new(),
         guard: guard::Guard::new(guard_bytes),
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),

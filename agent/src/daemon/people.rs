@@ -138,7 +138,7 @@ pub fn infos(
                 tag: Arc::clone(&inbound.tag),
                 networks: inbound.transports.networks().collect(),
                 forwarded: inbound.reports_forwarded_addresses,
-                sighted_as: inbound.detour.iter().chain(&inbound.told_as).cloned().collect(),
+                sighted_as: inbound.detour.iter().cloned().collect(),
                 reported_udp: inbound.reported_udp,
                 loses_port: inbound.loses_port,
             })

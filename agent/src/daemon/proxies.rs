@@ -125,9 +125,20 @@ impl Proxies {
         self.all.first().and_then(Proxy::kind)
     }
 
-    /// Do all sources hear?
+    /// Does the source of sing-box hear, or do all where there is none? What the others do is in their own
+    /// statuses.
     pub fn connected(&self) -> bool {
-        self.all.iter().all(|proxy| proxy.connected)
+        match self.all.iter().find(|proxy| proxy.service.is_singbox()) {
+            Some(singbox) => singbox.connected,
+            None => self.all.iter().all(|proxy| proxy.connected),
+        }
+    }
+
+    /// Whose inbound a tag is.
+    pub fn of_tag(&self, tag: &str) -> Option<usize> {
+        let named = |proxy: &Proxy| !proxy.service.is_singbox() && proxy.service.written(tag).is_some();
+        let singbox = || self.all.iter().position(|proxy| proxy.service.is_singbox());
+        self.all.iter().position(named).or_else(singbox)
     }
 
     pub fn singbox_status(&self) -> SingboxStatus {

@@ -14,7 +14,7 @@ use tokio::{
 use super::{hands::Removed, people};
 use crate::{
     core::event::{self, SourceEvent},
-    enforcer::singbox::Singbox,
+    enforcer::editor::Editor,
     kernel::Namespace,
     ledger::{InboundRecord, UserRecord},
     service::Service,
@@ -215,9 +215,9 @@ impl Proxy {
     }
 
     /// The process and the files, for who edits them; how to edit is the configuration's to say.
-    pub fn edited(&self, way: &Singbox) -> Singbox {
+    pub fn edited(&self, way: &Editor) -> Editor {
         let (config, process) = (self.watch.paths().to_vec(), self.process.clone());
-        Singbox { config, process, last: self.last.clone(), ..way.clone() }
+        Editor { config, process, last: self.last.clone(), ..way.clone() }
     }
 
     pub fn status(&self) -> SingboxStatus {

@@ -1,5 +1,5 @@
 //! What `doctor --fix` changes in sing-box's configuration: the API that tells owners, on loopback,
-//! with a secret. `plan` is pure; `apply` does it through `enforcer::singbox`.
+//! with a secret. `plan` is pure; `apply` does it through `enforcer::editor`.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -12,7 +12,7 @@ use rand::RngExt as _;
 use crate::{
     enforcer::{
         added::{self, Added},
-        singbox::{Applied, Edit, EditError, Singbox},
+        editor::{Applied, Edit, EditError, Editor},
     },
     singbox::{
         ProxyConfig,
@@ -284,7 +284,7 @@ fn quote(text: &str) -> String {
 }
 
 /// Everything up to the question: reads, chooses a port, plans. `None`: nothing to do.
-pub fn prepare(singbox: &Singbox, version: &str, port: Option<u16>) -> Result<Option<Plan>, FixError> {
+pub fn prepare(singbox: &Editor, version: &str, port: Option<u16>) -> Result<Option<Plan>, FixError> {
     let version = crate::singbox::process::major_minor(version).ok_or(FixError::NoVersion)?;
     let files = files::read(&singbox.config)?;
     let config = files::parse(&files)?;
@@ -307,7 +307,7 @@ pub fn prepare(singbox: &Singbox, version: &str, port: Option<u16>) -> Result<Op
 }
 
 /// After the yes: check, swap, reload, see that the source answers; else back.
-pub fn apply(singbox: &Singbox, plan: &Plan) -> Result<Applied, FixError> {
+pub fn apply(singbox: &Editor, plan: &Plan) -> Result<Applied, FixError> {
     let before = singbox.added()?;
     singbox.set_added(&[before.as_slice(), &plan.added].concat())?;
     match singbox.apply(&plan.edits, || answers(&plan.choice).map(drop)) {

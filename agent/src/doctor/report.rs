@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{AutoPath, Config},
-    enforcer::singbox::{Reload, Singbox},
+    enforcer::editor::{Reload, Editor},
     kernel::probe,
     service::Service,
     source::Setting,
@@ -112,7 +112,7 @@ fn in_json(findings: &[Finding]) -> anyhow::Result<String> {
 fn repair(config: &Config, gathered: &Gathered, yes: bool) -> anyhow::Result<()> {
     let process = gathered.process.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let version = gathered.version.as_deref().context("sing-box does not say its version")?;
-    let singbox = Singbox {
+    let singbox = Editor {
         service: Service::singbox(),
         config: config.singbox.config.clone(),
         process: Some(process.clone()),

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{singbox::Edit, users_edit};
+use super::{editor::Edit, users_edit};
 use crate::singbox::{
     files::FileText,
     splice::{self, Splice},

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{
     command::{run, told},
-    singbox::{Edit, EditError, Singbox},
+    editor::{Edit, EditError, Editor},
 };
 use crate::{
     service::Kind,
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-impl Singbox {
+impl Editor {
     /// Has the proxy check a copy of all files with the edits in it.
     pub fn check(&self, edits: &[Edit]) -> Result<(), EditError> {
         let program = self.service.kind.title();
@@ -100,7 +100,7 @@ impl Singbox {
     }
 }
 
-impl Singbox {
+impl Editor {
     /// The words that ask for a check, and the option before each file.
     fn check_words(&self) -> io::Result<(&'static [&'static str], &'static str)> {
         match self.service.kind {
@@ -172,9 +172,10 @@ impl Copies {
         for (at, file) in files.iter().enumerate() {
             let edit = edits.iter().find(|edit| edit.path == *file.path);
             let text = edit.map_or(&file.text, |edit| &edit.content);
+            let text = file.service.kind.checked_text(text);
             // Numbered, since sing-box merges in the order of the names.
             let name = format!("{at:05}.json");
-            fs::write(directory.path().join(&name), text)?;
+            fs::write(directory.path().join(&name), text.as_bytes())?;
             let path = inside.join(name);
             names.push((path.display().to_string(), file.path.display().to_string()));
             seen.push(path);

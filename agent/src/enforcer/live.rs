@@ -15,7 +15,7 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
-use super::singbox::Singbox;
+use super::editor::Editor;
 use crate::{
     service::{Kind, Service},
     singbox::{
@@ -193,7 +193,7 @@ impl Live {
 ///
 /// # Errors
 /// It does not run, has no such API, or refuses.
-pub async fn tell_all(proxy: &Singbox, keys: &[(String, String)]) -> Result<(), String> {
+pub async fn tell_all(proxy: &Editor, keys: &[(String, String)]) -> Result<(), String> {
     let files = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
     let config = proxy.service.parse(&files).map_err(|error| error.to_string())?;
     let api = config.grpc_api.as_ref().filter(|api| api.handler);

@@ -13,6 +13,6 @@ mod reconcile_tests;
 mod reload;
 pub mod reloads;
 mod rollback;
-pub mod singbox;
+pub mod editor;
 pub mod swap;
 pub mod users_edit;

@@ -5,7 +5,7 @@
 //!
 //! 1. `Plan::park` into the ledger, in one transaction. A crash here leaves records whose entries are
 //!    still in the file, which has the text of `Parked::from`: the next plan takes them out again.
-//! 2. `Singbox::write(&plan.edits)`. Nothing is lost if it fails: the records of entries that are in the
+//! 2. `Editor::write(&plan.edits)`. Nothing is lost if it fails: the records of entries that are in the
 //!    file again are recognised as in 1.
 //! 3. `Plan::unpark` out of the ledger. A crash before leaves records of users who are wanted and in: the
 //!    next plan only unparks them.
@@ -14,7 +14,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    singbox::Edit,
+    editor::Edit,
     swap,
     users_edit::{
         self, Brought, Change, Credentials, EditRefused, Homeless, List, Newcomer, Parked, ParkedKey, Place,
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Plans. `own` are hashes of texts that boxmeter itself put into the files (`Singbox::own_texts`): an
+/// Plans. `own` are hashes of texts that boxmeter itself put into the files (`Editor::own_texts`): an
 /// entry that is in such a text was not put back by hand.
 pub fn plan(
     files: &[FileText],
@@ -174,7 +174,7 @@ pub fn prepare(
     Ok(all.map(|(one, refused)| refused.map_or_else(|| Ok(of(one)), Err)).collect())
 }
 
-/// What sing-box, which runs with the texts `loaded` (`Singbox::loaded_texts`), has not read of the files
+/// What sing-box, which runs with the texts `loaded` (`Editor::loaded_texts`), has not read of the files
 /// as they are `now`: what an agent that starts tells its `Reloads`.
 pub fn unread(loaded: &[FileText], now: &[FileText]) -> Result<Vec<Change>, EditRefused> {
     let (loaded, now) = (Places::read(loaded, &[], &[])?, Places::read(now, &[], &[])?);

@@ -6,7 +6,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     command::{run, told},
-    singbox::Singbox,
+    editor::Editor,
 };
 use crate::{
     clock,
@@ -63,7 +63,7 @@ impl Reload {
     }
 }
 
-impl Singbox {
+impl Editor {
     /// Is it somebody else's to have it read its files? The admin has said so, or it must be restarted and
     /// runs in no unit of its own.
     pub fn is_by_hand(&self) -> bool {

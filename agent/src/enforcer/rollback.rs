@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{
     backups::{Backups, Running},
     reload::{self, Reload},
-    singbox::{EditError, Singbox},
+    editor::{EditError, Editor},
     swap,
 };
 use crate::{
@@ -111,7 +111,7 @@ fn put_back_one(file: &Back, backups: Option<&Backups>, dead: bool) -> Result<Op
     Ok(by_hand)
 }
 
-impl Singbox {
+impl Editor {
     /// What a note says of files that are to be put back.
     pub(super) fn back_of(&self, backups: &Backups, running: &Running) -> Result<Vec<Back>, EditError> {
         let mut back = Vec::new();

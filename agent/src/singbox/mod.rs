@@ -1,5 +1,5 @@
 //! Reading sing-box: its configuration (`tree`, `config`, `files`) and its running process
-//! (`process`). Reads only; everything that changes sing-box is in `enforcer::singbox`. Files, trees and
+//! (`process`). Reads only; everything that changes sing-box is in `enforcer::server`. Files, trees and
 //! processes of other proxies are read by the same code (`service`).
 
 pub mod config;

@@ -98,9 +98,15 @@ pub fn parse(
     let Some(peer) = parse_peer(address) else { return Some(Err(ADDRESS_UNPARSABLE)) };
     let places = &names.places[&user];
     let tags: Vec<&Arc<str>> = places.iter().map(|&at| &names.known.0[at].tag).collect();
+    // The proxy's own brackets are the last ones: those before may be part of what the client asks for.
+    let route = middle.trim_end().strip_suffix(']').and_then(|rest| {
+        let at = rest.match_indices('[').map(|(at, _)| at).rfind(|&at| !rest[..at].ends_with('>'))?;
+        Some(&rest[at + 1..])
+    });
     let said = |tag: &&&Arc<str>| {
         let tag = written(tag).unwrap_or_default();
-        ARROWS.iter().any(|arrow| middle.contains(&format!("[{tag}{arrow}")))
+        let rest = route.and_then(|route| route.strip_prefix(tag.as_str()));
+        rest.is_some_and(|rest| ARROWS.iter().any(|arrow| rest.starts_with(arrow)))
     };
     let told: Vec<&&Arc<str>> = tags.iter().filter(said).collect();
     let inbounds = match told.as_slice() {
@@ -237,6 +243,11 @@ mod tests {
         assert_eq!(read(&line("email: email: bob")), Some(Err(USER_AMBIGUOUS)));
         let far = "2026/11/30 00:26:56 nowhere accepted tcp:h:1 [direct] email: bob";
         assert_eq!(read(far), Some(Err(ADDRESS_UNPARSABLE)));
+        // Nor is a tag one that it writes.
+        let forged = "2026/11/30 00:26:56 127.0.0.1:4 accepted tcp:[trojan >> x]:1 [vmess >> out] email: a@b.c";
+        assert!(matches!(read(forged), Some(Ok((.., inbounds))) if inbounds == ["x/vmess"]));
+        let forged = "2026/11/30 00:26:56 127.0.0.1:4 accepted tcp:[trojan >> x]:1 [out] email: a@b.c";
+        assert!(matches!(read(forged), Some(Ok((.., inbounds))) if inbounds.len() == 2));
         // What a client writes before the name is no name.
         let forged = "2026/11/30 00:26:56 127.0.0.1:4 accepted http://h/?email:bob [direct] email: a@b.c";
         assert!(matches!(read(forged), Some(Ok((user, ..))) if user == "a@b.c"));

@@ -4,9 +4,10 @@
 //! Its times are of the zone that the proxy has, which is not always the machine's: the file's own time of
 //! modification tells how far that is from UTC.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
+    clock,
     core::event::{Sighting, SourceEvent, SourceKind},
     service::Service,
 };
@@ -14,6 +15,7 @@ use crate::{
 use super::{
     KnownInbounds,
     access_line::{self, Accepted, Names},
+    log_line::USER_UNKNOWN,
     log_file::{Lines, Written},
 };
 
@@ -26,6 +28,13 @@ const MODIFIED_WITHIN_S: i64 = 5;
 /// A line names the second in which it was written.
 const SECOND_MS: i64 = 999;
 
+/// A line of somebody who is not known yet is held for so long: a user is let in by the proxy's API a moment
+/// before it is seen that the file has him.
+const HELD_MS: u64 = 4_000;
+
+/// Lines that are held. Beyond that, nobody's.
+const HELD_MAX: usize = 1_024;
+
 /// Lines of the past whose zone nothing tells.
 pub const ZONE_UNKNOWN: &str = "log_zone_unknown";
 
@@ -35,24 +44,37 @@ pub struct AccessLines {
     names: Names,
     /// How far the log's clock is ahead of UTC, where that is known.
     ahead_s: Option<i64>,
+    /// Told apart from those of another life of this source.
+    began_ns: u64,
     serial: u64,
+    /// Lines of users who are not known yet, and when they came (ms).
+    held: VecDeque<(u64, Box<str>)>,
+    known_anew: bool,
 }
 
 impl AccessLines {
     pub fn new(service: Service) -> AccessLines {
-        AccessLines { service, names: Names::default(), ahead_s: None, serial: 0 }
+        AccessLines {
+            service,
+            names: Names::default(),
+            ahead_s: None,
+            began_ns: clock::mono_ns(),
+            serial: 0,
+            held: VecDeque::new(),
+            known_anew: false,
+        }
     }
 
     fn sighting(&mut self, accepted: Accepted, created_ms: Option<i64>) -> Sighting {
         self.serial += 1;
-        let inbound = match accepted.inbounds.as_slice() {
-            [only] => Arc::clone(only),
-            _ => self.service.any_inbound(),
-        };
+        // The parser gives at least one.
+        let mut inbounds = accepted.inbounds.into_iter();
+        let inbound = inbounds.next().unwrap_or_default();
         Sighting {
             source: SourceKind::LogFile,
-            connection: format!("{}-{}", self.service.name, self.serial).into(),
+            connection: format!("{}-{}-{}", self.service.name, self.began_ns, self.serial).into(),
             inbound,
+            or_inbounds: inbounds.collect(),
             network: accepted.network,
             peer: accepted.peer,
             user: accepted.user,
@@ -80,6 +102,9 @@ impl Lines for AccessLines {
         let written_as = |tag: &Arc<str>| self.service.written(tag).map(str::to_owned);
         match (access_line::parse(&self.names, written_as, line), written) {
             (None, _) => {}
+            (Some(Err(USER_UNKNOWN)), Written::Now(now_ms)) if self.held.len() < HELD_MAX => {
+                self.held.push_back((now_ms, line.into()));
+            }
             (Some(Err(counter)), _) => out.push(SourceEvent::Lost { counter, count: 1 }),
             (Some(Ok(accepted)), Written::Now(_)) => {
                 let sighting = self.sighting(accepted, None);
@@ -98,6 +123,20 @@ impl Lines for AccessLines {
 
     fn set_known(&mut self, known: KnownInbounds) {
         self.names = Names::new(known);
+        self.known_anew = true;
+    }
+
+    fn later(&mut self, now_ms: u64, out: &mut Vec<SourceEvent>) {
+        if std::mem::take(&mut self.known_anew) {
+            for (at_ms, line) in std::mem::take(&mut self.held) {
+                // Whoever is still not known waits on.
+                self.on_line(line.as_bytes(), Written::Now(at_ms), out);
+            }
+        }
+        while self.held.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) >= HELD_MS) {
+            self.held.pop_front();
+            out.push(SourceEvent::Lost { counter: USER_UNKNOWN, count: 1 });
+        }
     }
 
     fn are_timed(&self) -> bool {
@@ -149,6 +188,48 @@ mod tests {
             other => format!("{other:?}"),
         });
         said.collect()
+    }
+
+    /// The proxy lets a new user in before anybody here knows that there is one.
+    #[test]
+    fn a_line_of_somebody_who_becomes_known_a_moment_later_is_his() {
+        let mut lines = AccessLines::new(service());
+        lines.set_known(known());
+        let mut out = Vec::new();
+        let text = |name: &str| format!("2026/11/30 08:26:11 1.2.3.4:1 accepted tcp:h:1 [direct] email: {name}");
+        lines.on_line(text("new").as_bytes(), Written::Now(1_000), &mut out);
+        lines.on_line(text("nobody").as_bytes(), Written::Now(1_500), &mut out);
+        lines.later(2_000, &mut out);
+        assert_eq!(out, [], "held");
+        let users = [("bob".into(), KnownUser::Named), ("new".into(), KnownUser::Named)].into();
+        lines.set_known(KnownInbounds(Arc::new(vec![KnownInbound {
+            kind: "trojan".into(),
+            tag: "v/t".into(),
+            users,
+        }])));
+        lines.later(3_000, &mut out);
+        assert!(matches!(&out[..], [SourceEvent::Sighting(it)] if &*it.user == "new"), "{out:?}");
+        out.clear();
+        lines.later(1_499 + HELD_MS, &mut out);
+        assert_eq!(out, []);
+        lines.later(1_500 + HELD_MS, &mut out);
+        assert_eq!(out, [SourceEvent::Lost { counter: USER_UNKNOWN, count: 1 }]);
+    }
+
+    /// What was seen by one life of the source is not what the next one sees.
+    #[test]
+    fn connections_are_numbered_apart_in_each_life() {
+        let ids = || {
+            let mut lines = AccessLines::new(service());
+            lines.set_known(known());
+            let mut out = Vec::new();
+            lines.on_line(line(1, 1).trim_end().as_bytes(), Written::Now(0), &mut out);
+            match &out[..] {
+                [SourceEvent::Sighting(it)] => it.connection.clone(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_ne!(ids(), ids());
     }
 
     /// Rotated by moving, rotated by cutting, and what was there before; in the proxy's own zone.

@@ -55,6 +55,9 @@ pub trait Lines: Send + 'static {
 
     fn set_known(&mut self, known: KnownInbounds);
 
+    /// Time passes, and who is known may have changed.
+    fn later(&mut self, _now_ms: u64, _out: &mut Vec<SourceEvent>) {}
+
     /// Do lines say when they were written?
     fn are_timed(&self) -> bool;
 
@@ -184,6 +187,7 @@ impl<L: Lines> Tailer<L> {
     /// Reads what was written. `true`: there may be more at once.
     pub fn poll(&mut self, now_ms: u64, out: &mut Vec<SourceEvent>) -> bool {
         self.follow(out);
+        self.lines.later(now_ms, out);
         let mut more = false;
         if let Some(mut open) = self.previous.take() {
             let read = self.read(&mut open, now_ms, out);
@@ -261,7 +265,8 @@ impl<L: Lines> Tailer<L> {
                 self.lines.on_line(line, Written::Before, out);
             }
             // Lost lines of the past are no loss of this run.
-            out.retain(|event| !matches!(event, SourceEvent::Lost { .. }));
+            let told = |counter: &str| counter == super::access_log::ZONE_UNKNOWN;
+            out.retain(|event| !matches!(event, SourceEvent::Lost { counter, .. } if !told(counter)));
         }
         open.records.push(&text[last..], |_| {});
         Ok(())

@@ -15,7 +15,7 @@ use crate::{
             FoundUser, Inbound, LogOptions, NameDanger, ProxyConfig, Transports, Warning, Wrong,
             user_warnings, wrong,
         },
-        tree::{Node, Value},
+        tree::{self, Node, Value},
     },
 };
 
@@ -80,6 +80,26 @@ fn by_tag(earlier: &mut Node, later: Node) {
 
 fn text<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
     node.get(key).and_then(Node::str).filter(|text| !text.is_empty())
+}
+
+/// The text with its logs on the console: a program that checks its configuration opens the files of its logs,
+/// which whoever checks may not write to, or would own afterwards.
+pub fn without_log_files(text: &str) -> String {
+    let Ok((root, _)) = tree::parse(&Arc::new(PathBuf::new()), text) else { return text.to_owned() };
+    let Value::Object(entries) = &root.value else { return text.to_owned() };
+    // One that stands twice is in the tree once, as it holds.
+    let logs = entries.iter().filter(|(key, _)| key == "log").map(|(_, node)| node);
+    let mut ranges: Vec<_> = logs
+        .flat_map(|log| ["access", "error"].into_iter().filter_map(|key| log.get(key)))
+        .filter(|node| node.str().is_some_and(|path| path != "none"))
+        .map(|node| node.range.clone())
+        .collect();
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
+    let mut text = text.to_owned();
+    for range in ranges {
+        text.replace_range(range, "\"\"");
+    }
+    text
 }
 
 /// Reads the merged tree.
@@ -205,7 +225,6 @@ fn inbound(index: usize, node: &Node, service: &Service) -> Result<Inbound, Wron
         shares_sockets: matches!(transport.as_deref(), Some("http" | "h2" | "grpc" | "gun")),
         loses_port: over_http,
         reported_udp: false,
-        told_as: Some(service.any_inbound()),
         note: (service.kind == Kind::V2ray && name_key(&kind) == "user").then_some(NAMELESS),
         detour: None,
         detour_from: Vec::new(),

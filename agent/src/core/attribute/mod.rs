@@ -342,7 +342,7 @@ impl Attributor {
             self.counters.sightings_without_user += 1;
             return;
         }
-        let Some(inbounds) = self.tags.get(&sighting.inbound).cloned() else {
+        let Some(inbounds) = self.places_of(&sighting) else {
             self.counters.sightings_unknown_inbound += 1;
             return;
         };
@@ -380,6 +380,17 @@ impl Attributor {
             contested: false,
         };
         self.decide_or_wait(waiting, now);
+    }
+
+    /// The watched inbounds that it may be on.
+    fn places_of(&self, sighting: &Sighting) -> Option<Arc<[InboundIndex]>> {
+        if sighting.or_inbounds.is_empty() {
+            return self.tags.get(&sighting.inbound).cloned();
+        }
+        let tags = std::iter::once(&sighting.inbound).chain(sighting.or_inbounds.iter());
+        let places: BTreeSet<InboundIndex> =
+            tags.filter_map(|tag| self.tags.get(tag)).flat_map(|places| places.iter().copied()).collect();
+        (!places.is_empty()).then(|| places.into_iter().collect())
     }
 
     fn when(&self, sighting: &Sighting, now: Now) -> When {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     core::event::UserId,
-    enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
+    enforcer::{reloads::Scene, editor::Editor, users_edit::Credentials},
     ledger::{Ledger, ParkedEntry},
     service::Service,
     singbox::servers::Found,
@@ -65,11 +65,17 @@ pub struct New {
 /// What the worker should know of the rest, as of now.
 #[derive(Clone, Debug, Default)]
 struct Around {
-    proxies: Vec<Singbox>,
+    proxies: Vec<Editor>,
     kept_out: Option<BTreeSet<UserId>>,
-    scene: Scene,
+    scenes: BTreeMap<Service, Scene>,
     /// The configuration was read anew.
     looks: u64,
+}
+
+impl Around {
+    fn scene_of(&self, service: &Service) -> Scene {
+        self.scenes.get(service).copied().unwrap_or_default()
+    }
 }
 
 /// What the worker tells.
@@ -135,17 +141,18 @@ impl Hands {
     }
 
     /// The proxies as they were found last.
-    pub fn look(&self, proxies: Vec<Singbox>) {
+    pub fn look(&self, proxies: Vec<Editor>) {
         self.around.send_modify(|around| {
             around.proxies = proxies;
             around.looks += 1;
         });
     }
 
-    pub fn scene(&self, scene: Scene) {
+    /// What goes on around each proxy.
+    pub fn scene(&self, scenes: BTreeMap<Service, Scene>) {
         self.around.send_if_modified(|around| {
-            let new = around.scene != scene;
-            around.scene = scene;
+            let new = around.scenes != scenes;
+            around.scenes = scenes;
             new
         });
     }

@@ -32,7 +32,7 @@ use crate::{
     enforcer::{
         reconcile::{Plan, Want, Wanted},
         reloads::{Decision, RETRY},
-        singbox::{Edit, EditError},
+        editor::{Edit, EditError},
         swap,
         users_edit::{self, Change, Parked, ParkedKey, What},
     },

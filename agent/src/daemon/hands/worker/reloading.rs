@@ -17,7 +17,7 @@ use crate::{
     enforcer::{
         reconcile::{self, Wanted},
         reloads::{Failed, Why},
-        singbox::{EditError, Singbox},
+        editor::{EditError, Editor},
     },
     fault,
     ledger::ParkedStage,
@@ -139,7 +139,7 @@ impl Worker {
     /// What is noted of a process that is no more is forgotten when the next one has come up.
     pub(super) async fn settle_note(&self) {
         let proxies: Vec<_> = self.sides.iter().map(|side| side.proxy.clone()).collect();
-        let settle = move || proxies.iter().try_for_each(Singbox::settled).map_err(|error| error.to_string());
+        let settle = move || proxies.iter().try_for_each(Editor::settled).map_err(|error| error.to_string());
         if let Err(error) = blocking(settle).await {
             tracing::warn!("forgetting what the last process had read: {error}");
         }

@@ -19,7 +19,7 @@ use crate::{
     enforcer::{
         reconcile,
         reloads::{BATCH, Decision, Reloads, Scene, Settings, Why},
-        singbox::{EditError, Singbox},
+        editor::{EditError, Editor},
         users_edit::Change,
     },
     ledger::Reader,
@@ -29,7 +29,7 @@ use crate::{
 
 /// One proxy.
 pub(in crate::daemon::hands) struct Side {
-    pub proxy: Singbox,
+    pub proxy: Editor,
     pub reloads: Reloads,
     pub within: Duration,
     /// Which process the files were last known to be read by.
@@ -49,7 +49,7 @@ pub(in crate::daemon::hands) struct Side {
 }
 
 impl Side {
-    fn new(proxy: Singbox, within: Duration) -> Side {
+    fn new(proxy: Editor, within: Duration) -> Side {
         let reloads = Reloads::new(Settings { batch: BATCH, within, retry: retry() });
         Side {
             proxy,
@@ -132,7 +132,7 @@ impl Worker {
     }
 
     /// sing-box, where there is one.
-    pub(super) fn singbox(&self) -> Option<&Singbox> {
+    pub(super) fn singbox(&self) -> Option<&Editor> {
         self.sides.iter().map(|side| &side.proxy).find(|proxy| proxy.service.is_singbox())
     }
 
@@ -183,7 +183,7 @@ impl Worker {
     /// Hashes of texts that boxmeter itself has put into the files, and what agents before this one wrote and
     /// the proxies have not read.
     pub(super) async fn known_texts(&mut self, files: &[FileText]) -> Result<Vec<[u8; 32]>, Failure> {
-        let proxies: Vec<(Singbox, bool)> =
+        let proxies: Vec<(Editor, bool)> =
             self.sides.iter().map(|side| (side.proxy.clone(), side.first)).collect();
         let now = files.to_vec();
         let (own, unread) = blocking(move || {

@@ -70,7 +70,7 @@ impl fmt::Debug for Edit {
 
 /// A proxy, as far as its configuration is changed.
 #[derive(Clone, Debug)]
-pub struct Singbox {
+pub struct Editor {
     pub service: Service,
     /// `config` of `[singbox]` or of the `[[service]]`.
     pub config: Vec<PathBuf>,
@@ -93,7 +93,7 @@ pub struct Applied {
     pub backups: Vec<PathBuf>,
 }
 
-impl Singbox {
+impl Editor {
     /// Checks, swaps, reloads. `healthy` is asked again and again after the reload until it says yes
     /// or the time is over. A proxy reads its files only at the reload, so that several files change
     /// as one.
