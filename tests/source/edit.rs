@@ -11,8 +11,8 @@ use std::{
 
 use boxmeter::{
     enforcer::{
+        editor::{EditError, Editor, Reload},
         reconcile::{self, Plan, Want, Wanted},
-        editor::{EditError, Reload, Editor},
         users_edit::{Brought, Parked, What},
     },
     service::Service,
@@ -396,8 +396,15 @@ fn a_server_on_udp_alone_is_seen_to_come_up() {
         });
         let (before, backups) = (process.listeners(&port), Some(dir.path().join("kept")));
         let reload = Reload::Command("true".to_owned());
-        let deaf =
-            Editor { service: Service::singbox(), config, process: Some(process.clone()), last: None, binary: None, reload, backups };
+        let deaf = Editor {
+            service: Service::singbox(),
+            config,
+            process: Some(process.clone()),
+            last: None,
+            binary: None,
+            reload,
+            backups,
+        };
         write(&deaf, &mut Vec::new(), &wanted(&["alice"], &Want::Out));
         // That takes as long as sing-box may.
         if version == V14 {

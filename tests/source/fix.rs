@@ -6,7 +6,7 @@ use boxmeter::{
     doctor::{Severity, check, fix, gather},
     enforcer::{
         added,
-        editor::{Edit, EditError, Reload, Editor},
+        editor::{Edit, EditError, Editor, Reload},
     },
     service::Service,
     singbox::{files, process},

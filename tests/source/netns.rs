@@ -8,7 +8,7 @@ use std::{
 use boxmeter::{
     core::event::Network,
     doctor::fix,
-    enforcer::editor::{Reload, Editor},
+    enforcer::editor::{Editor, Reload},
     service::Service,
     singbox::process,
     source::{KnownInbounds, connect},

@@ -222,7 +222,11 @@ mod tests {
         assert!(guard.look(all.clone(), &sources(), &open, 140 * SECOND).is_empty(), "nobody tells owners");
         guard.source_connected(0, 100 * SECOND);
         guard.source_connected(0, 110 * SECOND);
-        assert_eq!(ids(&guard.look(all.clone(), &sources(), &open, 140 * SECOND)), [2], "old, small and new ones go on");
+        assert_eq!(
+            ids(&guard.look(all.clone(), &sources(), &open, 140 * SECOND)),
+            [2],
+            "old, small and new ones go on"
+        );
         guard.source_away(0);
         assert!(guard.look(all.clone(), &sources(), &open, 145 * SECOND).is_empty());
         // Another service's source says nothing of these, and this one's nothing of its own.

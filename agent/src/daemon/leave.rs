@@ -15,9 +15,10 @@ use crate::{
     config::Config,
     core::{policy, terms::Terms},
     enforcer::{
-        added, live,
-        reconcile::{self, Plan, Want, Wanted},
-        editor::{Edit, EditError, Reload, Editor},
+        added,
+        editor::{Edit, EditError, Editor, Reload},
+        live,
+        reconcile::{self, Want, Wanted},
         users_edit::Parked,
     },
     kernel::Kernel,
@@ -237,7 +238,7 @@ async fn tidy_one(
     let edits = difference(&files, &edited(&after, &taken.edits));
     let steps = hands::Steps::of(&plan.park, &plan.unpark, &hands::living(users))?;
     steps.before(ledger).await?;
-    let brought = bring_in(proxy, &edits, &plan, !pending.is_empty()).await?;
+    let brought = bring_in(proxy, &edits, !pending.is_empty()).await?;
     left.reloaded |= brought.reloaded;
     left.unfinished.extend(brought.by_hand);
     // From here on the files are not as they were, whatever else goes wrong.
@@ -264,7 +265,7 @@ struct Brought {
 }
 
 /// Writes the edits and has the proxy know them: by its API where that takes them, else by a reload or restart.
-async fn bring_in(proxy: &Editor, edits: &[Edit], plan: &Plan, pending: bool) -> Result<Brought, String> {
+async fn bring_in(proxy: &Editor, edits: &[Edit], pending: bool) -> Result<Brought, String> {
     let reloaded = |reloaded| Ok(Brought { reloaded, by_hand: None });
     let failed = |error: EditError| error.to_string();
     if proxy.service.is_singbox() {
@@ -275,15 +276,24 @@ async fn bring_in(proxy: &Editor, edits: &[Edit], plan: &Plan, pending: bool) ->
             true => proxy.reload(|| Ok(())).map_err(failed)?,
         });
     }
-    if edits.is_empty() {
+    if !edits.is_empty() {
+        proxy.write(edits).map_err(failed)?;
+    }
+    // What an agent wrote that died before it told is told too.
+    let now = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
+    let loaded = proxy.loaded_texts().map_err(failed)?;
+    let unread = reconcile::unread(&loaded, &now).map_err(|error| error.to_string())?;
+    let keys: BTreeSet<_> = unread.into_iter().map(|it| (it.inbound, it.user)).collect();
+    if keys.is_empty() || proxy.process.is_none() {
         return reloaded(false);
     }
-    proxy.write(edits).map_err(failed)?;
-    let keys: Vec<_> = plan.changes.iter().map(|it| (it.inbound.clone(), it.user.clone())).collect();
-    let Err(reason) = live::tell_all(proxy, &keys).await else { return reloaded(false) };
-    if proxy.process.is_none() {
+    let keys: Vec<_> = keys.into_iter().collect();
+    let mut refused = None;
+    let done = live::tell_all(proxy, &keys, |_, answer| refused = answer.err().or(refused.take())).await;
+    let Some(reason) = done.err().or(refused) else {
+        proxy.loaded().map_err(failed)?;
         return reloaded(false);
-    }
+    };
     if proxy.is_by_hand() {
         let by_hand = format!("{reason}: restart it by hand, so that it reads its users");
         return Ok(Brought { reloaded: false, by_hand: Some(by_hand) });

@@ -67,7 +67,7 @@ use totals::Totals;
 use crate::{
     clock,
     config::{AutoPath, Config, Meter as BilledMeter},
-    enforcer::editor::{Reload, Editor},
+    enforcer::editor::{Editor, Reload},
     kernel::{Kernel, KernelConfig},
     ledger::{Backups, Ledger, Options, Reader},
     service::Service,

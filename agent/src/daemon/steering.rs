@@ -1,7 +1,10 @@
 //! The part of the agent that carries out what the gate decides: thresholds and rates are written by
 //! the gate itself; flows are blocked and ended here, accounts turned, users suspended.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::json;
 use tokio::sync::oneshot;

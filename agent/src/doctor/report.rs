@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{AutoPath, Config},
-    enforcer::editor::{Reload, Editor},
+    enforcer::editor::{Editor, Reload},
     kernel::probe,
     service::Service,
     source::Setting,

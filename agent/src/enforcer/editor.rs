@@ -297,7 +297,8 @@ impl Editor {
         }
         if back.is_empty() || process.alive() && back.iter().all(|back| back.untouched) {
             self.note_told(false);
-            let after = if process.alive() { String::new() } else { self.start_again(process.unit.as_deref()) };
+            let after =
+                if process.alive() { String::new() } else { self.start_again(process.unit.as_deref()) };
             return Err(EditError::NothingToPutBack(failure + &after));
         }
         Err(self.roll_back(process, back, failure, saving))

@@ -21,7 +21,7 @@ use crate::{
     singbox::{
         ProxyConfig,
         config::Inbound,
-        files::FileText,
+        files::{ConfigError, FileText},
         tree::{self, Node},
     },
     source::connect,
@@ -49,6 +49,12 @@ pub enum LiveError {
     Unsupported(String),
     #[error("the API of {program} refuses: {error}")]
     Refused { program: &'static str, error: String },
+    #[error("{program} does not run")]
+    NotRunning { program: &'static str },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("telling a proxy its users has failed: {0}")]
+    Failed(String),
 }
 
 impl LiveError {
@@ -123,7 +129,7 @@ impl Live {
     ///
     /// # Errors
     /// See [`LiveError`].
-    pub async fn tell(
+    async fn tell(
         &mut self,
         (service, config, files): (&Service, &ProxyConfig, &[FileText]),
         (tag, name): &(String, String),
@@ -189,21 +195,43 @@ impl Live {
     }
 }
 
-/// Has a running proxy follow its files for these inbounds and users.
+/// Where the running proxy is told its users; `None`: nowhere.
 ///
 /// # Errors
-/// It does not run, has no such API, or refuses.
-pub async fn tell_all(proxy: &Editor, keys: &[(String, String)]) -> Result<(), String> {
-    let files = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
-    let config = proxy.service.parse(&files).map_err(|error| error.to_string())?;
+/// Its configuration cannot be read.
+pub fn api_of(editor: &Editor) -> Result<Option<SocketAddr>, ConfigError> {
+    if editor.service.is_singbox() {
+        return Ok(None);
+    }
+    let config = editor.service.parse(&editor.service.read(&editor.config)?)?;
+    Ok(config.grpc_api.filter(|api| api.handler).map(|api| api.addr))
+}
+
+/// Has a running proxy follow its files for these inbounds and users: whoever is in them is let in as they say,
+/// everybody else is out. `told` hears of each whether he is in.
+///
+/// # Errors
+/// Nobody was told: it does not run or has no such API, or its files cannot be read.
+pub async fn tell_all(
+    editor: &Editor,
+    keys: &[(String, String)],
+    mut told: impl FnMut(&(String, String), Result<bool, LiveError>),
+) -> Result<(), LiveError> {
+    let (service, paths) = (editor.service.clone(), editor.config.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let files = service.read(&paths)?;
+        let config = service.parse(&files)?;
+        Ok::<_, ConfigError>((files, config))
+    });
+    let (files, config) = read.await.map_err(|error| LiveError::Failed(error.to_string()))??;
+    let program = editor.service.kind.title();
     let api = config.grpc_api.as_ref().filter(|api| api.handler);
-    let (Some(api), Some(process)) = (api, &proxy.process) else {
-        return Err(format!("{} has no API with HandlerService, or does not run", proxy.service.name));
-    };
-    let live = Live::connect(proxy.service.kind, api.addr, process.netns_path()).await;
-    let mut live = live.map_err(|error| error.to_string())?;
+    let api = api.ok_or(LiveError::Missing { program })?;
+    let process = editor.process.as_ref().ok_or(LiveError::NotRunning { program })?;
+    let mut live = Live::connect(editor.service.kind, api.addr, process.netns_path()).await?;
     for key in keys {
-        live.tell((&proxy.service, &config, &files), key).await.map_err(|error| error.to_string())?;
+        let answer = live.tell((&editor.service, &config, &files), key).await;
+        told(key, answer);
     }
     Ok(())
 }

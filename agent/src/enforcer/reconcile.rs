@@ -116,6 +116,14 @@ pub fn plan(
     Ok(plan)
 }
 
+/// Can these files be planned with? Others' plans need not fail with them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn readable(files: &[FileText]) -> Result<(), EditRefused> {
+    Places::read(files, &[], &[]).map(drop)
+}
+
 /// A new user's entries, made before anything is changed.
 #[derive(Debug, Default)]
 pub struct Prepared {

@@ -296,7 +296,12 @@ mod tests {
             "experimental": {"clash_api": {"external_controller": ":5"}},
             "services": [{"type": "api", "listen_port": 6}]}"#;
         let path = std::sync::Arc::new("a.json".into());
-        let file = FileText { path, text: text.into(), sha256: sha256(text.as_bytes()) };
+        let file = FileText {
+            service: Service::singbox(),
+            path,
+            text: text.into(),
+            sha256: sha256(text.as_bytes()),
+        };
         let tcp = [2, 4, 6, 5].map(|port| (Network::Tcp, port));
         let udp = [1, 3].map(|port| (Network::Udp, port));
         assert_eq!(ports(&[file]), [&tcp[..], &udp].concat());

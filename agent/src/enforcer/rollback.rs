@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::{
     backups::{Backups, Running},
-    reload::{self, Reload},
     editor::{EditError, Editor},
+    reload::{self, Reload},
     swap,
 };
 use crate::{

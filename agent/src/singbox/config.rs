@@ -70,8 +70,6 @@ pub struct Inbound {
     pub loses_port: bool,
     /// Its UDP goes over ports of its own, which are not watched.
     pub reported_udp: bool,
-    /// The tag under which its connections are told where the proxy does not say on which inbound they are.
-    pub told_as: Option<Arc<str>>,
     /// What people should know of its figures, beside what follows from the rest.
     pub note: Option<&'static str>,
     /// Where this inbound hands its connections to.
@@ -349,7 +347,6 @@ fn inbound(index: usize, node: &Node) -> Result<Inbound, Wrong> {
         shares_sockets: matches!(transport.as_deref(), Some("http" | "grpc")),
         loses_port: matches!(kind.as_str(), "http" | "mixed"),
         reported_udp: matches!(kind.as_str(), "socks" | "mixed"),
-        told_as: None,
         note: None,
         detour: text("detour").map(Arc::from),
         detour_from: Vec::new(),

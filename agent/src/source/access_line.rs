@@ -244,7 +244,8 @@ mod tests {
         let far = "2026/11/30 00:26:56 nowhere accepted tcp:h:1 [direct] email: bob";
         assert_eq!(read(far), Some(Err(ADDRESS_UNPARSABLE)));
         // Nor is a tag one that it writes.
-        let forged = "2026/11/30 00:26:56 127.0.0.1:4 accepted tcp:[trojan >> x]:1 [vmess >> out] email: a@b.c";
+        let forged =
+            "2026/11/30 00:26:56 127.0.0.1:4 accepted tcp:[trojan >> x]:1 [vmess >> out] email: a@b.c";
         assert!(matches!(read(forged), Some(Ok((.., inbounds))) if inbounds == ["x/vmess"]));
         let forged = "2026/11/30 00:26:56 127.0.0.1:4 accepted tcp:[trojan >> x]:1 [out] email: a@b.c";
         assert!(matches!(read(forged), Some(Ok((.., inbounds))) if inbounds.len() == 2));

@@ -15,8 +15,8 @@ use crate::{
 use super::{
     KnownInbounds,
     access_line::{self, Accepted, Names},
-    log_line::USER_UNKNOWN,
     log_file::{Lines, Written},
+    log_line::USER_UNKNOWN,
 };
 
 /// Zones differ from UTC by multiples of this.
@@ -196,7 +196,8 @@ mod tests {
         let mut lines = AccessLines::new(service());
         lines.set_known(known());
         let mut out = Vec::new();
-        let text = |name: &str| format!("2026/11/30 08:26:11 1.2.3.4:1 accepted tcp:h:1 [direct] email: {name}");
+        let text =
+            |name: &str| format!("2026/11/30 08:26:11 1.2.3.4:1 accepted tcp:h:1 [direct] email: {name}");
         lines.on_line(text("new").as_bytes(), Written::Now(1_000), &mut out);
         lines.on_line(text("nobody").as_bytes(), Written::Now(1_500), &mut out);
         lines.later(2_000, &mut out);

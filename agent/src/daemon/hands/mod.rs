@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     core::event::UserId,
-    enforcer::{reloads::Scene, editor::Editor, users_edit::Credentials},
+    enforcer::{editor::Editor, reloads::Scene, users_edit::Credentials},
     ledger::{Ledger, ParkedEntry},
     service::Service,
     singbox::servers::Found,

@@ -30,9 +30,9 @@ use crate::{
     clock,
     core::event::UserId,
     enforcer::{
+        editor::{Edit, EditError},
         reconcile::{Plan, Want, Wanted},
         reloads::{Decision, RETRY},
-        editor::{Edit, EditError},
         swap,
         users_edit::{self, Change, Parked, ParkedKey, What},
     },
@@ -63,8 +63,8 @@ pub(super) struct Worker {
     removed: Removed,
     /// Users that could not be edited, as told.
     refused: BTreeSet<String>,
-    /// The check of a proxy has refused the last edit.
-    check_refused: bool,
+    /// The proxies whose check has refused the last edit.
+    check_refused: BTreeSet<Service>,
     /// Users who are being added are left out of the plan.
     without_new: bool,
 }
@@ -77,17 +77,30 @@ struct Found {
     users: Vec<UserRecord>,
     /// Where entries of those may be who are being removed.
     removing: Removing,
-    /// Why files of some proxies could not be read: those are left as they are.
-    failures: Vec<Failure>,
+    /// What is parked of proxies whose files could not be read.
+    hidden: Vec<Parked>,
+    /// Why they could not be read: they are left as they are.
+    failures: Failures,
+}
+
+/// What could not be done with the files of some proxies.
+type Failures = BTreeMap<Service, Failure>;
+
+fn whole(failures: &Failures) -> Failure {
+    let different: BTreeSet<&str> = failures.values().map(String::as_str).collect();
+    different.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// What was planned and carried out.
+#[derive(Default)]
 struct Done {
     plan: Plan,
     /// Of users who were asked for, what could not be done.
     errors: BTreeMap<String, ApiError>,
     /// What the services of managed inbounds did not do.
     missed: Vec<Missed>,
+    /// Proxies whose files were not read or not written. All others have what was planned.
+    failures: Failures,
 }
 
 impl Done {
@@ -98,6 +111,11 @@ impl Done {
             let missed = self.missed.iter().find(|missed| missed.concerns(name))?;
             Some(ApiError::unavailable(&missed.failure))
         })
+    }
+
+    /// What was not done, as one failure.
+    fn failure(&self) -> Result<(), Failure> {
+        if self.failures.is_empty() { words::missed(&self.missed) } else { Err(whole(&self.failures)) }
     }
 }
 
@@ -133,7 +151,7 @@ impl Worker {
             plan_at_ns: None,
             removed,
             refused: BTreeSet::new(),
-            check_refused: false,
+            check_refused: BTreeSet::new(),
             without_new: false,
         }
     }
@@ -164,7 +182,7 @@ impl Worker {
         let now_ns = clock::mono_ns();
         let until = |at: u64| Duration::from_nanos(at.saturating_sub(now_ns));
         let plan = self.plan_at_ns.map_or(LOOK_EVERY, until);
-        let reload = |side: &Side| match side.reloads.decide(now_ns, self.around.scene) {
+        let reload = |side: &Side| match side.reloads.decide(now_ns, self.around.scene_of(side.service())) {
             Decision::At(at) => until(at),
             // What cannot be done now is tried again in a while.
             Decision::Now(_) => again(),
@@ -210,7 +228,8 @@ impl Worker {
         }
         self.tell_running().await;
         for at in 0..self.sides.len() {
-            if let Some(why) = self.sides[at].reloads_now(clock::mono_ns(), self.around.scene) {
+            let scene = self.around.scene_of(self.sides[at].service());
+            if let Some(why) = self.sides[at].reloads_now(clock::mono_ns(), scene) {
                 self.reload(at, why).await;
             }
         }
@@ -300,7 +319,7 @@ impl Worker {
         let services = self.services(&found)?;
         let runs = self.singbox().is_some_and(|singbox| singbox.process.is_some());
         self.look_at_texts(&found.files);
-        let Found { files, parked, users, removing, failures } = found;
+        let Found { files, parked, users, removing, hidden, mut failures } = found;
         let parked = Arc::new(parked);
         let kept = Arc::clone(&parked);
         let (plan, wanted, mut errors) =
@@ -309,7 +328,17 @@ impl Worker {
             errors.extend(words::error_of(&plan, name, want).map(|error| (name.clone(), error)));
         }
         let ids = living(&users);
-        self.carry_out(&plan, &ids).await?;
+        failures.extend(self.carry_out(&plan, &ids).await?);
+        let services_here = self.services_here();
+        let touched = plan.changes.iter().map(|change| (&change.user, &change.inbound));
+        for (name, tag) in touched.chain(hidden.iter().map(|it| (&it.key.user, &it.key.inbound))) {
+            // Whoever is to be out is cut in the kernel, and taken out when that can be.
+            let lets_in = matches!(own.get(name), Some(Want::In | Want::New { .. }));
+            let failure = service::of_tag(&services_here, tag).and_then(|of| failures.get(of));
+            if let Some(failure) = failure.filter(|_| lets_in) {
+                errors.entry(name.clone()).or_insert_with(|| ApiError::unavailable(failure));
+            }
+        }
         self.tell_oddities(&plan, &parked, &ids).await;
         let told = match runs {
             true => self.reach_services(&services, (&parked[..], &wanted), &ids, &removing).await,
@@ -317,22 +346,22 @@ impl Worker {
                 Told { missed: Vec::new(), unheard: services.iter().map(|one| one.tag.clone()).collect() }
             }
         };
-        if !failures.is_empty() {
-            // Somebody may still be in the files that could not be read.
-            return Err(failures.join("; "));
+        // Whoever is deleted may still be in files that could not be read or written.
+        if failures.is_empty() {
+            self.settle_removed(&users, &wanted, &removing, &told).await?;
         }
-        self.settle_removed(&users, &wanted, &removing, &told).await?;
         self.settle_note().await;
-        Ok(Done { plan, errors, missed: told.missed })
+        Ok(Done { plan, errors, missed: told.missed, failures })
     }
 
-    async fn carry_out(&mut self, plan: &Plan, ids: &HashMap<Arc<str>, UserId>) -> Result<(), Failure> {
+    /// Which proxies' files could not be written, and why.
+    async fn carry_out(&mut self, plan: &Plan, ids: &HashMap<Arc<str>, UserId>) -> Result<Failures, Failure> {
         if plan.is_empty() {
-            return Ok(());
+            return Ok(Failures::new());
         }
         Steps::of(&plan.park, &plan.unpark, ids)?.before(&self.ledger).await?;
         fault::point("parked");
-        let (mut failed, mut failures) = (BTreeSet::new(), Vec::new());
+        let mut failures = Failures::new();
         for at in 0..self.sides.len() {
             let proxy = self.sides[at].proxy.clone();
             let service = proxy.service.clone();
@@ -342,24 +371,23 @@ impl Worker {
                 continue;
             }
             let kept: Result<Vec<PathBuf>, EditError> = blocking(move || Ok(proxy.write(&edits))).await?;
-            self.check_refused |= matches!(kept, Err(EditError::Refused { .. }));
+            if matches!(kept, Err(EditError::Refused { .. })) {
+                self.check_refused.insert(service.clone());
+            }
             match kept {
                 Ok(kept) => {
                     fault::point("written");
                     self.written(at, plan, &kept).await;
                 }
-                Err(error) => {
-                    failures.push(error.to_string());
-                    failed.insert(service);
-                }
+                Err(error) => drop(failures.insert(service, error.to_string())),
             }
         }
         if !plan.edits.is_empty() && fault::refuses("noting") {
             return Err("the ledger could not be told, as a test wants".to_owned());
         }
         // Of files that were not written the ledger keeps what it had: the next plan finds it.
-        let services: Vec<Service> = self.sides.iter().map(|side| side.service().clone()).collect();
-        let written = |tag: &str| service::of_tag(&services, tag).is_none_or(|of| !failed.contains(of));
+        let services = self.services_here();
+        let written = |tag: &str| service::of_tag(&services, tag).is_none_or(|of| !failures.contains_key(of));
         let park: Vec<Parked> = plan.park.iter().filter(|it| written(&it.key.inbound)).cloned().collect();
         let unpark: Vec<_> = plan.unpark.iter().filter(|key| written(&key.inbound)).cloned().collect();
         Steps::of(&park, &unpark, ids)?.after(&self.ledger).await?;
@@ -368,7 +396,7 @@ impl Worker {
         let moved: BTreeSet<UserId> =
             moved.filter_map(|change| ids.get(change.user.as_str()).copied()).collect();
         self.send(HandsNews::Moved(moved.into_iter().collect())).await;
-        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+        Ok(failures)
     }
 
     /// Was something edited by hand since the last look? What made reloads fail may be over with that.
@@ -389,7 +417,7 @@ impl Worker {
 
     /// A proxy's files were written.
     async fn written(&mut self, at: usize, plan: &Plan, kept: &[PathBuf]) {
-        let services: Vec<Service> = self.sides.iter().map(|side| side.service().clone()).collect();
+        let services = self.services_here();
         for edit in plan.edits.iter().filter(|edit| edit.service == services[at]) {
             let hash = swap::sha256(edit.content.as_bytes());
             self.sides[at].texts.get_or_insert_default().insert(Arc::new(edit.path.clone()), hash);

@@ -38,7 +38,7 @@ fn reach(world: &mut World, wanted: &Wanted) -> Plan {
         world.files[at].text.clone_from(&edit.content);
         world.files[at].sha256 = hash(&edit.content);
     }
-    world.unpark(&done);
+    world.note(&done);
     assert!(world.plan(wanted).is_empty(), "{}", world.files[1].text);
     done
 }

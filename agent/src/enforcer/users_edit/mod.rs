@@ -13,10 +13,9 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, Fields, Shape, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, Shape, Sort, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
-pub(super) use entry::Sort;
 pub(super) use known::Known;
 pub(super) use list::List;
 

@@ -9,9 +9,9 @@ use super::{
         HandsNews,
         words::{Failure, blocking},
     },
-    AGAIN, Worker,
+    Worker, again, ns,
 };
-use crate::{clock, enforcer::live::Live};
+use crate::{clock, enforcer::live, fault};
 
 /// What the API was told, by inbound and user.
 #[derive(Default)]
@@ -25,7 +25,7 @@ impl Worker {
         for at in 0..self.sides.len() {
             let side = &self.sides[at];
             let waits = side.reloads.waiting() != (0, 0) && side.live_again_ns <= clock::mono_ns();
-            if side.service().is_singbox() || side.proxy.process.is_none() || !waits {
+            if !side.has_live || side.proxy.process.is_none() || !waits {
                 continue;
             }
             let mut told = Told::default();
@@ -36,7 +36,7 @@ impl Worker {
             }
             let side = &mut self.sides[at];
             if side.reloads.waiting() != (0, 0) {
-                side.live_again_ns = clock::mono_ns() + AGAIN.as_nanos() as u64;
+                side.live_again_ns = clock::mono_ns() + ns(again());
                 continue;
             }
             // It runs with what the files say, as if it had read them.
@@ -59,35 +59,29 @@ impl Worker {
 
     /// The file says what is to be: whoever is in it is let in as it says, everybody else is out.
     async fn tell_one(&mut self, at: usize, told: &mut Told) -> Result<(), Failure> {
-        let proxy = self.sides[at].proxy.clone();
-        let service = proxy.service.clone();
-        let (files, config) = blocking(move || {
-            let files = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
-            let config = proxy.service.parse(&files).map_err(|error| error.to_string())?;
-            Ok((files, config))
-        })
-        .await?;
+        let (proxy, keys) = (self.sides[at].proxy.clone(), self.sides[at].reloads.keys());
+        let mut answers = Vec::new();
+        let done = live::tell_all(&proxy, &keys, |key, answer| answers.push((key.clone(), answer))).await;
+        fault::point("told-live");
         let side = &mut self.sides[at];
-        let api = config.grpc_api.as_ref().filter(|api| api.handler);
-        side.has_live = api.is_some();
-        let (Some(api), Some(process)) = (api, &side.proxy.process) else { return Ok(()) };
-        let live = Live::connect(service.kind, api.addr, process.netns_path()).await;
-        let mut live = live.map_err(|error| error.to_string())?;
-        let mut failed = None;
-        for key in side.reloads.keys() {
-            match live.tell((&service, &config, &files), &key).await {
+        let mut failed = done.err();
+        for (key, answer) in answers {
+            match answer {
                 Ok(is_in) => {
                     side.reloads.settled(&key);
                     if is_in { &mut told.back } else { &mut told.out }.insert(key.1);
                 }
-                Err(error) => {
-                    // By a restart then.
-                    side.has_live &= !error.is_final();
-                    failed = Some(error.to_string());
-                }
+                Err(error) => failed = Some(error),
             }
         }
-        failed.map_or(Ok(()), Err)
+        let Some(error) = failed else { return Ok(()) };
+        if error.is_final() {
+            // By a restart then.
+            side.refuses_live = true;
+            side.has_live = false;
+            side.reloads.set_live(false);
+        }
+        Err(error.to_string())
     }
 
     async fn say(&self, at: usize, told: &Told) {

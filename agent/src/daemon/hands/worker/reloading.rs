@@ -15,9 +15,9 @@ use crate::{
     clock,
     core::event::UserId,
     enforcer::{
+        editor::{EditError, Editor},
         reconcile::{self, Wanted},
         reloads::{Failed, Why},
-        editor::{EditError, Editor},
     },
     fault,
     ledger::ParkedStage,
@@ -151,7 +151,10 @@ impl Worker {
         self.status.waiting = waits().flat_map(|side| side.reloads.users()).map(str::to_owned).collect();
         let at_ms =
             |at_ns: u64| now_ms + i64::try_from(at_ns.saturating_sub(now_ns) / 1_000_000).unwrap_or(0);
-        let latest = waits().filter_map(|side| side.latest_ns(now_ns, self.around.scene)).min().map(at_ms);
+        let latest = waits()
+            .filter_map(|side| side.latest_ns(now_ns, self.around.scene_of(side.service())))
+            .min()
+            .map(at_ms);
         let since = self.status.last_edit_ms.unwrap_or(now_ms);
         self.status.pending = (waits().next().is_some()).then_some((since, latest));
         let status = self.status.clone();

@@ -1,26 +1,21 @@
 //! The proxies as the worker sees them: which files each has, what it has not read of them yet.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     super::{
         Around, steps,
         words::{Failure, blocking},
     },
-    Found, Worker, ns, retry,
+    Failures, Found, Worker, ns, retry, whole,
 };
 use crate::{
     clock,
     enforcer::{
-        reconcile,
-        reloads::{BATCH, Decision, Reloads, Scene, Settings, Why},
         editor::{EditError, Editor},
-        users_edit::Change,
+        live, reconcile,
+        reloads::{BATCH, Decision, Reloads, Scene, Settings, Why},
+        users_edit::{Change, Parked},
     },
     ledger::Reader,
     service::{self, Service},
@@ -42,6 +37,8 @@ pub(in crate::daemon::hands) struct Side {
     first: bool,
     /// It is told changes by its API while it runs.
     pub has_live: bool,
+    /// This process has an API that does not do that.
+    pub refuses_live: bool,
     /// It is the admin's to restart it.
     pub by_hand: bool,
     /// The API did not answer: not before this time again (ns, monotonic).
@@ -60,6 +57,7 @@ impl Side {
             texts: None,
             first: true,
             has_live: false,
+            refuses_live: false,
             by_hand: false,
             live_again_ns: 0,
         }
@@ -107,7 +105,12 @@ impl Worker {
             let side = &mut self.sides[at];
             side.proxy = proxy.clone();
             let asked = proxy.clone();
-            side.by_hand = blocking(move || Ok(asked.is_by_hand())).await.unwrap_or(false);
+            let known = blocking(move || Ok((asked.is_by_hand(), live::api_of(&asked)))).await;
+            // A configuration that cannot be read says nothing new.
+            if let Ok((by_hand, api)) = known {
+                side.by_hand = by_hand;
+                side.has_live = api.map_or(side.has_live, |api| api.is_some());
+            }
             if let Some(process) = &proxy.process
                 && side.process != Some((process.pid, process.start_ticks))
             {
@@ -115,7 +118,10 @@ impl Worker {
                 side.reloads.restarted(clock::mono_ns().saturating_sub(ns(process.age())));
                 side.process = Some((process.pid, process.start_ticks));
                 side.live_again_ns = 0;
+                side.refuses_live = false;
             }
+            side.has_live &= !side.refuses_live;
+            side.reloads.set_live(side.has_live);
             if proxy.process.is_none() && side.runs {
                 gone.push(at);
             }
@@ -138,7 +144,7 @@ impl Worker {
 
     /// Whose inbound a tag is.
     pub(super) fn side_of(&mut self, tag: &str) -> Option<&mut Side> {
-        let services: Vec<Service> = self.sides.iter().map(|side| side.service().clone()).collect();
+        let services = self.services_here();
         let service = service::of_tag(&services, tag)?;
         self.sides.iter_mut().find(|side| side.service() == service)
     }
@@ -154,30 +160,36 @@ impl Worker {
         let path = self.ledger.path().to_owned();
         blocking(move || {
             // What cannot be read of one proxy keeps no other from being edited.
-            let (mut files, mut unread, mut failures) = (Vec::new(), BTreeSet::new(), Vec::new());
+            let (mut files, mut failures) = (Vec::new(), Failures::new());
             for (service, paths) in &proxies {
-                match service.read(paths) {
+                let read = service.read(paths).map_err(|error| error.to_string());
+                let good = read.and_then(|read| match reconcile::readable(&read) {
+                    Ok(()) => Ok(read),
+                    Err(refused) => Err(refused.to_string()),
+                });
+                match good {
                     Ok(read) => files.extend(read),
-                    Err(error) => {
-                        failures.push(error.to_string());
-                        unread.insert(service);
-                    }
+                    Err(failure) => drop(failures.insert(service.clone(), failure)),
                 }
             }
-            if files.is_empty() {
-                return Err(failures.join("; "));
+            if files.is_empty() && !failures.is_empty() {
+                return Err(whole(&failures));
             }
             let reader = Reader::open(&path).map_err(|error| error.to_string())?;
             let records = reader.parked().map_err(|error| error.to_string())?;
-            let mut parked = steps::parked(&records)?;
-            let services: Vec<Service> = proxies.iter().map(|(service, _)| service.clone()).collect();
-            parked.retain(|record| {
-                service::of_tag(&services, &record.key.inbound)
-                    .is_none_or(|service| !unread.contains(service))
-            });
-            Ok(Found { files, parked, users, removing, failures })
+            let services: Vec<Service> = proxies.into_iter().map(|(service, _)| service).collect();
+            let unread = |record: &Parked| {
+                service::of_tag(&services, &record.key.inbound).is_some_and(|of| failures.contains_key(of))
+            };
+            let (hidden, parked) = steps::parked(&records)?.into_iter().partition(unread);
+            Ok(Found { files, parked, users, removing, hidden, failures })
         })
         .await
+    }
+
+    /// The services, to ask whose a tag is.
+    pub(super) fn services_here(&self) -> Vec<Service> {
+        self.sides.iter().map(|side| side.service().clone()).collect()
     }
 
     /// Hashes of texts that boxmeter itself has put into the files, and what agents before this one wrote and
