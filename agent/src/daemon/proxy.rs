@@ -47,6 +47,11 @@ const CONFIG: Part = Part { singbox: "singbox_config", service: "service_config"
 const PROCESS: Part = Part { singbox: "singbox", service: "service" };
 const SOURCE: Part = Part { singbox: "source", service: "service_source" };
 
+/// The part that says that clients hide where they come from.
+const FORWARDED: &str = "service_forwarded";
+/// Connections of which a proxy told an address without a port.
+const FORWARDED_ADDRESSES: &str = "forwarded_addresses";
+
 pub struct Proxy {
     pub service: Service,
     watch: ConfigWatch,
@@ -78,6 +83,8 @@ pub struct Proxy {
     /// The source has said that it hears.
     pub connected: bool,
     lost: BTreeMap<&'static str, u64>,
+    /// People were told that clients hide where they come from.
+    said_forwarded: bool,
 }
 
 struct Running {
@@ -148,6 +155,7 @@ impl Proxy {
             running: None,
             connected: false,
             lost: BTreeMap::new(),
+            said_forwarded: false,
         }
     }
 
@@ -200,6 +208,16 @@ impl Proxy {
             SourceEvent::Lost { counter, count } => {
                 let sum = self.lost.entry(counter).or_default();
                 *sum = sum.saturating_add(*count);
+            }
+            // A forwarded address: nothing tells which connection it is.
+            SourceEvent::Sighting(sighting) if sighting.peer.port() == 0 && !self.service.is_singbox() => {
+                let sum = self.lost.entry(FORWARDED_ADDRESSES).or_default();
+                *sum = sum.saturating_add(1);
+                if !std::mem::replace(&mut self.said_forwarded, true) {
+                    let reason = "connections came with an X-Forwarded-For, so that nobody is charged for them; see \
+                                  `boxmeter doctor`";
+                    changes.parts.push((FORWARDED, Some(reason.to_owned())));
+                }
             }
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
@@ -332,6 +350,9 @@ impl Proxy {
                 changes.events.push((kind, self.data(data)));
                 changes.config = true;
                 changes.parts.push((self.part(PROCESS), None));
+                if std::mem::take(&mut self.said_forwarded) {
+                    changes.parts.push((FORWARDED, None));
+                }
                 self.last = Some(process.clone());
                 self.process = Some(process);
                 self.listed_ns = None;

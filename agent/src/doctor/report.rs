@@ -36,11 +36,14 @@ pub fn run(config: &Config, fix: bool, yes: bool, json: bool) -> anyhow::Result<
         );
         repair(config, &gather(&config.singbox.config, setting), yes)?;
     }
-    let mut findings = match config.has_singbox() {
-        true => check(&gather(&config.singbox.config, setting).inputs(kernel_facts())),
-        false => machine(&kernel_facts()),
+    let singbox = config.has_singbox().then(|| gather(&config.singbox.config, setting));
+    let mut findings = match &singbox {
+        Some(singbox) => check(&singbox.inputs(kernel_facts())),
+        None => machine(&kernel_facts()),
     };
-    findings.extend(services::gather(config).iter().flat_map(services::check));
+    let others = services::gather(config);
+    findings.extend(others.iter().flat_map(services::check));
+    findings.extend(services::collisions(&others, singbox.as_ref().and_then(|it| it.config.as_ref().ok())));
     let text = if json { in_json(&findings)? } else { in_words(&findings) };
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Fail).count();
     if failed == 0 {

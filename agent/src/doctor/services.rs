@@ -1,13 +1,17 @@
 //! What is not well with the proxies of `[[service]]`, and what to do. `gather` reads; `check` is pure over
 //! what was read.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use super::check::{Finding, Severity, config_warning, finding};
 use crate::{
     config::{AutoPath, Config},
     service::Service,
-    singbox::{ProxyConfig, process::Process},
+    singbox::{
+        ProxyConfig,
+        config::{Inbound, Transports},
+        process::Process,
+    },
     source::{Choice, choose_access_log},
 };
 
@@ -91,6 +95,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     log(facts, &mut found);
     api(facts, config, &mut found);
     for inbound in &config.inbounds {
+        hidden(facts, inbound, &mut found);
         if let Some(note) = inbound.note {
             let title =
                 format!("{}: users of an inbound of type {} are not told apart", inbound.tag, inbound.kind);
@@ -111,6 +116,68 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         }
     }
     found.extend(config.warnings.iter().map(|warning| config_warning(warning, program)));
+    found
+}
+
+/// On transports of the web a client says in a header where it comes from, and the log has that in place of the
+/// truth.
+fn hidden(facts: &Facts, inbound: &Inbound, found: &mut Vec<Finding>) {
+    let carries = facts.service.kind.carries_users(&inbound.kind);
+    let Some(transport) = inbound.transport.as_deref().filter(|_| carries && inbound.loses_port) else {
+        return;
+    };
+    let (tag, program) = (&inbound.tag, facts.service.kind.title());
+    let (severity, title, what) = match inbound.listen.is_loopback() {
+        true => (
+            Severity::Warn,
+            format!("{tag}: behind a reverse proxy that sends X-Forwarded-For its users' bytes are nobody's"),
+            "Have the reverse proxy send no X-Forwarded-For to it, or use an inbound over plain TCP or TLS.",
+        ),
+        false => (
+            Severity::Fail,
+            format!("{tag}: a client can make its bytes nobody's, and so pass its limits"),
+            "Use plain TCP or TLS as its transport; or set `guard = \"64MiB\"` under [kernel], which ends connections \
+             that move much and are nobody's; or let it listen on 127.0.0.1, behind a reverse proxy that removes \
+             X-Forwarded-For.",
+        ),
+    };
+    let detail = format!(
+        "{program} believes the X-Forwarded-For of the transport {transport:?}, and logs that address without a port: \
+         nothing tells which connection it is, and nobody is charged. `forwarded_addresses` in `boxmeter status` \
+         counts them."
+    );
+    found.push(finding("service-forwarded", severity, title, detail, what));
+}
+
+/// Ports on which two services listen: the kernel could not tell whose a connection is.
+pub fn collisions(all: &[Facts], singbox: Option<&ProxyConfig>) -> Vec<Finding> {
+    let of = |config: &ProxyConfig| {
+        let places = config.inbounds.iter().filter_map(|inbound| {
+            Some((inbound.listen_port?, inbound.listen, inbound.transports, Arc::clone(&inbound.tag)))
+        });
+        places.collect::<Vec<_>>()
+    };
+    let configs = all.iter().filter_map(|facts| facts.config.as_ref().ok()).map(of);
+    let places: Vec<_> = singbox.map(of).into_iter().chain(configs).collect();
+    let mut found = Vec::new();
+    for (at, later) in places.iter().enumerate() {
+        for (port, listen, transports, tag) in later {
+            let same = |(other_port, other_listen, other, _): &&(u16, IpAddr, Transports, Arc<str>)| {
+                let meets =
+                    listen == other_listen || listen.is_unspecified() || other_listen.is_unspecified();
+                let network = transports.tcp && other.tcp || transports.udp && other.udp;
+                port == other_port && meets && network
+            };
+            let Some((.., other)) = places[..at].iter().flatten().find(same) else { continue };
+            found.push(finding(
+                "service-port-taken",
+                Severity::Fail,
+                format!("{other} and {tag} are to listen on the same port, {port}"),
+                "Only one of them can; of the other neither users nor bytes are known.",
+                "Give one of them another port, and restart it.",
+            ));
+        }
+    }
     found
 }
 
@@ -174,8 +241,6 @@ fn api(facts: &Facts, config: &ProxyConfig, found: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{service::Kind, singbox::files::FileText};
 
@@ -217,6 +282,19 @@ mod tests {
         assert!(found.contains(&("service-nameless", Severity::Warn)), "{found:?}");
         assert!(found.contains(&("service-port", Severity::Warn)), "{found:?}");
         assert!(ids(&facts("{")).contains(&("service-config", Severity::Fail)));
+        let web = |listen: &str| {
+            format!(
+                r#"{{"inbounds": [{{"tag": "w", "protocol": "vmess", "port": 9, "listen": "{listen}",
+                    "streamSettings": {{"network": "ws"}}, "settings": {{"clients": []}}}}]}}"#
+            )
+        };
+        assert!(ids(&facts(&web("0.0.0.0"))).contains(&("service-forwarded", Severity::Fail)));
+        assert!(ids(&facts(&web("127.0.0.1"))).contains(&("service-forwarded", Severity::Warn)));
+        assert!(!ids(&facts(text)).iter().any(|(id, _)| *id == "service-forwarded"));
+        let all = [facts(&web("0.0.0.0")), facts(&web("127.0.0.1")), facts(odd)];
+        let found = collisions(&all, None);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].id, found[0].severity), ("service-port-taken", Severity::Fail));
         let silent = Facts { log: Some(Err("no log".to_owned())), ..facts(text) };
         assert!(ids(&silent).contains(&("service-source", Severity::Fail)));
     }
