@@ -5,6 +5,7 @@ use crate::target::{Target, head};
 use crate::wait;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -92,8 +93,8 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// What two users take in the same time, until the second one has taken so much.
-pub fn side_by_side(scene: &impl Scene, users: [&User; 2], until: u64) -> [u64; 2] {
+/// What two users take in the same time, while what the second one has taken goes from the one to the other.
+pub fn side_by_side(scene: &impl Scene, users: [&User; 2], part: Range<u64>) -> [u64; 2] {
     let stop = AtomicBool::new(false);
     let taken = [AtomicU64::new(0), AtomicU64::new(0)];
     let mut streams = users.map(|user| Stream::open(scene, user));
@@ -101,13 +102,17 @@ pub fn side_by_side(scene: &impl Scene, users: [&User; 2], until: u64) -> [u64; 
         for (stream, taken) in streams.iter_mut().zip(&taken) {
             scope.spawn(|| stream.take(&stop, taken));
         }
-        wait("enough was taken", || match taken[1].load(Ordering::Relaxed) {
-            bytes if bytes >= until => Ok(()),
-            bytes => Err(format!("{bytes} bytes")),
-        });
-        stop.store(true, Ordering::Relaxed);
-    });
-    [taken[0].load(Ordering::Relaxed), taken[1].load(Ordering::Relaxed)]
+        let until = |wanted: u64| {
+            wait("enough was taken", || match taken[1].load(Ordering::Relaxed) {
+                bytes if bytes >= wanted => Ok(()),
+                bytes => Err(format!("{bytes} bytes")),
+            });
+            [0, 1].map(|at| taken[at].load(Ordering::Relaxed))
+        };
+        let _stops = Stops(&stop);
+        let (before, after) = (until(part.start), until(part.end));
+        [0, 1].map(|at| after[at] - before[at])
+    })
 }
 
 /// While `meanwhile` runs, a user streams on one connection, which must live.

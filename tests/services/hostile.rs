@@ -5,7 +5,10 @@ use std::net::TcpStream;
 
 use boxmeter_tests::{
     agent::Agent,
+    cases::Udp,
     needs_machine,
+    scene::Stream,
+    singbox::User,
     v2ray::{TUTORIAL_USERS, V2raySite, tutorial},
     wait,
 };
@@ -64,4 +67,48 @@ fn a_forged_line_bills_nobody_who_did_not_come() {
             .find_map(|user| user.relay.truth.check(Agent::payload(&usage, &user.name)).err());
         wrong.map_or(Ok(()), Err)
     });
+}
+
+/// A client of a WebSocket says that it comes from another address: V2Ray believes it, so that its bytes are nobody's,
+/// and nobody else's. People see that, and what to do.
+#[test]
+fn a_forwarded_address_bills_nobody_and_is_told() {
+    needs_machine!();
+    let mut config = tutorial();
+    let mut web = json!({"tag": "web", "listen": "10.77.0.1", "port": 30_446, "protocol": "vmess", "settings":
+        {"clients": [{"id": "00000000-0000-4000-8000-000000000002", "email": "web@x"}]}});
+    // The client's own, since it has the server's settings.
+    web["streamSettings"] = json!({"network": "ws", "wsSettings":
+        {"path": "/w", "headers": {"X-Forwarded-For": "10.77.0.2"}}});
+    config["inbounds"].as_array_mut().unwrap().push(web);
+    let comers = [TUTORIAL_USERS[0], TUTORIAL_USERS[1], ("web@x", "web", Udp::Watched)];
+    let site = V2raySite::new(&config, &comers);
+    let mut agent = Agent::beside(&site.scratch, &[], &[&site.config()], &site.inside);
+    agent.start();
+    let hidden = Stream::open(&site, &site.users[2]);
+    for user in &site.users[..2] {
+        user.proxy.exchange(site.target, 10_000, 1 << 20).unwrap();
+    }
+    let status = wait("it is told", || {
+        let status = agent.ask(&["status"])?;
+        match status["degraded"].to_string().contains("service_forwarded") {
+            true => Ok(status),
+            false => Err(status.to_string()),
+        }
+    });
+    assert!(status.to_string().contains("forwarded_addresses"), "{status}");
+    let flows = agent.done(&["flows"]);
+    let unowned = flows["flows"].as_array().unwrap().iter().filter(|flow| flow["user"].is_null());
+    assert!(unowned.clone().any(|flow| flow["inbound"] == json!("v2ray/web")), "{flows}");
+    drop(hidden);
+    wait("the others have what is theirs", || {
+        let usage = agent.ask(&["usage"])?;
+        let of = |user: &User| user.relay.truth.check(Agent::payload(&usage, &user.name)).err();
+        site.users[..2].iter().find_map(of).map_or(Ok(()), Err)
+    });
+    let usage = agent.done(&["usage"]);
+    assert_eq!(Agent::payload(&usage, "web@x"), [0, 0]);
+    assert!(agent.done(&["audit"])["unattributed"]["download_payload_bytes"].as_u64().unwrap() > 0);
+    let found = String::from_utf8_lossy(&agent.command(&["doctor"]).stdout).into_owned();
+    assert!(found.contains("service-forwarded") && found.contains("v2ray/web"), "{found}");
 }

@@ -5,6 +5,7 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod apart;
 mod gate;
 mod hostile;
 mod metered;
