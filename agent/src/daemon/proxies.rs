@@ -222,12 +222,17 @@ impl Proxies {
         let infos: Vec<_> =
             configs().flat_map(|(kind, config)| people::infos(kind, config, &by_tag)).collect();
         meter.set_inbounds(&infos, meter_inbounds(meter));
+        // Whoever is deleted may be in files that cannot be read now.
+        let stale = self.all.iter().filter(|proxy| proxy.is_unread).filter_map(|proxy| proxy.config.as_ref());
+        let stale = stale.flat_map(|config| &config.inbounds).map(|inbound| Arc::clone(&inbound.tag));
+        let unread = remembered.inbounds.iter().map(|inbound| Arc::clone(&inbound.tag));
+        let unread: Vec<Arc<str>> = stale.chain(unread).collect();
         let found = configs().flat_map(|(kind, config)| people::inbounds(kind, config));
         let inbounds = ledger.sync_inbounds(found.chain(remembered.inbounds).collect(), now_ms);
         let mut managed = self.managed(directory);
         managed.extend(remembered.users);
         let elsewhere = configs().flat_map(|(_, config)| &config.inbounds).filter(|inbound| inbound.managed);
-        let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).collect();
+        let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).chain(unread).collect();
         let found = people::users(configs().map(|(_, config)| config), &managed);
         let users = ledger.sync_users(found, elsewhere, self.default_policy.clone(), now_ms);
         self.applying = Some(Applying {

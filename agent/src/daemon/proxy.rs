@@ -57,6 +57,8 @@ pub struct Proxy {
     watch: ConfigWatch,
     owners: Owners,
     pub config: Option<ProxyConfig>,
+    /// The files are not as they were when that was read, and cannot be read now.
+    pub is_unread: bool,
     process: Option<process::Process>,
     /// The newest one that was found, whether it still runs or not.
     last: Option<process::Process>,
@@ -137,6 +139,7 @@ impl Proxy {
             service,
             owners,
             config: None,
+            is_unread: false,
             process: None,
             last: None,
             process_gone: false,
@@ -310,11 +313,15 @@ impl Proxy {
                 known.add(self.known.borrow().names());
                 self.known.send_replace(known);
                 self.config = Some(config);
+                self.is_unread = false;
                 self.listed_ns = None;
                 changes.config = true;
                 changes.parts.push((self.part(CONFIG), None));
             }
-            Err(error) => changes.parts.push((self.part(CONFIG), Some(error.to_string()))),
+            Err(error) => {
+                self.is_unread = true;
+                changes.parts.push((self.part(CONFIG), Some(error.to_string())));
+            }
         }
     }
 
