@@ -41,7 +41,6 @@ use crate::{
     enforcer::editor::Editor,
     kernel::{Events, KernelError, KernelEvent},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
-    service::Service,
 };
 
 /// Sightings taken in one turn, so that the kernel's news and the tick get their turn under load.
@@ -401,14 +400,6 @@ impl Agent {
         if changes.source {
             self.listen();
         }
-    }
-
-    /// The hands see the proxies as they were found last: all that are configured, since somebody may be in
-    /// files that cannot be read now.
-    fn look_at_hands(&self) {
-        let way = |service: &Service| self.ways.iter().find(|way| way.service == *service);
-        let found = self.proxies.all.iter().filter_map(|proxy| Some(proxy.edited(way(&proxy.service)?)));
-        self.hands.look(found.collect());
     }
 
     /// Makes kernel, core and ledger follow the configuration that was read last.

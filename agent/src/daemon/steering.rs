@@ -29,6 +29,7 @@ use crate::{
     fault,
     kernel::KernelError,
     ledger::{PolicyRecord, Standing},
+    service::Service,
 };
 
 /// A source that is away for less is only reconnecting (the start of the agent, a restart of sing-box):
@@ -94,6 +95,14 @@ impl Agent {
         if let Some(out) = self.gate.kept_out() {
             self.hands.want(out);
         }
+    }
+
+    /// The hands see the proxies as they were found last: all that are configured, since somebody may be in
+    /// files that cannot be read now.
+    pub(super) fn look_at_hands(&self) {
+        let way = |service: &Service| self.ways.iter().find(|way| way.service == *service);
+        let found = self.proxies.all.iter().filter_map(|proxy| Some(proxy.edited(way(&proxy.service)?)));
+        self.hands.look(found.collect());
     }
 
     /// How much would be lost by a reload now.

@@ -155,7 +155,10 @@ mod tests {
         Names::new(KnownInbounds(Arc::new(known)))
     }
 
-    fn read(line: &str) -> Option<Result<(String, String, Network, Vec<String>), &'static str>> {
+    /// User, peer, network and the tags of inbounds.
+    type Read = (String, String, Network, Vec<String>);
+
+    fn read(line: &str) -> Option<Result<Read, &'static str>> {
         let written = |tag: &Arc<str>| tag.strip_prefix("x/").map(str::to_owned);
         parse(&names(), written, line).map(|found| {
             found.map(|it| {
