@@ -47,6 +47,8 @@ pub enum LiveError {
     Missing { program: &'static str },
     #[error("its users of type {0:?} cannot be changed while it runs")]
     Unsupported(String),
+    #[error("its inbound has no tag, so that its users cannot be changed while it runs; give it one")]
+    Untagged,
     #[error("the API of {program} refuses: {error}")]
     Refused { program: &'static str, error: String },
     #[error("{program} does not run")]
@@ -60,7 +62,12 @@ pub enum LiveError {
 impl LiveError {
     /// Will it ever do it, as it runs now?
     pub fn is_final(&self) -> bool {
-        matches!(self, LiveError::Missing { .. } | LiveError::Unsupported(_))
+        matches!(self, LiveError::Missing { .. })
+    }
+
+    /// Must it be restarted for this one change?
+    pub fn wants_restart(&self) -> bool {
+        matches!(self, LiveError::Unsupported(_) | LiveError::Untagged)
     }
 }
 
@@ -136,6 +143,9 @@ impl Live {
     ) -> Result<bool, LiveError> {
         let written = service.written(tag).unwrap_or_default();
         let inbound = config.inbounds.iter().find(|inbound| *inbound.tag == **tag);
+        if inbound.is_some_and(|inbound| !inbound.tagged) {
+            return Err(LiveError::Untagged);
+        }
         let user = |inbound: &Inbound| inbound.users.iter().find(|user| *user.name == **name).cloned();
         let Some((inbound, user)) = inbound.and_then(|inbound| Some((inbound, user(inbound)?))) else {
             self.remove(written, name).await?;

@@ -128,3 +128,17 @@ fn several_files_are_one_configuration() {
     let names = |paths: &[std::path::PathBuf]| files::list(paths).unwrap();
     assert_eq!(names(&paths)[0], paths[1], "sing-box sorts them");
 }
+
+/// A check opens the files of logs, so that the checked text has none.
+#[test]
+fn a_text_to_be_checked_names_no_log_files() {
+    let text = r#"{ // people's own
+  "Log": {"access": "/var/log/a.log", "loglevel": "info", "error": "/var/log/e.log"},
+  "inbounds": [{"protocol": "trojan", "port": 1, "settings": {"access": "/stays"}}]}"#;
+    let without = super::config::without_log_files(text);
+    let wanted = text.replace("\"/var/log/a.log\"", "\"\"").replace("\"/var/log/e.log\"", "\"\"");
+    assert_eq!(without, wanted, "all else stays");
+    for same in [r#"{"log": {"access": "none"}}"#, r#"{"log": 5}"#, "{ \"log\": {", "{}"] {
+        assert_eq!(super::config::without_log_files(same), same);
+    }
+}

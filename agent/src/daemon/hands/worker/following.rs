@@ -24,7 +24,7 @@ impl Worker {
     pub(super) async fn tell_running(&mut self) {
         for at in 0..self.sides.len() {
             let side = &self.sides[at];
-            let waits = side.reloads.waiting() != (0, 0) && side.live_again_ns <= clock::mono_ns();
+            let waits = !side.for_live().is_empty() && side.live_again_ns <= clock::mono_ns();
             if !side.has_live || side.proxy.process.is_none() || !waits {
                 continue;
             }
@@ -53,13 +53,13 @@ impl Worker {
         let waiting = self
             .sides
             .iter()
-            .filter(|side| side.has_live && side.proxy.process.is_some() && side.reloads.waiting() != (0, 0));
+            .filter(|side| side.has_live && side.proxy.process.is_some() && !side.for_live().is_empty());
         waiting.map(|side| side.live_again_ns).min()
     }
 
     /// The file says what is to be: whoever is in it is let in as it says, everybody else is out.
     async fn tell_one(&mut self, at: usize, told: &mut Told) -> Result<(), Failure> {
-        let (proxy, keys) = (self.sides[at].proxy.clone(), self.sides[at].reloads.keys());
+        let (proxy, keys) = (self.sides[at].proxy.clone(), self.sides[at].for_live());
         let mut answers = Vec::new();
         let done = live::tell_all(&proxy, &keys, |key, answer| answers.push((key.clone(), answer))).await;
         fault::point("told-live");
@@ -71,7 +71,12 @@ impl Worker {
                     side.reloads.settled(&key);
                     if is_in { &mut told.back } else { &mut told.out }.insert(key.1);
                 }
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    if error.wants_restart() {
+                        side.for_restart.insert(key);
+                    }
+                    failed = Some(error);
+                }
             }
         }
         let Some(error) = failed else { return Ok(()) };

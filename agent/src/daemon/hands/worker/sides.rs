@@ -1,6 +1,11 @@
 //! The proxies as the worker sees them: which files each has, what it has not read of them yet.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     super::{
@@ -41,6 +46,8 @@ pub(in crate::daemon::hands) struct Side {
     pub refuses_live: bool,
     /// It is the admin's to restart it.
     pub by_hand: bool,
+    /// Inbounds and users that the API cannot change.
+    pub for_restart: BTreeSet<(String, String)>,
     /// The API did not answer: not before this time again (ns, monotonic).
     pub live_again_ns: u64,
 }
@@ -58,6 +65,7 @@ impl Side {
             first: true,
             has_live: false,
             refuses_live: false,
+            for_restart: BTreeSet::new(),
             by_hand: false,
             live_again_ns: 0,
         }
@@ -71,7 +79,14 @@ impl Side {
     /// answer for as long as a removal may wait.
     pub fn reloads_now(&self, now_ns: u64, scene: Scene) -> Option<Why> {
         let Decision::Now(why) = self.reloads.decide(now_ns, scene) else { return None };
-        (!self.has_live || self.has_waited(now_ns)).then_some(why)
+        (!self.has_live || self.for_live().is_empty() || self.has_waited(now_ns)).then_some(why)
+    }
+
+    /// What waits and may be told by the API.
+    pub fn for_live(&self) -> Vec<(String, String)> {
+        let mut keys = self.reloads.keys();
+        keys.retain(|key| !self.for_restart.contains(key));
+        keys
     }
 
     fn has_waited(&self, now_ns: u64) -> bool {
@@ -119,6 +134,7 @@ impl Worker {
                 side.process = Some((process.pid, process.start_ticks));
                 side.live_again_ns = 0;
                 side.refuses_live = false;
+                side.for_restart.clear();
             }
             side.has_live &= !side.refuses_live;
             side.reloads.set_live(side.has_live);
