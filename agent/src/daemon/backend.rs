@@ -264,8 +264,7 @@ impl Backend for Answerer {
             .values()
             .rfind(|user| *user.name == *name && user.tombstoned_ms.is_none())
             .ok_or_else(|| ApiError::no_such_user(name))?;
-        let services = self.shares(user.id, &picture).await?;
-        Ok(UserShow { schema: Schema, user: User { services, ..self.user_of(user, &picture).await? } })
+        Ok(UserShow { schema: Schema, user: self.user_with_shares(user, &picture).await? })
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {

@@ -3,20 +3,26 @@
 use std::collections::BTreeMap;
 
 use boxmeter_web::{
-    api::types::{ServiceShare, Traffic},
+    api::types::{ServiceShare, Traffic, User},
     backend::ApiError,
 };
 
 use super::{answers, backend::Answerer, shared::Picture};
-use crate::{core::event::UserId, service::Service};
+use crate::{core::event::UserId, ledger::UserRecord, service::Service};
 
 impl Answerer {
-    /// Nothing where there is only sing-box.
-    pub(super) async fn shares(
+    /// A user with what it moved on each proxy.
+    pub(super) async fn user_with_shares(
         &self,
-        user: UserId,
+        record: &UserRecord,
         picture: &Picture,
-    ) -> Result<Vec<ServiceShare>, ApiError> {
+    ) -> Result<User, ApiError> {
+        let services = self.shares(record.id, picture).await?;
+        Ok(User { services, ..self.user_of(record, picture).await? })
+    }
+
+    /// Nothing where there is only sing-box.
+    async fn shares(&self, user: UserId, picture: &Picture) -> Result<Vec<ServiceShare>, ApiError> {
         let services = &picture.directory.services;
         if services.is_empty() {
             return Ok(Vec::new());
