@@ -1,8 +1,10 @@
-//! Generates the client of sing-box's API from `proto/daemon.proto`, without protoc.
+//! Generates the clients of sing-box's API and the messages of V2Ray's from `proto`, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/daemon.proto");
-    let descriptors = protox::compile(["proto/daemon.proto"], ["proto"])?;
-    tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
+    for file in ["proto/daemon.proto", "proto/v2ray.proto"] {
+        println!("cargo:rerun-if-changed={file}");
+        let descriptors = protox::compile([file], ["proto"])?;
+        tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
+    }
     Ok(())
 }

@@ -17,6 +17,7 @@ use keys::{check_keys, without_secrets};
 pub use ledger::Ledger;
 pub use notify::Notify;
 pub use panel::{Language, Panel};
+pub use service::Service;
 use values::duration;
 pub use values::{AutoPath, Reload};
 
@@ -29,6 +30,7 @@ mod packaged;
 mod panel;
 #[cfg(test)]
 mod reference;
+mod service;
 mod values;
 
 /// Read when no file is named and it exists.
@@ -68,6 +70,9 @@ pub struct Config {
     pub billing: Billing,
     pub metrics: Metrics,
     pub notify: Notify,
+    /// Proxies beside sing-box.
+    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
     /// What was read.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -228,12 +233,21 @@ impl Config {
         }
     }
 
+    /// Is there to be a sing-box? Not beside other services where nobody says so, and the usual place has
+    /// none.
+    pub fn has_singbox(&self) -> bool {
+        let usual = Singbox::default().config;
+        let meant = || self.singbox.config != usual || usual.iter().any(|path| path.exists());
+        self.services.is_empty() || !self.singbox.config.is_empty() && meant()
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.ledger.check()?;
+        service::check(&self.services)?;
         if self.singbox.reload_within > RELOAD_WITHIN_MAX {
             return Err(("singbox.reload_within", "must be at most 7d".to_owned()));
         }
-        if self.singbox.config.is_empty() {
+        if self.singbox.config.is_empty() && self.services.is_empty() {
             return Err(("singbox.config", "names no file; leave it out for /etc/sing-box".to_owned()));
         }
         self.singbox.networks().map_err(|text| ("singbox.proxies", text))?;

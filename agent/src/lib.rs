@@ -17,6 +17,8 @@ pub mod kernel;
 pub mod ledger;
 pub mod notify;
 pub mod panel;
+pub mod service;
 pub mod singbox;
 pub mod source;
+pub mod v2ray;
 pub use boxmeter_web::units;

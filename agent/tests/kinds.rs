@@ -31,7 +31,9 @@ fn all_sources() -> Vec<String> {
 
 /// Words between quotation marks on lines that write an event.
 fn kinds(code: &str, found: &mut BTreeSet<String>) {
-    let lines = code.lines().filter(|line| line.contains("event(") || line.contains("note(transaction"));
+    let lines = code.lines().filter(|line| {
+        line.contains("event(") || line.contains("note(transaction") || line.contains("=> \"service_")
+    });
     for word in lines.flat_map(|line| line.split('"').skip(1).step_by(2)) {
         let is_kind = word.contains('_') && word.bytes().all(|it| it.is_ascii_lowercase() || it == b'_');
         if is_kind && !OTHERS.contains(&word) {
@@ -42,7 +44,9 @@ fn kinds(code: &str, found: &mut BTreeSet<String>) {
 
 /// The first word between quotation marks after each of the places that name a part.
 fn parts(code: &str, found: &mut BTreeSet<String>) {
-    for place in [".degrade(\"", "const PART: &str = \"", "parts.push((\""] {
+    for place in
+        [".degrade(\"", "const PART: &str = \"", "parts.push((\"", "Part { singbox: \"", ", service: \""]
+    {
         let words = code.split(place).skip(1).filter_map(|rest| rest.split('"').next());
         found.extend(words.map(str::to_owned));
     }
@@ -56,7 +60,8 @@ fn every_part_that_may_fail_has_a_name_a_sentence_and_advice() {
     let mut found = BTreeSet::new();
     all_sources().iter().for_each(|code| parts(code, &mut found));
     assert!(
-        found.len() > 8 && ["source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)),
+        found.len() > 8
+            && ["source", "service_source", "backup", "notify-mail"].iter().all(|it| found.contains(*it)),
         "{found:?}"
     );
     let told = Lang::En.keys().filter_map(|key| key.strip_prefix("degraded."));

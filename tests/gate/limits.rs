@@ -4,30 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use boxmeter_tests::{
     needs_machine,
+    scene::side_by_side,
     singbox::{User, VERSIONS},
     wait,
 };
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stops, Stream};
-
-/// What two users take in the same time.
-fn side_by_side(rig: &Rig, until: u64) -> [u64; 2] {
-    let stop = AtomicBool::new(false);
-    let taken = [AtomicU64::new(0), AtomicU64::new(0)];
-    let mut streams = [rig.alice(), rig.bob()].map(|user| Stream::open(rig, user));
-    std::thread::scope(|scope| {
-        for (stream, taken) in streams.iter_mut().zip(&taken) {
-            scope.spawn(|| stream.take(&stop, taken));
-        }
-        wait("enough was taken", || match taken[1].load(Ordering::Relaxed) {
-            bytes if bytes >= until => Ok(()),
-            bytes => Err(format!("{bytes} bytes")),
-        });
-        stop.store(true, Ordering::Relaxed);
-    });
-    [taken[0].load(Ordering::Relaxed), taken[1].load(Ordering::Relaxed)]
-}
 
 /// A speed limit holds for its user, at once for connections that come, whatever the other one does.
 #[test]
@@ -38,7 +21,7 @@ fn speeds_are_kept_in_their_ratio() {
         for (user, rate) in [(rig.alice(), "1MiB/s"), (rig.bob(), "4MiB/s")] {
             rig.done(&["users", "set", &user.name, "--speed-down", rate]);
         }
-        let [slow, fast] = side_by_side(&rig, 16 * MIB);
+        let [slow, fast] = side_by_side(&rig, [rig.alice(), rig.bob()], 0..16 * MIB);
         let ratio = fast as f64 / slow as f64;
         assert!((2.5..6.0).contains(&ratio), "{case}: {slow} and {fast} bytes");
     }

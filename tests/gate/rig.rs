@@ -1,20 +1,14 @@
 //! A server with two users, and questions about them.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
-};
-
+pub use boxmeter_tests::scene::{Stops, Stream, while_streaming};
 use boxmeter_tests::{
     agent::Agent,
     cases::named,
+    scene::Scene,
     singbox::{Site, User},
-    target::head,
-    wait,
+    target::Target,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -22,6 +16,16 @@ pub struct Rig {
     /// The first to be dropped: it needs the site's folder.
     pub agent: Agent,
     pub site: Site,
+}
+
+impl Scene for Rig {
+    fn users(&self) -> &[User] {
+        &self.site.users
+    }
+
+    fn target(&self) -> Target {
+        self.site.target
+    }
 }
 
 impl Rig {
@@ -63,19 +67,16 @@ impl Rig {
     }
 
     pub fn show(&self, user: &str) -> Value {
-        self.done(&["users", "show", user])["user"].clone()
+        self.agent.show(user)
     }
 
     pub fn until_state(&self, user: &str, state: &str) -> Value {
-        wait(&format!("{user} is {state}"), || {
-            let shown = self.agent.ask(&["users", "show", user])?["user"].clone();
-            if shown["state"] == json!(state) { Ok(shown) } else { Err(shown.to_string()) }
-        })
+        self.agent.until_state(user, state)
     }
 
     /// Both directions of the payload that is counted for a user.
     pub fn used(&self, user: &str) -> u64 {
-        Agent::payload(&self.done(&["usage"]), user).iter().sum()
+        self.agent.used(user)
     }
 
     pub fn events(&self, kind: &str) -> Vec<Value> {
@@ -89,105 +90,4 @@ impl Rig {
     pub fn config(&self) -> String {
         std::fs::read_to_string(self.site.config()).unwrap()
     }
-}
-
-/// One connection of a user that is open for as long as a test wants, and moves bytes all the time.
-pub struct Stream {
-    stream: TcpStream,
-}
-
-impl Stream {
-    pub fn open(rig: &Rig, user: &User) -> Stream {
-        let mut stream = Stream::silent(rig, user);
-        stream.begin();
-        stream
-    }
-
-    /// A connection on which nothing comes yet.
-    pub fn silent(rig: &Rig, user: &User) -> Stream {
-        let mut stream = user.proxy.connect(rig.site.target.tcp).unwrap();
-        stream.write_all(&Stream::wanted()[..1]).unwrap();
-        Stream { stream }
-    }
-
-    pub fn begin(&mut self) {
-        self.stream.write_all(&Stream::wanted()[1..]).unwrap();
-    }
-
-    /// As much as anybody may take.
-    fn wanted() -> Vec<u8> {
-        head(0, u64::MAX >> 8).to_vec()
-    }
-
-    pub fn reader(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
-    /// Takes what is on its way; after that nothing comes, be the connection ended or not.
-    pub fn dries_up(&mut self) {
-        self.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let (mut buffer, mut taken) = (vec![0; 64 << 10], 0);
-        while let Ok(n @ 1..) = self.stream.read(&mut buffer) {
-            taken += n;
-            assert!(taken < 64 << 20, "it goes on and on");
-        }
-    }
-
-    /// Takes bytes until told to stop; how many, or why it ended before.
-    pub fn take(&mut self, stop: &AtomicBool, taken: &AtomicU64) -> Result<(), String> {
-        let mut buffer = vec![0; 64 << 10];
-        while !stop.load(Ordering::Relaxed) {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err("the connection ended".to_owned()),
-                Ok(n) => taken.fetch_add(n as u64, Ordering::Relaxed),
-                Err(error) => return Err(error.to_string()),
-            };
-        }
-        Ok(())
-    }
-}
-
-/// Ends the streams also when a check fails: the threads that read them would be waited for without end.
-pub struct Stops<'a>(pub &'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// While `meanwhile` runs, a user streams on one connection, which must live.
-pub fn while_streaming<T>(rig: &Rig, user: &User, meanwhile: impl FnOnce() -> T) -> T {
-    let (stop, taken) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut stream = Stream::open(rig, user);
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| stream.take(&stop, &taken));
-        wait("the other one streams", || match taken.load(Ordering::Relaxed) {
-            0 => Err("nothing yet".to_owned()),
-            _ => Ok(()),
-        });
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
-        // It streams on after everything.
-        let before = taken.load(Ordering::Relaxed);
-        if result.is_ok() {
-            wait("the other one streams on", || {
-                if other.is_finished() {
-                    return Ok(());
-                }
-                match taken.load(Ordering::Relaxed) > before {
-                    true => Ok(()),
-                    false => Err("nothing more".to_owned()),
-                }
-            });
-        }
-        stop.store(true, Ordering::Relaxed);
-        let ended = other.join().unwrap();
-        match result {
-            Ok(value) => {
-                assert_eq!(ended, Ok(()), "{}'s connection did not live", user.name);
-                value
-            }
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
 }

@@ -25,13 +25,24 @@ pub struct Agent {
 impl Agent {
     /// Configured for a sing-box configuration, not started. `netns` is where it will run.
     pub fn new(scratch: &Scratch, sing_box: &Path, netns: &Netns) -> Agent {
+        Agent::beside(scratch, &[sing_box], &[], netns)
+    }
+
+    /// As [`Agent::new`], for configurations of sing-box and of V2Ray; the services are called as their files.
+    pub fn beside(scratch: &Scratch, sing_box: &[&Path], v2ray: &[&Path], netns: &Netns) -> Agent {
         scratch.mount("bpf", "bpf", None);
         std::fs::create_dir_all(scratch.join("ledger")).unwrap();
         let folder = scratch.path().to_owned();
+        let services: String = v2ray
+            .iter()
+            .map(|file| {
+                let name = file.file_stem().unwrap().display();
+                format!("[[service]]\nkind = \"v2ray\"\nname = \"{name}\"\nconfig = [{file:?}]\n")
+            })
+            .collect();
         let text = format!(
-            "[singbox]\nconfig = [{:?}]\n[kernel]\npins = \"{1}/bpf/boxmeter\"\n\
-             [ledger]\npath = \"{1}/ledger/ledger.db\"\n[api]\nsocket = \"{1}/boxmeter.sock\"\n",
-            sing_box.display().to_string(),
+            "[singbox]\nconfig = {sing_box:?}\n[kernel]\npins = \"{0}/bpf/boxmeter\"\n\
+             [ledger]\npath = \"{0}/ledger/ledger.db\"\n[api]\nsocket = \"{0}/boxmeter.sock\"\n{services}",
             folder.display()
         );
         std::fs::write(folder.join("boxmeter.toml"), text).unwrap();
@@ -176,6 +187,22 @@ impl Agent {
     /// An answer to a command that must work.
     pub fn done(&self, words: &[&str]) -> Value {
         self.ask(words).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn show(&self, user: &str) -> Value {
+        self.done(&["users", "show", user])["user"].clone()
+    }
+
+    pub fn until_state(&self, user: &str, state: &str) -> Value {
+        wait(&format!("{user} is {state}"), || {
+            let shown = self.ask(&["users", "show", user])?["user"].clone();
+            if shown["state"] == json!(state) { Ok(shown) } else { Err(shown.to_string()) }
+        })
+    }
+
+    /// Both directions of the payload that is counted for a user.
+    pub fn used(&self, user: &str) -> u64 {
+        Agent::payload(&self.done(&["usage"]), user).iter().sum()
     }
 
     /// The events of a kind.

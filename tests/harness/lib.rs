@@ -20,12 +20,14 @@ pub mod netns;
 pub mod process;
 pub mod questions;
 pub mod relay;
+pub mod scene;
 pub mod scratch;
 pub mod singbox;
 pub mod socks;
 pub mod target;
 pub mod usage;
 pub mod users;
+pub mod v2ray;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,11 +59,11 @@ pub fn tools() -> PathBuf {
     std::env::var_os("BOXMETER_TOOLS").map_or_else(default, PathBuf::from)
 }
 
-/// One of Prometheus' programs: the machine's own, or the one that `cargo xtask setup` has unpacked.
+/// A program of a Debian package: the machine's own, or the one that `cargo xtask setup` has unpacked.
 pub fn program(name: &str) -> Option<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
-    let unpacked = tools().join("prometheus/usr/bin");
-    std::env::split_paths(&places).chain([unpacked]).map(|place| place.join(name)).find(|path| path.is_file())
+    let unpacked = ["prometheus", "v2ray"].map(|package| tools().join(package).join("usr/bin"));
+    std::env::split_paths(&places).chain(unpacked).map(|place| place.join(name)).find(|path| path.is_file())
 }
 
 /// The program under test.
@@ -84,6 +86,9 @@ pub fn note_skip(reason: &str) {
 pub fn lacking() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".into());
+    }
+    if program("v2ray").is_none() {
+        return Some("needs v2ray: cargo xtask setup".into());
     }
     let missing = singbox::VERSIONS.iter().find(|v| !singbox::binary(v).is_file());
     missing.map(|v| format!("needs sing-box {v}: cargo xtask setup"))

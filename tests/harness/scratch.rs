@@ -19,6 +19,11 @@ impl Scratch {
         Scratch { folder: tempfile::Builder::new().prefix("bm-").tempdir().unwrap() }
     }
 
+    /// A folder more, of whoever runs in the mount namespace of another.
+    pub fn beside(_: &Scratch) -> Scratch {
+        Scratch { folder: tempfile::Builder::new().prefix("bm-").tempdir().unwrap() }
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

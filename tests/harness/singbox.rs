@@ -5,6 +5,7 @@ use crate::cases::{Case, Client, Tls, Udp};
 use crate::netns::Netns;
 use crate::process::Process;
 use crate::relay::Relay;
+use crate::scene::{Scene, drive};
 use crate::scratch::Scratch;
 use crate::socks::Proxy;
 use crate::target::{self, Target};
@@ -15,8 +16,6 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One release per source of owners.
 pub const VERSIONS: [&str; 3] = ["1.12.23", "1.13.21", "1.14.4"];
@@ -79,6 +78,16 @@ pub fn certificate(version: &str) -> (String, String) {
     let pem = String::from_utf8(made.stdout).unwrap();
     let at = pem.find("-----BEGIN CERTIFICATE").expect("a certificate");
     (pem[..at].trim().to_owned(), pem[at..].trim().to_owned())
+}
+
+impl Scene for Site {
+    fn users(&self) -> &[User] {
+        &self.users
+    }
+
+    fn target(&self) -> Target {
+        self.target
+    }
 }
 
 impl Site {
@@ -208,31 +217,8 @@ impl Site {
 
     /// Drives all users, a few at a time; nobody may fail.
     pub fn drive(&self, rounds: u64) -> Dropped {
-        let next = AtomicUsize::new(0);
-        let (failures, dropped) = (Mutex::new(Vec::new()), Mutex::new(Dropped::new()));
-        let work = |user: &User, index: u64| {
-            for round in 1..=rounds {
-                match user.drive(self.target, BYTES * round + 1_000 * index) {
-                    Ok(0) => {}
-                    Ok(times) => *dropped.lock().unwrap().entry(user.name.clone()).or_default() += times,
-                    Err(why) => failures.lock().unwrap().push(why),
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::SeqCst);
-                        let Some(user) = self.users.get(index) else { return };
-                        work(user, index as u64);
-                    }
-                });
-            }
-        });
-        let failures = failures.into_inner().unwrap();
+        let (dropped, failures) = drive(self, rounds);
         assert!(failures.is_empty(), "{}:\n{}\n{}", self.version, failures.join("\n"), self.client_log());
-        let dropped = dropped.into_inner().unwrap();
         if !dropped.is_empty() {
             println!("{}: connections dropped by sing-box itself: {dropped:?}", self.version);
         }

@@ -11,10 +11,11 @@ use std::{
 
 use boxmeter::{
     enforcer::{
+        editor::{EditError, Editor, Reload},
         reconcile::{self, Plan, Want, Wanted},
-        singbox::{EditError, Reload, Singbox},
         users_edit::{Brought, Parked, What},
     },
+    service::Service,
     singbox::{files, process},
 };
 use boxmeter_tests::{cases, needs_machine, singbox::Site};
@@ -30,7 +31,7 @@ fn new() -> Want {
 }
 
 /// Plans and writes; the ledger is a list.
-fn write(singbox: &Singbox, parked: &mut Vec<Parked>, wanted: &Wanted) -> Plan {
+fn write(singbox: &Editor, parked: &mut Vec<Parked>, wanted: &Wanted) -> Plan {
     let files = files::read(&singbox.config).unwrap();
     let plan = reconcile::plan(&files, parked, wanted, &singbox.own_texts().unwrap()).unwrap();
     assert!(plan.refused.is_empty(), "{:?}", plan.refused);
@@ -140,7 +141,8 @@ fn every_version_takes_every_edited_file() {
             .replace("DIR", dir.path().to_str().unwrap());
         let file = dir.path().join("config.json");
         fs::write(&file, &text).unwrap();
-        let singbox = Singbox {
+        let singbox = Editor {
+            service: Service::singbox(),
             config: vec![file.clone()],
             process: None,
             last: None,
@@ -169,8 +171,9 @@ fn every_version_takes_every_edited_file() {
     }
 }
 
-fn singbox(server: &Server) -> Singbox {
-    Singbox {
+fn singbox(server: &Server) -> Editor {
+    Editor {
+        service: Service::singbox(),
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),
         last: None,
@@ -213,7 +216,8 @@ fn who_is_out_is_refused_after_the_reload_and_then_let_in_again() {
 fn users_of_every_inbound_go_and_come_back() {
     needs_machine!();
     let mut site = Site::new(V14, &cases::matrix(boxmeter_tests::long()));
-    let singbox = Singbox {
+    let singbox = Editor {
+        service: Service::singbox(),
         config: vec![site.config()],
         process: Some(process::find(&[site.config()]).unwrap()),
         last: None,
@@ -267,11 +271,15 @@ fn a_reload_that_fails_later_brings_back_what_sing_box_ran_with() {
     );
     let now = files::read_file(&server.file("a.json")).unwrap();
     let content = now.text.strip_suffix('}').unwrap().to_owned() + &service;
-    let edit =
-        boxmeter::enforcer::singbox::Edit { path: server.file("a.json"), expected: now.sha256, content };
+    let edit = boxmeter::enforcer::editor::Edit {
+        service: Service::singbox(),
+        path: server.file("a.json"),
+        expected: now.sha256,
+        content,
+    };
     singbox.write(&[edit]).unwrap();
     // Another agent, after a crash: what is needed is on disk.
-    let singbox = Singbox { ..singbox };
+    let singbox = Editor { ..singbox };
     let error = singbox.reload(|| Ok(())).unwrap_err();
     assert!(
         matches!(&error, EditError::RolledBack { .. }) && error.to_string().contains("start it"),
@@ -355,11 +363,11 @@ fn a_sing_box_that_has_ended_is_no_reload_that_failed() {
     write(&singbox, &mut parked, &wanted(&["alice"], &Want::Out));
     assert!(!singbox.reload(|| Ok(())).unwrap());
     assert!(!server.text("a.json").contains("alice"));
-    let named = Singbox { binary: Some(binary(V14)), last: None, ..singbox };
+    let named = Editor { binary: Some(binary(V14)), last: None, ..singbox };
     assert!(!named.reload(|| Ok(())).unwrap());
     assert!(!server.text("a.json").contains("alice"));
     // Nobody is known.
-    let unknown = Singbox { binary: None, process: None, ..named };
+    let unknown = Editor { binary: None, process: None, ..named };
     match unknown.check(&[]) {
         Err(error) => assert!(error.to_string().contains("[singbox] binary"), "{error}"),
         Ok(()) => assert!(Command::new("sing-box").arg("version").output().is_ok()),
@@ -388,15 +396,22 @@ fn a_server_on_udp_alone_is_seen_to_come_up() {
         });
         let (before, backups) = (process.listeners(&port), Some(dir.path().join("kept")));
         let reload = Reload::Command("true".to_owned());
-        let deaf =
-            Singbox { config, process: Some(process.clone()), last: None, binary: None, reload, backups };
+        let deaf = Editor {
+            service: Service::singbox(),
+            config,
+            process: Some(process.clone()),
+            last: None,
+            binary: None,
+            reload,
+            backups,
+        };
         write(&deaf, &mut Vec::new(), &wanted(&["alice"], &Want::Out));
         // That takes as long as sing-box may.
         if version == V14 {
             let error = deaf.reload(|| Ok(())).unwrap_err().to_string();
             assert!(error.contains(&format!("UDP port {udp} has no new listener")), "{error}");
         }
-        let hears = Singbox { reload: Reload::Signal, ..deaf };
+        let hears = Editor { reload: Reload::Signal, ..deaf };
         write(&hears, &mut Vec::new(), &wanted(&["alice"], &Want::Out));
         assert!(hears.reload(|| Ok(())).unwrap());
         assert_ne!(process.listeners(&port), before);

@@ -6,16 +6,18 @@ use boxmeter::{
     doctor::{Severity, check, fix, gather},
     enforcer::{
         added,
-        singbox::{Edit, EditError, Reload, Singbox},
+        editor::{Edit, EditError, Editor, Reload},
     },
+    service::Service,
     singbox::{files, process},
     source::Setting,
 };
 
 use crate::server::{Server, USERS, V12, V13, V14, free_port, mixed, wait_for};
 
-fn singbox(server: &Server) -> Singbox {
-    Singbox {
+fn singbox(server: &Server) -> Editor {
+    Editor {
+        service: Service::singbox(),
         config: server.config(),
         process: Some(process::find(&server.config()).unwrap()),
         last: None,
@@ -130,7 +132,8 @@ fn a_taken_port_is_seen_before_anything_changes() {
 
 fn edit(server: &Server, content: String) -> Edit {
     let path = server.file("a.json");
-    Edit { expected: files::read_file(&path).unwrap().sha256, path, content }
+    let service = Service::singbox();
+    Edit { service, expected: files::read_file(&path).unwrap().sha256, path, content }
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn what_check_refuses_is_not_written() {
         let server = Server::start(version, port, &[("a.json", &mixed(port, ""))]);
         let edit = edit(&server, mixed(port, r#", "stats": {}"#));
         let error = singbox(&server).apply(&[edit], || Ok(())).unwrap_err();
-        assert!(matches!(error, EditError::Refused(_)), "{error}");
+        assert!(matches!(error, EditError::Refused { .. }), "{error}");
         assert!(error.to_string().contains("stats") && error.to_string().contains("a.json"), "{error}");
         assert_eq!(server.text("a.json"), mixed(port, ""));
     }

@@ -8,7 +8,8 @@ use std::{
 use boxmeter::{
     core::event::Network,
     doctor::fix,
-    enforcer::singbox::{Reload, Singbox},
+    enforcer::editor::{Editor, Reload},
+    service::Service,
     singbox::process,
     source::{KnownInbounds, connect},
 };
@@ -45,7 +46,8 @@ fn fix_and_sources_work_across_namespaces() {
         assert!(found.other_netns && found.other_mount_ns);
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "not reachable from here");
         let netns = found.netns_path().unwrap();
-        let singbox = Singbox {
+        let singbox = Editor {
+            service: Service::singbox(),
             config: server.config(),
             process: Some(found),
             last: None,

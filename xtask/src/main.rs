@@ -17,7 +17,6 @@ mod leftovers;
 mod package;
 mod packages;
 mod paths;
-mod prometheus;
 mod python;
 mod report;
 mod run;
@@ -31,6 +30,7 @@ mod test;
 mod tidy;
 mod tidy_rules;
 mod toolchain;
+mod unpacked;
 mod vm;
 
 use anyhow::Result;

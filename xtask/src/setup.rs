@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: whatever a fresh machine lacks, in one go. Idempotent, and quick when nothing is missing.
 
 use crate::shell::{clean, is_root, output, succeed};
-use crate::{browser, packages, prometheus, python, singbox, toolchain};
+use crate::{browser, packages, python, singbox, toolchain, unpacked};
 use anyhow::{Context, Result};
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ pub fn everything() -> Result<Ready> {
     let ready = without_browser()?;
     browser::install_missing()?;
     python::install_missing()?;
-    prometheus::install_missing()?;
+    unpacked::install_missing()?;
     Ok(ready)
 }
 

@@ -1,7 +1,7 @@
 //! `boxmeter status`: is all well, and if not, what to do.
 
 use boxmeter_web::{
-    api::types::{EnforcementStatus, InboundStatus, KernelStatus, Network, Status},
+    api::types::{EnforcementStatus, InboundStatus, KernelStatus, Network, ServiceStatus, Status},
     backend::Backend,
 };
 use jiff::Timestamp;
@@ -105,10 +105,38 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
             context.fill("status.ledger", &[("path", &safe(&status.ledger.path)), ("committed", &committed)]),
         ),
     ];
+    // Beside sing-box, or in its place.
+    let services = status.services.iter().map(|it| (context.text("part.service"), service(context, it)));
+    parts.splice(if status.has_singbox() { 2..2 } else { 1..2 }, services);
     if let Some(it) = &status.enforcement {
         parts.push((context.text("part.enforcement"), enforcement(context, it)));
     }
     parts
+}
+
+fn service(context: &Context, it: &ServiceStatus) -> String {
+    let text = |text: &Option<String>| safe(text.as_deref().unwrap_or("?"));
+    let (name, kind) = (safe(&it.name), safe(&it.kind));
+    let Some(pid) = it.pid else {
+        let values = [("name", &*name), ("kind", &*kind), ("config", &text(&it.config))];
+        return context.fill("status.service_absent", &values);
+    };
+    let source = match it.source.kind {
+        None => context.text("status.source_none").to_owned(),
+        Some(kind) if it.source.connected => {
+            context.fill("status.source_connected", &[("kind", kind.as_str())])
+        }
+        Some(kind) => context.fill("status.source_lost", &[("kind", kind.as_str())]),
+    };
+    let values = [
+        ("name", &*name),
+        ("kind", &*kind),
+        ("version", &text(&it.version)),
+        ("pid", &pid.to_string()),
+        ("source", &source),
+        ("config", &text(&it.config)),
+    ];
+    context.fill("status.service", &values)
 }
 
 fn enforcement(context: &Context, it: &EnforcementStatus) -> String {

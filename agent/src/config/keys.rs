@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Service};
+use crate::service::Kind;
+
+/// The one key that may stand several times.
+const SERVICE: &str = "service";
 
 /// Every key of the defaults is known, and no other; so the list cannot go stale.
 pub(super) fn check_keys(table: &toml::Table, path: &Path) -> Result<(), ConfigError> {
@@ -10,6 +14,14 @@ pub(super) fn check_keys(table: &toml::Table, path: &Path) -> Result<(), ConfigE
         .map_err(|error| ConfigError::Invalid { path: path.to_owned(), detail: error.to_string() })?;
     for (name, value) in table {
         let unknown = |key: String, nearest| ConfigError::UnknownKey { path: path.to_owned(), key, nearest };
+        if name == SERVICE {
+            let known = toml::Table::try_from(Service { kind: Some(Kind::V2ray), ..Service::default() })
+                .map_err(|error| ConfigError::Invalid { path: path.to_owned(), detail: error.to_string() })?;
+            for service in value.as_array().into_iter().flatten() {
+                check_table(service, &known, name, &unknown)?;
+            }
+            continue;
+        }
         let Some(section) = known.get(name).and_then(toml::Value::as_table) else {
             let owner = known.iter().find(|(_, keys)| keys.get(name).is_some());
             let nearest = owner.map(|(section, _)| format!("[{section}] {name}"));

@@ -83,6 +83,8 @@ pub struct Sighting {
     pub connection: Arc<str>,
     /// The inbound's tag.
     pub inbound: Arc<str>,
+    /// The tags of others that it may be on as well: not every source tells that.
+    pub or_inbounds: Arc<[Arc<str>]>,
     /// The proxied connection's network, which is not always the flow's transport: UDP may be
     /// carried over TCP, and QUIC carries TCP streams.
     pub network: Network,
@@ -92,6 +94,8 @@ pub struct Sighting {
     /// When sing-box created the connection, Unix milliseconds; `None` where the source does not
     /// say, and the time of arrival is meant.
     pub created_ms: Option<i64>,
+    /// It was created up to so much later than `created_ms`: a log may name the second only.
+    pub within_ms: i64,
     /// The connection has ended already.
     pub closed: bool,
     /// Proxied bytes so far (client to target, target to client), where the source says them.

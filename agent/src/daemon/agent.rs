@@ -26,7 +26,8 @@ use super::{
     hands::Hands,
     meter::{Meter, Tick},
     people,
-    proxy::{Changes, News, Proxy, Synced},
+    proxies::{News, Proxies, Synced},
+    proxy::Changes,
     shared::{Directory, PictureSender, Question, UserRecords},
     totals::Totals,
     watchdog::Watchdog,
@@ -37,7 +38,7 @@ use crate::{
         account::UserSlot,
         event::{SourceEvent, UserId},
     },
-    enforcer::singbox::Singbox,
+    enforcer::editor::Editor,
     fault,
     kernel::{Events, KernelError, KernelEvent},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
@@ -62,11 +63,11 @@ pub struct Agent {
     pub care: Care,
     /// A backup was restored, and nothing was committed since.
     pub restored: bool,
-    /// How sing-box's files are edited.
-    pub way: Singbox,
+    /// How the proxies' files are edited.
+    pub ways: Vec<Editor>,
     pub news: AsyncFd<Events>,
     pub commits: Commits,
-    pub proxy: Proxy,
+    pub proxies: Proxies,
     pub pictures: PictureSender,
     pub directory: Directory,
     pub totals: Totals,
@@ -77,8 +78,8 @@ pub struct Agent {
     /// Ticks in a row in which the kernel refused something.
     pub refusals: u32,
     pub delays: Delays,
-    /// Since when nobody tells owners (ns, monotonic).
-    pub source_down_ns: Option<u64>,
+    /// By proxy: since when nobody tells owners (ns, monotonic).
+    pub source_down_ns: BTreeMap<usize, u64>,
     pub guard: super::guard::Guard,
     pub troubles: super::troubles::Troubles,
     pub watchdog: Watchdog,
@@ -95,9 +96,9 @@ impl Agent {
     /// When the kernel's maps cannot be read.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         self.take_over().await;
-        let changes = self.proxy.first_look().await;
+        let changes = self.proxies.first_look().await;
         self.changed(changes);
-        if let Some(synced) = self.proxy.first_synced().await {
+        if let Some(synced) = self.proxies.first_synced().await {
             self.applied(synced);
         }
         // Before anything else happens everybody is held to what the ledger says.
@@ -161,7 +162,7 @@ impl Agent {
                     ready?.clear_ready();
                     self.kernel_news()
                 }
-                news = self.proxy.next() => self.proxy_news(news),
+                news = self.proxies.next() => self.proxy_news(news),
                 news = self.gate.next() => self.gate_news(news),
                 news = self.hands.next() => {
                     // Nobody would be taken out of sing-box's users any more, and nobody put back.
@@ -180,7 +181,7 @@ impl Agent {
                 Some(question) = questions.recv() => self.question(question),
                 _ = ticks.tick() => self.on_tick(),
                 _ = looks.tick() => {
-                    let changes = self.proxy.look();
+                    let changes = self.proxies.look();
                     self.changed(changes);
                     // From here and from no other thread: a loop that is stuck must be missed.
                     self.watchdog.alive();
@@ -205,7 +206,7 @@ impl Agent {
 
     fn proxy_news(&mut self, news: News) -> Result<(), KernelError> {
         match news {
-            News::Source(event) => self.sightings(event)?,
+            News::Source(at, event) => self.sightings(at, event)?,
             News::Changes(changes) => self.changed(changes),
             News::Synced(synced) => self.applied(synced),
         }
@@ -232,13 +233,13 @@ impl Agent {
         done
     }
 
-    fn sightings(&mut self, first: SourceEvent) -> Result<(), KernelError> {
+    fn sightings(&mut self, at: usize, first: SourceEvent) -> Result<(), KernelError> {
         // Whatever came of that, sightings come only once.
         let news = self.kernel_news();
-        self.sighting(first);
+        self.sighting(at, first);
         for _ in 1..SIGHTINGS_PER_TURN {
-            match self.proxy.try_event() {
-                Some(event) => self.sighting(event),
+            match self.proxies.try_event() {
+                Some((at, event)) => self.sighting(at, event),
                 None => break,
             }
         }
@@ -247,31 +248,44 @@ impl Agent {
         done
     }
 
-    fn sighting(&mut self, event: SourceEvent) {
+    fn sighting(&mut self, at: usize, event: SourceEvent) {
+        let heard = self.proxies.heard(at, &event);
+        self.told(heard.parts, heard.events);
         match &event {
-            SourceEvent::Connected { .. } => {
-                self.directory.source_connected = true;
-                self.guard.source_connected(clock::mono_ns());
-                self.meter.publisher.restore("source");
-                self.event("source_connected", None, serde_json::json!({}));
-            }
-            SourceEvent::Disconnected { reason, .. } => {
-                if self.directory.source_connected {
-                    let data = serde_json::json!({"severity": "warning", "message": reason});
-                    self.event("source_disconnected", None, data);
-                }
-                self.directory.source_connected = false;
-                self.guard.source_away();
-                self.meter.publisher.degrade("source", reason.clone(), clock::now());
-            }
-            SourceEvent::Lost { counter, count } => {
-                self.guard.source_lost(clock::mono_ns());
-                self.proxy.lost(counter, *count);
-            }
+            SourceEvent::Connected { .. } | SourceEvent::Disconnected { .. } => self.listen(),
+            SourceEvent::Lost { .. } => self.guard.source_lost(at, clock::mono_ns()),
             SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
         self.delays.heard(&event);
         self.meter.source_event(event);
+    }
+
+    /// Who can be heard has changed.
+    fn listen(&mut self) {
+        self.directory.source_connected = self.proxies.connected();
+        for (at, proxy) in self.proxies.all.iter().enumerate() {
+            match proxy.connected {
+                true => self.guard.source_connected(at, clock::mono_ns()),
+                false => self.guard.source_away(at),
+            }
+        }
+    }
+
+    /// Parts that work or do not, and what happened.
+    fn told(
+        &mut self,
+        parts: Vec<(&'static str, Option<String>)>,
+        events: Vec<(&'static str, serde_json::Value)>,
+    ) {
+        for (part, degraded) in parts {
+            match degraded {
+                Some(reason) => self.meter.publisher.degrade(part, reason, clock::now()),
+                None => self.meter.publisher.restore(part),
+            }
+        }
+        for (kind, data) in events {
+            self.event(kind, None, data);
+        }
     }
 
     fn on_tick(&mut self) -> Result<(), KernelError> {
@@ -360,7 +374,7 @@ impl Agent {
                 "the disk has been taking one commit for more than half a minute; the kernel counts on";
             self.meter.publisher.degrade("ledger", text.to_owned(), now);
         }
-        for (name, value) in self.proxy.counters() {
+        for (name, value) in self.proxies.counters() {
             self.meter.publisher.set_counter(name, value);
         }
         for (name, value) in self.delays.counters() {
@@ -372,7 +386,8 @@ impl Agent {
         for (name, value) in self.gate.limits.counters().named() {
             self.meter.publisher.set_counter(name, value);
         }
-        self.directory.source = self.proxy.kind();
+        self.directory.source = self.proxies.kind();
+        self.directory.services = Arc::new(self.proxies.service_statuses());
         self.directory.gate = self.gate.rows();
         self.directory.enforcement = self.hands.status();
         self.tell_troubles(&snapshot.degraded);
@@ -380,27 +395,18 @@ impl Agent {
         self.pictures.send_replace(Arc::new(picture));
     }
 
-    /// sing-box's configuration, process or source changed.
+    /// A proxy's configuration, process or source changed.
     fn changed(&mut self, changes: Changes) {
-        for (part, degraded) in changes.parts {
-            match degraded {
-                Some(reason) => self.meter.publisher.degrade(part, reason, clock::now()),
-                None => self.meter.publisher.restore(part),
-            }
-        }
-        for (kind, data) in changes.events {
-            self.event(kind, None, data);
-        }
-        self.directory.singbox = self.proxy.status();
+        self.told(changes.parts, changes.events);
+        self.directory.singbox = self.proxies.singbox_status();
         if changes.gone {
-            self.hands.look(self.proxy.edited(&self.way));
+            self.look_at_hands();
         }
         if changes.config {
             self.apply_config();
         }
         if changes.source {
-            self.directory.source_connected = false;
-            self.guard.source_away();
+            self.listen();
         }
     }
 
@@ -408,19 +414,19 @@ impl Agent {
     pub fn apply_config(&mut self) {
         let now = clock::now();
         let (ledger, directory) = (&self.commits.ledger, &self.directory);
-        if let Err(error) = self.proxy.apply(&mut self.meter, ledger, directory, now.wall_ms) {
+        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, now.wall_ms) {
             self.not_applied(&error);
         }
     }
 
     fn not_applied(&mut self, error: &anyhow::Error) {
         // The next look tries again.
-        self.proxy.apply_again();
+        self.proxies.apply_again();
         self.meter.publisher.degrade("configuration", format!("{error:#}"), clock::now());
     }
 
     fn applied(&mut self, synced: Synced) {
-        match self.proxy.applied(&mut self.meter, synced) {
+        match self.proxies.applied(&mut self.meter, synced) {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
                 self.directory.users = newest(&self.directory.users, applied.users);
@@ -428,7 +434,7 @@ impl Agent {
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
                 self.meter.publisher.restore("configuration");
-                self.hands.look(self.proxy.edited(&self.way));
+                self.look_at_hands();
                 self.gate.ask_everybody();
             }
             Err(error) => self.not_applied(&error),

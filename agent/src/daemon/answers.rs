@@ -228,6 +228,7 @@ pub fn user(
         overrides: row.map(|row| to_api(&row.overrides)).unwrap_or_default(),
         terms: row.map(|_| terms),
         time_zone: zone_name.map(str::to_owned),
+        services: Vec::new(),
         first_used_at: record.first_use_ms.map(|ms| Time::from_ms(ms, zone)),
         enforcement: row.map(|row| enforced(record, row, &picture.directory)).unwrap_or_default(),
         rev: unsigned(record.settings_rev),

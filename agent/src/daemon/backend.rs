@@ -227,6 +227,7 @@ impl Backend for Answerer {
                 backups: answers::backups(&self.backups.borrow(), &self.zone),
             },
             singbox: picture.directory.singbox.clone(),
+            services: picture.directory.services.to_vec(),
             time_zone: self.zone.iana_name().map(str::to_owned),
             inbounds: picture.directory.listeners.to_vec(),
             enforcement: Some(answers::enforcement(&picture.directory, &self.zone)),
@@ -263,7 +264,7 @@ impl Backend for Answerer {
             .values()
             .rfind(|user| *user.name == *name && user.tombstoned_ms.is_none())
             .ok_or_else(|| ApiError::no_such_user(name))?;
-        Ok(UserShow { schema: Schema, user: self.user_of(user, &picture).await? })
+        Ok(UserShow { schema: Schema, user: self.user_with_shares(user, &picture).await? })
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<Usage, ApiError> {

@@ -33,6 +33,9 @@ const WARN_AT: usize = 3;
 /// The part of the status that warns.
 const PART: &str = "guard";
 
+/// Which source tells an inbound's owners: only of those whose users are known to anybody.
+type Sources = BTreeMap<InboundIndex, usize>;
+
 /// A TCP flow that moved much.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
@@ -44,7 +47,8 @@ pub struct Bulk {
 #[derive(Debug, Default)]
 pub struct Guard {
     limit: Option<u64>,
-    source_since_ns: Option<u64>,
+    /// By source: since when it tells owners.
+    since_ns: BTreeMap<usize, u64>,
     /// Flows without an owner, and when they were seen first.
     seen: BTreeMap<FlowId, u64>,
     warned: bool,
@@ -55,33 +59,40 @@ impl Guard {
         Guard { limit, ..Guard::default() }
     }
 
-    /// From now on owners are told.
-    pub fn source_connected(&mut self, now_ns: u64) {
-        self.source_since_ns.get_or_insert(now_ns);
+    /// From now on a source tells owners.
+    pub fn source_connected(&mut self, source: usize, now_ns: u64) {
+        self.since_ns.entry(source).or_insert(now_ns);
     }
 
-    pub fn source_away(&mut self) {
-        self.source_since_ns = None;
+    pub fn source_away(&mut self, source: usize) {
+        self.since_ns.remove(&source);
     }
 
     /// The source has lost something: of what is open now, nobody knows.
-    pub fn source_lost(&mut self, now_ns: u64) {
-        self.source_since_ns = self.source_since_ns.map(|_| now_ns);
+    pub fn source_lost(&mut self, source: usize, now_ns: u64) {
+        self.since_ns.entry(source).and_modify(|since_ns| *since_ns = now_ns);
     }
 
     /// Those of which an owner should have been told.
-    fn owed(&self, bulk: Vec<Bulk>, now_ns: u64) -> Vec<Bulk> {
-        let Some(since_ns) = self.source_since_ns else { return Vec::new() };
+    fn owed(&self, bulk: Vec<Bulk>, sources: &Sources, now_ns: u64) -> Vec<Bulk> {
         let owed = |it: &Bulk| {
-            it.flow.opened_ns >= since_ns
+            let source = sources.get(&it.flow.inbound);
+            let since_ns = source.and_then(|source| self.since_ns.get(source));
+            since_ns.is_some_and(|since_ns| it.flow.opened_ns >= *since_ns)
                 && now_ns.saturating_sub(it.flow.opened_ns) >= OWNER_COMES_NS / fault::hurry()
         };
         bulk.into_iter().filter(owed).collect()
     }
 
     /// Which are to be ended.
-    fn look(&mut self, bulk: Vec<Bulk>, open: &BTreeSet<FlowId>, now_ns: u64) -> Vec<Bulk> {
-        let owed = self.owed(bulk, now_ns);
+    fn look(
+        &mut self,
+        bulk: Vec<Bulk>,
+        sources: &Sources,
+        open: &BTreeSet<FlowId>,
+        now_ns: u64,
+    ) -> Vec<Bulk> {
+        let owed = self.owed(bulk, sources, now_ns);
         for it in &owed {
             self.seen.entry(it.flow.id).or_insert(now_ns);
         }
@@ -130,24 +141,22 @@ impl Meter {
 }
 
 impl Agent {
-    /// Inbounds of which anybody could be told.
-    fn inbounds_with_users(&self) -> BTreeSet<InboundIndex> {
+    /// Inbounds of which anybody could be told, and by which source.
+    fn inbounds_with_users(&self) -> Sources {
         let of_living = self.directory.users.values().filter(|user| user.tombstoned_ms.is_none());
         let members: BTreeSet<InboundNo> = of_living.flat_map(|user| user.inbounds.iter().copied()).collect();
         let known = self.directory.inbounds.iter().filter(|inbound| members.contains(&inbound.no));
         let tags: BTreeSet<&str> = known.map(|inbound| &*inbound.tag).collect();
         let indexes = self.directory.tags.iter().filter(|(_, tag)| tags.contains(&***tag));
-        indexes.map(|(index, _)| *index).collect()
+        indexes.filter_map(|(index, tag)| Some((*index, self.proxies.of_tag(tag)?))).collect()
     }
 
     /// After a walk over all sockets.
     pub(super) fn look_at_unowned(&mut self, open: &BTreeSet<FlowId>, now: Now, ended: &mut Vec<FlowSeen>) {
         let mut bulk = self.meter.take_unowned_bulk();
-        if !bulk.is_empty() {
-            let owned = self.inbounds_with_users();
-            bulk.retain(|it| owned.contains(&it.flow.inbound));
-        }
-        let over = self.guard.look(bulk, open, now.mono_ns);
+        let sources = if bulk.is_empty() { Sources::new() } else { self.inbounds_with_users() };
+        bulk.retain(|it| sources.contains_key(&it.flow.inbound));
+        let over = self.guard.look(bulk, &sources, open, now.mono_ns);
         if let Some(first) = over.first() {
             let tag = self.directory.tags.get(&first.flow.inbound).map(ToString::to_string);
             let message = format!(
@@ -192,6 +201,10 @@ mod tests {
         Bulk { flow, bytes }
     }
 
+    fn sources() -> Sources {
+        Sources::from([(InboundIndex(1), 0), (InboundIndex(2), 1)])
+    }
+
     fn ids(found: &[Bulk]) -> Vec<u64> {
         found.iter().map(|it| it.flow.id.0).collect()
     }
@@ -206,34 +219,44 @@ mod tests {
             bulk(4, 138, 65 << 20),
         ];
         let open = all.iter().map(|it| it.flow.id).collect();
-        assert!(guard.look(all.clone(), &open, 140 * SECOND).is_empty(), "nobody tells owners");
-        guard.source_connected(100 * SECOND);
-        guard.source_connected(110 * SECOND);
-        assert_eq!(ids(&guard.look(all.clone(), &open, 140 * SECOND)), [2], "old, small and new ones go on");
-        guard.source_away();
-        assert!(guard.look(all.clone(), &open, 145 * SECOND).is_empty());
+        assert!(guard.look(all.clone(), &sources(), &open, 140 * SECOND).is_empty(), "nobody tells owners");
+        guard.source_connected(0, 100 * SECOND);
+        guard.source_connected(0, 110 * SECOND);
+        assert_eq!(
+            ids(&guard.look(all.clone(), &sources(), &open, 140 * SECOND)),
+            [2],
+            "old, small and new ones go on"
+        );
+        guard.source_away(0);
+        assert!(guard.look(all.clone(), &sources(), &open, 145 * SECOND).is_empty());
+        // Another service's source says nothing of these, and this one's nothing of its own.
+        guard.source_connected(1, 100 * SECOND);
+        assert!(guard.look(all.clone(), &sources(), &open, 145 * SECOND).is_empty());
+        let mut other = bulk(5, 101, 65 << 20);
+        other.flow.inbound = InboundIndex(2);
+        assert_eq!(ids(&guard.look(vec![other], &sources(), &open, 145 * SECOND)), [5]);
         let mut off = Guard::new(None);
-        off.source_connected(0);
-        assert!(off.look(all, &open, 145 * SECOND).is_empty());
+        off.source_connected(0, 0);
+        assert!(off.look(all, &sources(), &open, 145 * SECOND).is_empty());
     }
 
     #[test]
     fn several_while_somebody_is_out_are_told_until_they_are_long_gone() {
         let mut guard = Guard::new(None);
-        guard.source_connected(0);
+        guard.source_connected(0, 0);
         let open: BTreeSet<FlowId> = (1..=3).map(FlowId).collect();
         for id in 1..=2 {
-            guard.look(vec![bulk(id, 1, 5 << 20)], &open, 40 * SECOND);
+            guard.look(vec![bulk(id, 1, 5 << 20)], &sources(), &open, 40 * SECOND);
         }
         assert_eq!(guard.warning(true), None);
-        guard.look(vec![bulk(3, 1, 5 << 20)], &open, 40 * SECOND);
+        guard.look(vec![bulk(3, 1, 5 << 20)], &sources(), &open, 40 * SECOND);
         assert_eq!(guard.warning(false), None, "nobody is out");
         let told = guard.warning(true).flatten().unwrap();
         assert!(told.contains("guard"), "{told}");
         assert_eq!(guard.warning(true), None, "told once");
-        guard.look(Vec::new(), &BTreeSet::new(), 50 * SECOND);
+        guard.look(Vec::new(), &sources(), &BTreeSet::new(), 50 * SECOND);
         assert_eq!(guard.warning(true), None, "it is not long ago");
-        guard.look(Vec::new(), &BTreeSet::new(), 50 * SECOND + WINDOW_NS);
+        guard.look(Vec::new(), &sources(), &BTreeSet::new(), 50 * SECOND + WINDOW_NS);
         assert_eq!(guard.warning(true), Some(None));
     }
 }

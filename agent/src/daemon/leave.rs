@@ -1,4 +1,4 @@
-//! Boxmeter leaves: its programs go out of the kernel, and what it put into sing-box's files goes out of
+//! Boxmeter leaves: its programs go out of the kernel, and what it put into the proxies' files goes out of
 //! those, with no agent running. What others have put there meanwhile stays.
 
 use std::{
@@ -9,26 +9,24 @@ use std::{
 use anyhow::Context as _;
 use boxmeter_common::user::METER_PAYLOAD;
 
-use super::{commits::Commits, edit_way, hands, kernel_config, meter::Meter, people, zone};
+use super::{commits::Commits, edit_ways, hands, kernel_config, meter::Meter, people, zone};
 use crate::{
     clock,
     config::Config,
     core::{policy, terms::Terms},
     enforcer::{
         added,
+        editor::{Edit, EditError, Editor, Reload},
+        live,
         reconcile::{self, Want, Wanted},
-        singbox::{Edit, Reload, Singbox},
         users_edit::Parked,
     },
     kernel::Kernel,
     ledger::{
         AdminState, FileState, Ledger, NewEvent, Options, ParkedRecord, ParkedStage, Reader, UserRecord,
     },
-    singbox::{
-        config::LOCKED_USER,
-        files::{self, FileText},
-        process,
-    },
+    service::{self, Service},
+    singbox::{config::LOCKED_USER, files::FileText},
 };
 
 /// What stops holding.
@@ -188,73 +186,124 @@ async fn commit_last(kernel: Kernel, ledger: &Ledger) -> anyhow::Result<Meter> {
     Ok(meter)
 }
 
-/// Takes boxmeter's own out of sing-box's files.
+/// Takes boxmeter's own out of the proxies' files.
 async fn tidy(config: &Config, ledger: &Ledger, put_back: bool) -> Result<Left, String> {
-    let way = edit_way(config).map_err(|error| error.to_string())?;
-    let paths = config.singbox.config.clone();
-    let singbox = Singbox { process: process::find(&paths).ok(), config: paths, ..way };
+    let ways = edit_ways(config).map_err(|error| error.to_string())?;
+    let services: Vec<Service> = ways.iter().map(|way| way.service.clone()).collect();
     let users = ledger.users().await.map_err(|error| error.to_string())?;
     let reader = Reader::open(ledger.path()).map_err(|error| error.to_string())?;
     let records = reader.parked().map_err(|error| error.to_string())?;
-    let added = singbox.added().map_err(|error| error.to_string())?;
-    let pending = singbox.own_texts().map_err(|error| error.to_string())?;
-    if records.is_empty()
-        && added.is_empty()
-        && pending.is_empty()
-        && !singbox.config.iter().any(|p| p.exists())
-    {
-        return Ok(Left::default());
-    }
-    let parked = hands::parked(&records)?;
-    let files = files::read(&singbox.config).map_err(|error| error.to_string())?;
     let wanted = wanted(&users, &records, put_back);
-    let plan = reconcile::plan(&files, &parked, &wanted, &pending).map_err(|error| error.to_string())?;
+    let parked = hands::parked(&records)?;
+    let (mut left, mut troubles) = (Left::default(), Vec::new());
+    for way in ways {
+        let process = way.service.find(&way.config).ok();
+        let proxy = Editor { process, ..way };
+        let own = |record: &&Parked| service::of_tag(&services, &record.key.inbound) == Some(&proxy.service);
+        let parked: Vec<Parked> = parked.iter().filter(own).cloned().collect();
+        // What cannot be done with one keeps nothing from the others.
+        if let Err(reason) = tidy_one(&proxy, ledger, (&parked, &wanted), &users, &mut left).await {
+            troubles.push(reason);
+        }
+    }
+    left.trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+    let records = reader.parked().unwrap_or_else(|error| {
+        left.unfinished.push(error.to_string());
+        records
+    });
+    left.still_out = out(&users, &records);
+    let back = wanted.into_iter().filter(|(_, want)| matches!(want, Want::In)).map(|(name, _)| name);
+    left.put_back = back.filter(|name| !left.still_out.contains(name)).collect();
+    left.put_back.sort_unstable();
+    Ok(left)
+}
+
+async fn tidy_one(
+    proxy: &Editor,
+    ledger: &Ledger,
+    (parked, wanted): (&[Parked], &Wanted),
+    users: &[UserRecord],
+    left: &mut Left,
+) -> Result<(), String> {
+    let added = proxy.added().map_err(|error| error.to_string())?;
+    let pending = proxy.own_texts().map_err(|error| error.to_string())?;
+    let nothing = parked.is_empty() && added.is_empty() && pending.is_empty();
+    if nothing && !proxy.config.iter().any(|path| path.exists()) {
+        return Ok(());
+    }
+    let files = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
+    let plan = reconcile::plan(&files, parked, wanted, &pending).map_err(|error| error.to_string())?;
     let after = edited(&files, &plan.edits);
     let taken = added::take_out(&after, &added);
     let edits = difference(&files, &edited(&after, &taken.edits));
-    let steps = hands::Steps::of(&plan.park, &plan.unpark, &hands::living(&users))?;
+    let steps = hands::Steps::of(&plan.park, &plan.unpark, &hands::living(users))?;
     steps.before(ledger).await?;
-    let reloaded = match edits.is_empty() {
-        false => singbox.apply(&edits, || Ok(())).map_err(|error| error.to_string())?.reloaded,
-        // What an edit before has taken out is let in by the running sing-box until it reads its files.
-        true if pending.is_empty() || singbox.reload == Reload::Never => false,
-        true => singbox.reload(|| Ok(())).map_err(|error| error.to_string())?,
-    };
+    let brought = bring_in(proxy, &edits, !pending.is_empty()).await?;
+    left.reloaded |= brought.reloaded;
+    left.unfinished.extend(brought.by_hand);
     // From here on the files are not as they were, whatever else goes wrong.
-    let mut unfinished: Vec<String> = Vec::new();
-    unfinished.extend(singbox.set_added(&[]).err().map(|error| error.to_string()));
-    unfinished.extend(steps.after(ledger).await.err());
-    if singbox.process.is_some() {
-        unfinished.extend(tell_services(&singbox, &files, ledger, (&parked, &wanted), &users).await);
+    left.unfinished.extend(proxy.set_added(&[]).err().map(|error| error.to_string()));
+    left.unfinished.extend(steps.after(ledger).await.err());
+    if proxy.process.is_some() && proxy.service.is_singbox() {
+        left.unfinished.extend(tell_services(proxy, &files, ledger, (parked, wanted), users).await);
     }
-    let records = reader.parked().unwrap_or_else(|error| {
-        unfinished.push(error.to_string());
-        records
-    });
-    let still_out = out(&users, &records);
     let locked =
         |files: &[FileText]| files.iter().map(|file| file.text.matches(LOCKED_USER).count() as u64).sum();
-    let (locked_before, locked_left): (u64, u64) = (locked(&files), locked(&edited(&files, &edits)));
-    let mut back: Vec<String> =
-        wanted.into_iter().filter(|(_, want)| matches!(want, Want::In)).map(|(n, _)| n).collect();
-    back.retain(|name| !still_out.contains(name));
-    back.sort_unstable();
-    Ok(Left {
-        put_back: back,
-        still_out,
-        locked_removed: locked_before.saturating_sub(locked_left),
-        locked_left,
-        api_removed: !taken.edits.is_empty(),
-        kept: taken.kept,
-        reloaded,
-        trouble: None,
-        unfinished,
-    })
+    let (before, after): (u64, u64) = (locked(&files), locked(&edited(&files, &edits)));
+    left.locked_removed += before.saturating_sub(after);
+    left.locked_left += after;
+    left.api_removed |= !taken.edits.is_empty();
+    left.kept.extend(taken.kept);
+    Ok(())
+}
+
+/// How a proxy came to know its files.
+struct Brought {
+    reloaded: bool,
+    /// What is left to the admin.
+    by_hand: Option<String>,
+}
+
+/// Writes the edits and has the proxy know them: by its API where that takes them, else by a reload or restart.
+async fn bring_in(proxy: &Editor, edits: &[Edit], pending: bool) -> Result<Brought, String> {
+    let reloaded = |reloaded| Ok(Brought { reloaded, by_hand: None });
+    let failed = |error: EditError| error.to_string();
+    if proxy.service.is_singbox() {
+        return reloaded(match edits.is_empty() {
+            false => proxy.apply(edits, || Ok(())).map_err(failed)?.reloaded,
+            // What an edit before has taken out is let in by the running sing-box until it reads its files.
+            true if !pending || proxy.reload == Reload::Never => false,
+            true => proxy.reload(|| Ok(())).map_err(failed)?,
+        });
+    }
+    if !edits.is_empty() {
+        proxy.write(edits).map_err(failed)?;
+    }
+    // What an agent wrote that died before it told is told too.
+    let now = proxy.service.read(&proxy.config).map_err(|error| error.to_string())?;
+    let loaded = proxy.loaded_texts().map_err(failed)?;
+    let unread = reconcile::unread(&loaded, &now).map_err(|error| error.to_string())?;
+    let keys: BTreeSet<_> = unread.into_iter().map(|it| (it.inbound, it.user)).collect();
+    if keys.is_empty() || proxy.process.is_none() {
+        return reloaded(false);
+    }
+    let keys: Vec<_> = keys.into_iter().collect();
+    let mut refused = None;
+    let done = live::tell_all(proxy, &keys, |_, answer| refused = answer.err().or(refused.take())).await;
+    let Some(reason) = done.err().or(refused) else {
+        proxy.loaded().map_err(failed)?;
+        return reloaded(false);
+    };
+    if proxy.is_by_hand() {
+        let by_hand = format!("{reason}: restart it by hand, so that it reads its users");
+        return Ok(Brought { reloaded: false, by_hand: Some(by_hand) });
+    }
+    reloaded(proxy.reload(|| Ok(())).map_err(failed)?)
 }
 
 /// Has managed inbounds follow; what they did not do.
 async fn tell_services(
-    singbox: &Singbox,
+    singbox: &Editor,
     files: &[FileText],
     ledger: &Ledger,
     (parked, wanted): (&[Parked], &Wanted),
@@ -299,6 +348,7 @@ fn edited(files: &[FileText], edits: &[Edit]) -> Vec<FileText> {
 fn difference(files: &[FileText], after: &[FileText]) -> Vec<Edit> {
     let changed = files.iter().zip(after).filter(|(old, new)| old.text != new.text);
     let edit = |(old, new): (&FileText, &FileText)| Edit {
+        service: old.service.clone(),
         path: old.path.as_ref().clone(),
         expected: old.sha256,
         content: new.text.clone(),

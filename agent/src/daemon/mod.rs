@@ -25,10 +25,12 @@ mod metrics;
 mod notifier;
 mod peers;
 mod people;
+mod proxies;
 mod proxy;
 mod questions;
 mod reported;
 mod shared;
+mod shares;
 mod steering;
 mod totals;
 mod troubles;
@@ -57,16 +59,18 @@ use backend::Answerer;
 use commits::Commits;
 use gate::Gate;
 use meter::Meter;
-use proxy::Proxy;
+use proxies::Proxies;
+use proxy::{Owners, Proxy};
 use shared::{Directory, Picture, QUESTIONS_MAX};
 use totals::Totals;
 
 use crate::{
     clock,
     config::{AutoPath, Config, Meter as BilledMeter},
-    enforcer::singbox::{Reload, Singbox},
+    enforcer::editor::{Editor, Reload},
     kernel::{Kernel, KernelConfig},
     ledger::{Backups, Ledger, Options, Reader},
+    service::Service,
 };
 
 /// Runs the agent until SIGTERM or SIGINT. The kernel programs stay.
@@ -112,28 +116,62 @@ fn kernel_config(config: &Config) -> KernelConfig {
     }
 }
 
-/// How sing-box's files are edited: everything but what is found on the machine.
-fn edit_way(config: &Config) -> anyhow::Result<Singbox> {
-    Ok(Singbox {
-        config: Vec::new(),
-        process: None,
-        last: None,
-        binary: match &config.singbox.binary {
-            AutoPath::Auto => None,
-            AutoPath::Path(path) => Some(path.clone()),
-        },
-        reload: Reload::parse(&config.singbox.reload.to_string()).context("[singbox] reload")?,
-        backups: config.ledger.path.parent().map(|folder| folder.join("backups")),
-    })
+/// How the proxies' files are edited: everything but what is found on the machine. sing-box first, where
+/// there is to be one.
+fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
+    let binary = |path: &AutoPath| match path {
+        AutoPath::Auto => None,
+        AutoPath::Path(path) => Some(path.clone()),
+    };
+    let backups = config.ledger.path.parent().map(|folder| folder.join("backups"));
+    let mut ways = Vec::new();
+    if config.has_singbox() {
+        ways.push(Editor {
+            service: Service::singbox(),
+            config: config.singbox.config.clone(),
+            process: None,
+            last: None,
+            binary: binary(&config.singbox.binary),
+            reload: Reload::parse(&config.singbox.reload.to_string()).context("[singbox] reload")?,
+            backups: backups.clone(),
+        });
+    }
+    for service in &config.services {
+        let identity = service.identity();
+        ways.push(Editor {
+            config: service.config.clone(),
+            process: None,
+            last: None,
+            binary: binary(&service.binary),
+            reload: Reload::parse(&service.restart.to_string()).context("[[service]] restart")?,
+            backups: backups.as_ref().map(|folder| folder.join("services").join(&*identity.name)),
+            service: identity,
+        });
+    }
+    Ok(ways)
 }
 
-fn proxy_of(config: &Config, hands: &hands::Hands) -> Proxy {
-    Proxy::new(
-        config.singbox.config.clone(),
-        config.singbox.source.into(),
-        config.billing.default_policy.clone(),
-        hands.removed.clone(),
-    )
+/// How long removals may wait for a reload or restart.
+fn patience(config: &Config) -> std::collections::BTreeMap<Service, std::time::Duration> {
+    let others = config.services.iter().map(|service| (service.identity(), service.restart_within));
+    std::iter::once((Service::singbox(), config.singbox.reload_within)).chain(others).collect()
+}
+
+/// sing-box first, where there is to be one.
+fn proxies(config: &Config, hands: &hands::Hands) -> Proxies {
+    let removed = || hands.removed.clone();
+    let singbox = config.has_singbox().then(|| {
+        let owners = Owners::Singbox(config.singbox.source.into());
+        Proxy::new(Service::singbox(), config.singbox.config.clone(), owners, removed())
+    });
+    let others = config.services.iter().map(|service| {
+        let owners = Owners::AccessLog(match &service.access_log {
+            AutoPath::Auto => None,
+            AutoPath::Path(path) => Some(path.clone()),
+        });
+        Proxy::new(service.identity(), service.config.clone(), owners, removed())
+    });
+    Proxies::new(singbox.into_iter().chain(others).collect(), config.billing.default_policy.clone())
 }
 
 /// Scheduled backups, if they are wanted.
@@ -209,7 +247,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let notices = notifier::notices(&config.notify);
     let mut gate = Gate::new(ledger.clone(), zone.clone(), billed, epoch, notices);
     gate.set_proxies(config.singbox.networks().map_err(anyhow::Error::msg)?);
-    let (hands, handle) = hands::start(ledger.clone(), config.singbox.reload_within);
+    let (hands, handle) = hands::start(ledger.clone(), patience(config));
     let (care, backups) = care::start(ledger.clone(), backups(config)).context("starting a thread")?;
     let (pictures, receiver) = watch::channel(Arc::new(Picture::default()));
     let (notifier, troubles) =
@@ -220,17 +258,17 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
     let (restored, cut_off) = what_was(&config.ledger.path, epoch);
     let listener = listen::bind(&config.api.socket)
         .with_context(|| format!("the socket {}", config.api.socket.display()))?;
-    let proxy = proxy_of(config, &hands);
+    let proxies = proxies(config, &hands);
     let mut agent = Agent {
         meter,
         gate,
         hands,
         care,
         restored,
-        way: edit_way(config)?,
+        ways: edit_ways(config)?,
         news,
         commits: Commits::new(ledger),
-        proxy,
+        proxies,
         pictures,
         directory: Directory::default(),
         totals: Totals::new(zone),
@@ -240,7 +278,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         events: std::collections::VecDeque::new(),
         refusals: 0,
         delays: delays::Delays::default(),
-        source_down_ns: None,
+        source_down_ns: std::collections::BTreeMap::new(),
         guard: guard::Guard::new(guard_bytes),
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),

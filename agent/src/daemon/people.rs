@@ -1,4 +1,4 @@
-//! From sing-box's configuration to what the kernel watches, the core knows and the ledger keeps.
+//! From the proxies' configurations to what the kernel watches, the core knows and the ledger keeps.
 //! Pure: what is read comes in, what is to be set goes out.
 
 use std::{
@@ -16,25 +16,23 @@ use crate::{
     },
     kernel::{self, WatchPort},
     ledger::{FoundInbound, FoundUser, InboundRecord, UserRecord},
-    singbox::{
-        SingboxConfig,
-        config::{Inbound, carries_users},
-    },
+    service::Kind,
+    singbox::{ProxyConfig, config::Inbound},
 };
 
 /// The listeners that are watched: those of types that have users, with a port that is known.
-pub fn watched(config: &SingboxConfig) -> impl Iterator<Item = (&Inbound, u16)> {
+pub fn watched(kind: Kind, config: &ProxyConfig) -> impl Iterator<Item = (&Inbound, u16)> {
     config
         .inbounds
         .iter()
-        .filter(|inbound| carries_users(&inbound.kind) || inbound.has_users)
+        .filter(move |inbound| kind.carries_users(&inbound.kind) || inbound.has_users)
         .filter_map(|inbound| Some((inbound, inbound.listen_port?)))
 }
 
 /// One entry per inbound and network.
-pub fn ports(config: &SingboxConfig, netns: u64) -> Vec<WatchPort> {
+pub fn ports(kind: Kind, config: &ProxyConfig, netns: u64) -> Vec<WatchPort> {
     let mut ports = Vec::new();
-    for (inbound, port) in watched(config) {
+    for (inbound, port) in watched(kind, config) {
         for network in inbound.transports.networks() {
             ports.push(WatchPort { netns, port, network, tag: inbound.tag.to_string() });
         }
@@ -42,8 +40,8 @@ pub fn ports(config: &SingboxConfig, netns: u64) -> Vec<WatchPort> {
     ports
 }
 
-pub fn inbounds(config: &SingboxConfig) -> Vec<FoundInbound> {
-    watched(config)
+pub fn inbounds(kind: Kind, config: &ProxyConfig) -> Vec<FoundInbound> {
+    watched(kind, config)
         .map(|(inbound, port)| FoundInbound {
             tag: Arc::clone(&inbound.tag),
             kind: inbound.kind.clone(),
@@ -57,7 +55,7 @@ pub type Managed = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 /// Whom managed inbounds have: as their services told, and whom the ledger has there. A service that was
 /// not asked yet, or that forgot its users in a restart, makes nobody vanish.
-pub fn managed(config: &SingboxConfig, told: &Managed, directory: &Directory) -> Managed {
+pub fn managed(config: &ProxyConfig, told: &Managed, directory: &Directory) -> Managed {
     let of = |tag: &Arc<str>| config.inbounds.iter().any(|inbound| inbound.managed && inbound.tag == *tag);
     let mut managed: Managed =
         told.iter().filter(|(tag, _)| of(tag)).map(|(t, n)| (t.clone(), n.clone())).collect();
@@ -69,16 +67,16 @@ pub fn managed(config: &SingboxConfig, told: &Managed, directory: &Directory) ->
     managed
 }
 
-/// Users by name, over all inbounds; an account has one name and may be in several. Users without a
-/// name cannot be told apart and are left out: `doctor` asks for names.
-pub fn users(config: &SingboxConfig, managed: &Managed) -> Vec<FoundUser> {
+/// Users by name, over all inbounds of all proxies; an account has one name and may be in several. Users
+/// without a name cannot be told apart and are left out: `doctor` asks for names.
+pub fn users<'a>(configs: impl IntoIterator<Item = &'a ProxyConfig>, managed: &Managed) -> Vec<FoundUser> {
     let mut users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
     for (tag, names) in managed {
         for name in names {
             users.entry(Arc::clone(name)).or_default().insert(Arc::clone(tag));
         }
     }
-    for inbound in &config.inbounds {
+    for inbound in configs.into_iter().flat_map(|config| &config.inbounds) {
         for user in inbound.users.iter().filter(|user| !user.name.is_empty() && !user.is_locked()) {
             users.entry(Arc::clone(&user.name)).or_default().insert(Arc::clone(&inbound.tag));
         }
@@ -128,8 +126,12 @@ pub fn tags(
 }
 
 /// What the attributor needs, for the inbounds that the kernel watches by these indexes.
-pub fn infos(config: &SingboxConfig, indexes: &BTreeMap<Arc<str>, InboundIndex>) -> Vec<InboundInfo> {
-    watched(config)
+pub fn infos(
+    kind: Kind,
+    config: &ProxyConfig,
+    indexes: &BTreeMap<Arc<str>, InboundIndex>,
+) -> Vec<InboundInfo> {
+    watched(kind, config)
         .filter_map(|(inbound, _)| {
             Some(InboundInfo {
                 index: *indexes.get(&inbound.tag)?,
@@ -137,15 +139,15 @@ pub fn infos(config: &SingboxConfig, indexes: &BTreeMap<Arc<str>, InboundIndex>)
                 networks: inbound.transports.networks().collect(),
                 forwarded: inbound.reports_forwarded_addresses,
                 sighted_as: inbound.detour.iter().cloned().collect(),
-                reported_udp: matches!(inbound.kind.as_str(), "socks" | "mixed"),
-                loses_port: matches!(inbound.kind.as_str(), "http" | "mixed"),
+                reported_udp: inbound.reported_udp,
+                loses_port: inbound.loses_port,
             })
         })
         .collect()
 }
 
-pub fn listeners(config: &SingboxConfig) -> Vec<InboundStatus> {
-    watched(config)
+pub fn listeners(kind: Kind, config: &ProxyConfig) -> Vec<InboundStatus> {
+    watched(kind, config)
         .map(|(inbound, port)| InboundStatus {
             tag: inbound.tag.to_string(),
             kind: inbound.kind.clone(),
@@ -170,6 +172,9 @@ fn note(inbound: &Inbound) -> Option<String> {
     }
     if inbound.users.is_empty() && inbound.detour.is_none() {
         return Some("has no users: all of its bytes are unattributed".to_owned());
+    }
+    if let Some(note) = inbound.note {
+        return Some(note.to_owned());
     }
     inbound
         .shares_sockets
@@ -226,7 +231,7 @@ mod tests {
         let found = managed(&config, &told, &Directory::default());
         assert_eq!(found, Managed::from([("ss".into(), names(&["bob"]))]));
         let users: Vec<_> =
-            users(&config, &found).into_iter().map(|user| (user.name, user.inbounds)).collect();
+            users([&config], &found).into_iter().map(|user| (user.name, user.inbounds)).collect();
         assert_eq!(users, [("bob".into(), vec!["ss".into()])]);
     }
 

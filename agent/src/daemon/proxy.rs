@@ -1,24 +1,24 @@
-//! The sing-box beside the agent: its configuration, its process, and the source of owners that runs
-//! for it. Observes; what it sees is applied to kernel, core and ledger in one place.
+//! One proxy beside the agent: its configuration, its process, and the source of owners that runs for it.
+//! Observes; what all of them see is applied to kernel, core and ledger in one place (`proxies`).
 
 mod lists;
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use anyhow::Context;
-use boxmeter_web::api::types::{InboundStatus, SingboxStatus, SourceKind};
+use boxmeter_web::api::types::{ServiceStatus, SingboxStatus, SourceKind, SourceStatus};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinHandle},
 };
 
-use super::{hands::Removed, meter::Meter, people, shared::Directory};
+use super::{hands::Removed, people};
 use crate::{
-    core::event::{self, InboundIndex, SourceEvent},
-    enforcer::singbox::Singbox,
+    core::event::{self, SourceEvent},
+    enforcer::editor::Editor,
     kernel::Namespace,
-    ledger::{CommitError, InboundRecord, Ledger, UserRecord},
-    singbox::{ConfigWatch, SingboxConfig, process},
+    ledger::{InboundRecord, UserRecord},
+    service::Service,
+    singbox::{ConfigWatch, ProxyConfig, process},
     source::{self, Choice, KnownInbounds, Setting},
 };
 
@@ -26,11 +26,39 @@ use crate::{
 /// agent takes hundreds in one turn.
 const SIGHTINGS_MAX: usize = 16_384;
 
+/// Where the owners of a proxy's connections are told.
+#[derive(Clone, Debug)]
+pub enum Owners {
+    /// By sing-box.
+    Singbox(Setting),
+    /// In the access log, at this place if it is named.
+    AccessLog(Option<PathBuf>),
+}
+
+/// A part of what a proxy does for boxmeter, as people see it when it does not.
+#[derive(Clone, Copy)]
+struct Part {
+    singbox: &'static str,
+    /// One for all other services: their reasons stand together.
+    service: &'static str,
+}
+
+const CONFIG: Part = Part { singbox: "singbox_config", service: "service_config" };
+const PROCESS: Part = Part { singbox: "singbox", service: "service" };
+const SOURCE: Part = Part { singbox: "source", service: "service_source" };
+
+/// The part that says that clients hide where they come from.
+const FORWARDED: &str = "service_forwarded";
+/// Connections of which a proxy told an address without a port.
+const FORWARDED_ADDRESSES: &str = "forwarded_addresses";
+
 pub struct Proxy {
+    pub service: Service,
     watch: ConfigWatch,
-    setting: Setting,
-    default_policy: String,
-    config: Option<SingboxConfig>,
+    owners: Owners,
+    pub config: Option<ProxyConfig>,
+    /// The files are not as they were when that was read, and cannot be read now.
+    pub is_unread: bool,
     process: Option<process::Process>,
     /// The newest one that was found, whether it still runs or not.
     last: Option<process::Process>,
@@ -42,21 +70,23 @@ pub struct Proxy {
     /// When the list that is under way was asked for (ns, monotonic).
     asked_ns: u64,
     /// The users of managed inbounds, as their services told last.
-    managed: people::Managed,
+    pub managed: people::Managed,
     /// Who was taken out of them since.
     removed: Removed,
     /// When the list of each that is there was asked for (ns, monotonic).
-    managed_ns: BTreeMap<Arc<str>, u64>,
-    /// Where sing-box was seen last: its ports are watched there while it is stopped.
+    pub managed_ns: BTreeMap<Arc<str>, u64>,
+    /// Where it was seen last: its ports are watched there while it is stopped.
     namespace: Option<Namespace>,
     version: Option<String>,
     events: mpsc::Receiver<SourceEvent>,
     sender: mpsc::Sender<SourceEvent>,
     known: watch::Sender<KnownInbounds>,
     running: Option<Running>,
-    applying: Option<Applying>,
-    apply_again: bool,
+    /// The source has said that it hears.
+    pub connected: bool,
     lost: BTreeMap<&'static str, u64>,
+    /// People were told that clients hide where they come from.
+    said_forwarded: bool,
 }
 
 struct Running {
@@ -73,21 +103,10 @@ type Found = Result<(process::Process, Option<String>), process::NotFound>;
 /// The search runs on a thread of its own: `/proc` and an executable on a slow disk may take long.
 type Search = JoinHandle<Found>;
 
-/// What the ledger says to a configuration.
-pub type Synced = Result<(Vec<InboundRecord>, Vec<UserRecord>), CommitError>;
-
-/// A configuration on its way into the ledger, which may be slow or locked.
-struct Applying {
-    synced: Pin<Box<dyn Future<Output = Synced> + Send>>,
-    watched: BTreeMap<InboundIndex, Arc<str>>,
-    listeners: Vec<InboundStatus>,
-}
-
 /// What may happen at any time.
 pub enum News {
     Source(SourceEvent),
     Changes(Changes),
-    Synced(Synced),
 }
 
 /// What a look found.
@@ -102,16 +121,8 @@ pub struct Changes {
     pub events: Vec<(&'static str, serde_json::Value)>,
 }
 
-/// What followed from a configuration.
-pub struct Applied {
-    pub users: Vec<UserRecord>,
-    pub inbounds: Vec<InboundRecord>,
-    pub tags: BTreeMap<InboundIndex, Arc<str>>,
-    pub listeners: Vec<InboundStatus>,
-}
-
 impl Changes {
-    fn add(&mut self, more: Changes) {
+    pub fn add(&mut self, more: Changes) {
         self.config |= more.config;
         self.gone |= more.gone;
         self.source |= more.source;
@@ -121,13 +132,14 @@ impl Changes {
 }
 
 impl Proxy {
-    pub fn new(paths: Vec<PathBuf>, setting: Setting, default_policy: String, removed: Removed) -> Self {
+    pub fn new(service: Service, paths: Vec<PathBuf>, owners: Owners, removed: Removed) -> Self {
         let (sender, events) = mpsc::channel(SIGHTINGS_MAX);
         Proxy {
-            watch: ConfigWatch::new(paths),
-            setting,
-            default_policy,
+            watch: ConfigWatch::new(service.clone(), paths),
+            service,
+            owners,
             config: None,
+            is_unread: false,
             process: None,
             last: None,
             process_gone: false,
@@ -144,9 +156,9 @@ impl Proxy {
             sender,
             known: watch::Sender::new(KnownInbounds::default()),
             running: None,
-            applying: None,
-            apply_again: true,
+            connected: false,
             lost: BTreeMap::new(),
+            said_forwarded: false,
         }
     }
 
@@ -157,7 +169,6 @@ impl Proxy {
             Some(event) = self.events.recv() => News::Source(event),
             found = ended(&mut self.searching) => News::Changes(self.take_found(found)),
             lists = ended(&mut self.listing) => News::Changes(self.take_lists(lists)),
-            synced = synced(&mut self.applying) => News::Synced(synced),
         }
     }
 
@@ -165,13 +176,55 @@ impl Proxy {
         self.events.try_recv().ok()
     }
 
-    pub fn lost(&mut self, counter: &'static str, count: u64) {
-        let sum = self.lost.entry(counter).or_default();
-        *sum = sum.saturating_add(count);
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.lost.iter().map(|(&name, &value)| (name, value))
     }
 
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.lost.iter().map(|(&name, &value)| (name, value)).collect()
+    fn part(&self, part: Part) -> &'static str {
+        if self.service.is_singbox() { part.singbox } else { part.service }
+    }
+
+    /// An event's data, which says whose it is where that is not sing-box.
+    fn data(&self, mut data: serde_json::Value) -> serde_json::Value {
+        if !self.service.is_singbox() {
+            data["service"] = serde_json::json!(&*self.service.name);
+        }
+        data
+    }
+
+    /// What the source says of itself.
+    pub fn heard(&mut self, event: &SourceEvent) -> Changes {
+        let mut changes = Changes::default();
+        match event {
+            SourceEvent::Connected { .. } => {
+                self.connected = true;
+                changes.parts.push((self.part(SOURCE), None));
+                changes.events.push(("source_connected", self.data(serde_json::json!({}))));
+            }
+            SourceEvent::Disconnected { reason, .. } => {
+                if std::mem::take(&mut self.connected) {
+                    let data = serde_json::json!({"severity": "warning", "message": reason});
+                    changes.events.push(("source_disconnected", self.data(data)));
+                }
+                changes.parts.push((self.part(SOURCE), Some(reason.clone())));
+            }
+            SourceEvent::Lost { counter, count } => {
+                let sum = self.lost.entry(counter).or_default();
+                *sum = sum.saturating_add(*count);
+            }
+            // A forwarded address: nothing tells which connection it is.
+            SourceEvent::Sighting(sighting) if sighting.peer.port() == 0 && !self.service.is_singbox() => {
+                let sum = self.lost.entry(FORWARDED_ADDRESSES).or_default();
+                *sum = sum.saturating_add(1);
+                if !std::mem::replace(&mut self.said_forwarded, true) {
+                    let reason = "connections came with an X-Forwarded-For, so that nobody is charged for them; see \
+                                  `boxmeter doctor`";
+                    changes.parts.push((FORWARDED, Some(reason.to_owned())));
+                }
+            }
+            SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
+        }
+        changes
     }
 
     pub fn kind(&self) -> Option<SourceKind> {
@@ -183,9 +236,9 @@ impl Proxy {
     }
 
     /// The process and the files, for who edits them; how to edit is the configuration's to say.
-    pub fn edited(&self, way: &Singbox) -> Singbox {
+    pub fn edited(&self, way: &Editor) -> Editor {
         let (config, process) = (self.watch.paths().to_vec(), self.process.clone());
-        Singbox { config, process, last: self.last.clone(), ..way.clone() }
+        Editor { config, process, last: self.last.clone(), ..way.clone() }
     }
 
     pub fn status(&self) -> SingboxStatus {
@@ -197,8 +250,32 @@ impl Proxy {
         }
     }
 
-    pub fn apply_again(&mut self) {
-        self.apply_again = true;
+    pub fn service_status(&self) -> ServiceStatus {
+        let SingboxStatus { pid, version, config } = self.status();
+        ServiceStatus {
+            name: self.service.name.to_string(),
+            kind: self.service.kind.program().to_owned(),
+            pid,
+            version,
+            config,
+            source: SourceStatus { kind: self.kind(), connected: self.connected, ..SourceStatus::default() },
+        }
+    }
+
+    /// Where its sockets are; `None`: it was never seen.
+    ///
+    /// # Errors
+    /// Its namespace cannot be opened.
+    pub fn namespace(&mut self) -> anyhow::Result<Option<Namespace>> {
+        if let Some(process) = &self.process {
+            self.namespace = Some(Namespace::of(process.pid)?);
+        }
+        Ok(self.namespace.clone())
+    }
+
+    /// Users of the running proxy whom its file does not have, or not yet.
+    pub fn learn_users(&self, users: &[UserRecord], inbounds: &[InboundRecord]) {
+        self.known.send_if_modified(|known| known.add(people::memberships(users, inbounds)));
     }
 
     /// Looks for configuration and process, and waits for what it finds: at the start.
@@ -214,8 +291,7 @@ impl Proxy {
     /// Looks whether the configuration or the process changed. Never waits: a search for the process
     /// ends with [`News::Changes`].
     pub fn look(&mut self) -> Changes {
-        let again = self.applying.is_none() && std::mem::take(&mut self.apply_again);
-        let mut changes = Changes { config: again, ..Changes::default() };
+        let mut changes = Changes::default();
         if self.config.is_none() || self.watch.changed() {
             self.read_config(&mut changes);
         }
@@ -231,17 +307,21 @@ impl Proxy {
     fn read_config(&mut self, changes: &mut Changes) {
         match self.watch.load() {
             Ok(config) => {
-                // Whom the file does not name any more is a user of the running sing-box all the same,
+                // Whom the file does not name any more is a user of the running proxy all the same,
                 // until it reads the file.
                 let mut known = KnownInbounds::of(&config);
                 known.add(self.known.borrow().names());
                 self.known.send_replace(known);
                 self.config = Some(config);
+                self.is_unread = false;
                 self.listed_ns = None;
                 changes.config = true;
-                changes.parts.push(("singbox_config", None));
+                changes.parts.push((self.part(CONFIG), None));
             }
-            Err(error) => changes.parts.push(("singbox_config", Some(error.to_string()))),
+            Err(error) => {
+                self.is_unread = true;
+                changes.parts.push((self.part(CONFIG), Some(error.to_string())));
+            }
         }
     }
 
@@ -250,9 +330,9 @@ impl Proxy {
             return;
         }
         self.process_gone |= self.process.take().is_some();
-        let paths = self.watch.paths().to_vec();
+        let (service, paths) = (self.service.clone(), self.watch.paths().to_vec());
         self.searching = Some(tokio::task::spawn_blocking(move || {
-            process::find(&paths).map(|process| {
+            service.find(&paths).map(|process| {
                 let version = process.version().ok();
                 (process, version)
             })
@@ -268,10 +348,18 @@ impl Proxy {
             Ok(Ok((process, version))) => {
                 self.version = version;
                 let data = serde_json::json!({"pid": process.pid, "version": self.version});
-                let kind = if gone { "singbox_restarted" } else { "singbox_found" };
-                changes.events.push((kind, data));
+                let kind = match (self.service.is_singbox(), gone) {
+                    (true, true) => "singbox_restarted",
+                    (true, false) => "singbox_found",
+                    (false, true) => "service_restarted",
+                    (false, false) => "service_found",
+                };
+                changes.events.push((kind, self.data(data)));
                 changes.config = true;
-                changes.parts.push(("singbox", None));
+                changes.parts.push((self.part(PROCESS), None));
+                if std::mem::take(&mut self.said_forwarded) {
+                    changes.parts.push((FORWARDED, None));
+                }
                 self.last = Some(process.clone());
                 self.process = Some(process);
                 self.listed_ns = None;
@@ -280,17 +368,18 @@ impl Proxy {
             Ok(Err(reason)) => {
                 changes.gone = gone;
                 if gone {
-                    changes.events.push(("singbox_gone", serde_json::json!({"severity": "warning"})));
+                    let kind = if self.service.is_singbox() { "singbox_gone" } else { "service_gone" };
+                    changes.events.push((kind, self.data(serde_json::json!({"severity": "warning"}))));
                 }
-                changes.parts.push(("singbox", Some(reason.to_string())));
+                changes.parts.push((self.part(PROCESS), Some(reason.to_string())));
             }
-            Err(error) => changes.parts.push(("singbox", Some(error.to_string()))),
+            Err(error) => changes.parts.push((self.part(PROCESS), Some(error.to_string()))),
         }
         self.choose_source(&mut changes);
         changes
     }
 
-    /// This sing-box has read the file as it is: it knows nobody else.
+    /// This process has read the file as it is: it knows nobody else.
     fn forget_former_users(&mut self) {
         if let Some(config) = &self.config {
             self.known.send_replace(KnownInbounds::of(config));
@@ -301,13 +390,19 @@ impl Proxy {
         let Some(config) = &self.config else { return };
         let netns = self.process.as_ref().and_then(process::Process::netns_path);
         let version = self.version.as_deref().and_then(process::major_minor);
-        match source::choose(config, self.setting, version) {
+        let chosen = match &self.owners {
+            Owners::Singbox(setting) => source::choose(config, *setting, version),
+            Owners::AccessLog(named) => {
+                source::choose_access_log(&self.service, config, named.as_deref(), self.process.as_ref())
+            }
+        };
+        match chosen {
             Ok(choice) => self.run_source(choice.in_netns(netns), changes),
             Err(reason) => {
                 if self.stop_source() {
                     changes.source = true;
                 }
-                changes.parts.push(("source", Some(reason.to_string())));
+                changes.parts.push((self.part(SOURCE), Some(reason.to_string())));
             }
         }
     }
@@ -327,79 +422,11 @@ impl Proxy {
     }
 
     fn stop_source(&mut self) -> bool {
+        self.connected = false;
         let Some(running) = self.running.take() else { return false };
         let _ = running.shutdown.send(true);
         running.task.abort();
         true
-    }
-
-    /// Watches the ports and asks the ledger to adopt inbounds and users; it ends with
-    /// [`News::Synced`] and [`Proxy::applied`]. In an order in which nothing is counted for a name
-    /// that the ledger does not have.
-    ///
-    /// # Errors
-    /// When the kernel refuses; what was done stays, and trying again is safe.
-    pub fn apply(
-        &mut self,
-        meter: &mut Meter,
-        ledger: &Ledger,
-        directory: &Directory,
-        now_ms: i64,
-    ) -> anyhow::Result<()> {
-        if self.applying.is_some() {
-            self.apply_again = true;
-            return Ok(());
-        }
-        let config = self.config.as_ref().context("sing-box's configuration was never read")?;
-        if let Some(process) = &self.process {
-            self.namespace = Some(Namespace::of(process.pid)?);
-        }
-        meter.walks_are_complete = self.namespace.is_some();
-        let namespace = match &self.namespace {
-            Some(namespace) => namespace.clone(),
-            None => Namespace::own()?,
-        };
-        let ports = people::ports(config, namespace.cookie());
-        meter.kernel.set_namespaces(vec![namespace]);
-        let indexes = meter.kernel.watch(&ports)?;
-        let watched = || ports.iter().zip(&indexes);
-        let by_tag = watched().map(|(port, &index)| (Arc::from(port.tag.as_str()), index)).collect();
-        meter.set_inbounds(&people::infos(config, &by_tag), meter_inbounds(meter));
-        let inbounds = ledger.sync_inbounds(people::inbounds(config), now_ms);
-        // Whoever was deleted meanwhile is nobody new.
-        let told = self.managed.iter().map(|(tag, names)| {
-            let listed_ns = self.managed_ns.get(tag).copied().unwrap_or(0);
-            (tag.clone(), self.without_removed(tag, names.clone(), listed_ns))
-        });
-        let managed = people::managed(config, &told.collect(), directory);
-        let elsewhere = config.inbounds.iter().filter(|inbound| inbound.managed);
-        let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).collect();
-        let found = people::users(config, &managed);
-        let users = ledger.sync_users(found, elsewhere, self.default_policy.clone(), now_ms);
-        self.applying = Some(Applying {
-            synced: Box::pin(async move { Ok((inbounds.await?, users.await?)) }),
-            watched: watched().map(|(port, &index)| (index, Arc::from(port.tag.as_str()))).collect(),
-            listeners: people::listeners(config),
-        });
-        Ok(())
-    }
-
-    /// Waits for the ledger's answer to [`Proxy::apply`], if it was asked: at the start.
-    pub async fn first_synced(&mut self) -> Option<Synced> {
-        if self.applying.is_some() { Some(synced(&mut self.applying).await) } else { None }
-    }
-
-    /// Tells the core and the source who the users are.
-    ///
-    /// # Errors
-    /// When the ledger or the kernel refuses; trying again is safe.
-    pub fn applied(&mut self, meter: &mut Meter, synced: Synced) -> anyhow::Result<Applied> {
-        let applying = self.applying.take().context("nothing is being applied")?;
-        let (inbounds, users) = synced?;
-        self.known.send_if_modified(|known| known.add(people::memberships(&users, &inbounds)));
-        meter.set_users(people::names(&users))?;
-        let tags = people::tags(&meter.kernel.inbounds(), &applying.watched, &inbounds);
-        Ok(Applied { users, inbounds, tags, listeners: applying.listeners })
     }
 }
 
@@ -411,23 +438,10 @@ async fn ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
     }
 }
 
-/// Never, if nothing is being applied.
-async fn synced(applying: &mut Option<Applying>) -> Synced {
-    match applying {
-        Some(applying) => applying.synced.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop_source();
     }
-}
-
-/// Every inbound of this epoch, watched now or not: their unattributed bytes are still to be read.
-fn meter_inbounds(meter: &Meter) -> Vec<InboundIndex> {
-    meter.kernel.inbounds().into_iter().map(|inbound| inbound.index).collect()
 }
 
 /// Tells two secrets apart without showing them: a changed secret makes a new source.
@@ -438,6 +452,6 @@ fn secret_mark(choice: &Choice) -> String {
             let hash: [u8; 32] = Sha256::digest(endpoint.secret.0.as_bytes()).into();
             format!("{hash:?}")
         }
-        Choice::LogFile { .. } => String::new(),
+        Choice::LogFile { .. } | Choice::AccessLog { .. } => String::new(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use boxmeter_web::api::types::{InboundStatus, KernelStatus, SingboxStatus, SourceKind};
+use boxmeter_web::api::types::{InboundStatus, KernelStatus, ServiceStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
 use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
@@ -73,6 +73,8 @@ pub struct Directory {
     pub tags: Arc<BTreeMap<InboundIndex, Arc<str>>>,
     pub listeners: Arc<Vec<InboundStatus>>,
     pub singbox: SingboxStatus,
+    /// The other proxies.
+    pub services: Arc<Vec<ServiceStatus>>,
     pub source: Option<SourceKind>,
     pub source_connected: bool,
     /// What was decided about each user.

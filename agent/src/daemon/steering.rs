@@ -1,7 +1,10 @@
 //! The part of the agent that carries out what the gate decides: thresholds and rates are written by
 //! the gate itself; flows are blocked and ended here, accounts turned, users suspended.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -26,6 +29,7 @@ use crate::{
     fault,
     kernel::KernelError,
     ledger::{PolicyRecord, Standing},
+    service::Service,
 };
 
 /// A source that is away for less is only reconnecting (the start of the agent, a restart of sing-box):
@@ -94,32 +98,63 @@ impl Agent {
         }
     }
 
+    /// The hands see the proxies as they were found last: all that are configured, since somebody may be in
+    /// files that cannot be read now.
+    pub(super) fn look_at_hands(&self) {
+        let way = |service: &Service| self.ways.iter().find(|way| way.service == *service);
+        let found = self.proxies.all.iter().filter_map(|proxy| Some(proxy.edited(way(&proxy.service)?)));
+        self.hands.look(found.collect());
+    }
+
     /// How much would be lost by a reload now.
     pub(super) fn tell_hands(&mut self) {
         let now_ns = clock::mono_ns();
-        self.source_down_ns = match self.directory.source_connected {
-            true => None,
-            false => self.source_down_ns.or(Some(now_ns)),
-        };
-        let since = self.source_down_ns.map(|since| now_ns.saturating_sub(since));
-        let source_down = since.is_some_and(|down_ns| down_ns >= SOURCE_GRACE_NS);
-        let live = self.meter.attributor.all_live();
-        let others = live.filter(|(user, _)| self.gate.connects(*user));
-        let owned = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
-        let flows = owned + self.strangers(now_ns);
-        self.hands.scene(Scene { flows, source_down });
+        let flows = self.flows_lost(now_ns);
+        let mut scenes = BTreeMap::new();
+        for (at, proxy) in self.proxies.all.iter().enumerate() {
+            let down_ns = match proxy.connected {
+                true => {
+                    self.source_down_ns.remove(&at);
+                    0
+                }
+                false => now_ns.saturating_sub(*self.source_down_ns.entry(at).or_insert(now_ns)),
+            };
+            let source_down = !proxy.connected && down_ns >= SOURCE_GRACE_NS;
+            let flows = flows.get(&at).copied().unwrap_or(0);
+            scenes.insert(proxy.service.clone(), Scene { flows, source_down });
+        }
+        self.hands.scene(scenes);
+    }
+
+    /// By proxy: the flows that somebody would miss. Where nothing waits for a reload nobody asks which they are.
+    fn flows_lost(&self, now_ns: u64) -> BTreeMap<usize, u64> {
+        let mut flows = BTreeMap::new();
+        let mut count = |at: usize, more: u64| *flows.entry(at).or_default() += more;
+        let waits = self.directory.enforcement.pending.is_some();
+        if self.proxies.all.len() == 1 || !waits {
+            let live = self.meter.attributor.all_live();
+            let others = live.filter(|(user, _)| self.gate.connects(*user));
+            let owned = others.fold(0_u64, |sum, (_, live)| sum + u64::from(live.flows));
+            let strangers = if waits { self.strangers(now_ns).count() as u64 } else { 0 };
+            (0..self.proxies.all.len()).for_each(|at| count(at, owned + strangers));
+            return flows;
+        }
+        let place = |flow: &FlowView| self.proxies.of_tag(self.directory.tags.get(&flow.inbound)?);
+        let owned = self.meter.attributor.open();
+        let owned = owned.filter(|flow| flow.user.is_some_and(|user| self.gate.connects(user)));
+        for flow in owned.chain(self.strangers(now_ns)) {
+            place(&flow).into_iter().for_each(|at| count(at, 1));
+        }
+        flows
     }
 
     /// Connections whose user is not known: older than boxmeter, or nobody told. Somebody has them, and they are
     /// counted where a reload waits. A scanner's last no longer than that.
-    fn strangers(&self, now_ns: u64) -> u64 {
-        if self.directory.enforcement.pending.is_none() {
-            return 0;
-        }
-        let lasting = |flow: &FlowView| {
+    fn strangers(&self, now_ns: u64) -> impl Iterator<Item = FlowView> {
+        let lasting = move |flow: &FlowView| {
             flow.network == Network::Tcp && now_ns.saturating_sub(flow.opened_ns) >= STRANGER_NS
         };
-        self.meter.attributor.unowned_live().filter(lasting).count() as u64
+        self.meter.attributor.unowned_live().filter(lasting)
     }
 
     pub(super) fn hands_news(&mut self, news: HandsNews) {

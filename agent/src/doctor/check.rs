@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     core::event::SourceKind,
     singbox::{
-        SingboxConfig,
+        ProxyConfig,
         config::{Inbound, NameDanger, Warning, carries_users},
         process::major_minor,
     },
@@ -58,7 +58,7 @@ pub struct ProcessFact {
 /// Everything that was gathered.
 #[derive(Clone, Debug)]
 pub struct Inputs<'a> {
-    pub config: Result<&'a SingboxConfig, String>,
+    pub config: Result<&'a ProxyConfig, String>,
     pub process: Result<ProcessFact, String>,
     pub setting: Setting,
     /// Whether the chosen source answered; `None`: not asked.
@@ -68,7 +68,7 @@ pub struct Inputs<'a> {
     pub kernel: Vec<KernelFact>,
 }
 
-fn finding(
+pub(super) fn finding(
     id: &'static str,
     severity: Severity,
     title: impl Into<String>,
@@ -78,13 +78,15 @@ fn finding(
     Finding { id, severity, title: title.into(), detail: detail.into(), what_to_do: what_to_do.into() }
 }
 
-/// All findings, the good ones too.
+/// What the kernel has of what is needed.
+pub fn machine(facts: &[KernelFact]) -> Vec<Finding> {
+    let found = facts.iter();
+    found.map(|fact| finding(fact.id, fact.severity, &fact.title, &fact.detail, &fact.what_to_do)).collect()
+}
+
+/// All findings of machine and sing-box, the good ones too.
 pub fn check(inputs: &Inputs<'_>) -> Vec<Finding> {
-    let mut found: Vec<Finding> = inputs
-        .kernel
-        .iter()
-        .map(|fact| finding(fact.id, fact.severity, &fact.title, &fact.detail, &fact.what_to_do))
-        .collect();
+    let mut found = machine(&inputs.kernel);
     process(inputs, &mut found);
     match &inputs.config {
         Err(error) => found.push(finding(
@@ -108,7 +110,7 @@ pub fn check(inputs: &Inputs<'_>) -> Vec<Finding> {
             for inbound in &config.inbounds {
                 listener(inbound, inputs, &mut found);
             }
-            config.warnings.iter().for_each(|warning| found.push(config_warning(warning)));
+            config.warnings.iter().for_each(|warning| found.push(config_warning(warning, "sing-box")));
             tutorial(config, &mut found);
         }
     }
@@ -170,7 +172,7 @@ fn process(inputs: &Inputs<'_>, found: &mut Vec<Finding>) {
     }
 }
 
-fn source(inputs: &Inputs<'_>, config: &SingboxConfig, found: &mut Vec<Finding>) {
+fn source(inputs: &Inputs<'_>, config: &ProxyConfig, found: &mut Vec<Finding>) {
     let version = inputs.process.as_ref().ok().and_then(|p| p.version.as_deref()).and_then(major_minor);
     let choice = match choose(config, inputs.setting, version) {
         Err(reason) => {
@@ -203,7 +205,7 @@ fn source(inputs: &Inputs<'_>, config: &SingboxConfig, found: &mut Vec<Finding>)
             "Connections whose line is lost are unattributed. Users' destinations are written to sing-box's log at level info.",
             "Upgrade to sing-box 1.14 for its API service.",
         )),
-        Choice::LogFile { .. } => found.push(finding(
+        Choice::LogFile { .. } | Choice::AccessLog { .. } => found.push(finding(
             "source-forgeable", Severity::Warn, "clients can forge lines of the log file",
             "A line break in a user name or domain is written as it is, even before authentication, so that a client can blame another user.",
             "Use the Clash API's log stream (`source = \"auto\"`), or sing-box 1.14's API service.",
@@ -211,7 +213,7 @@ fn source(inputs: &Inputs<'_>, config: &SingboxConfig, found: &mut Vec<Finding>)
     }
 }
 
-fn secrets(config: &SingboxConfig, found: &mut Vec<Finding>) {
+fn secrets(config: &ProxyConfig, found: &mut Vec<Finding>) {
     if let Some(api) = config.api_service.as_ref().filter(|api| api.secret.0.is_empty()) {
         let reach = if api.listen.is_loopback() { "every local user" } else { "the whole network" };
         found.push(finding(
@@ -308,13 +310,14 @@ fn listener(inbound: &Inbound, inputs: &Inputs<'_>, found: &mut Vec<Finding>) {
     }
 }
 
-fn config_warning(warning: &Warning) -> Finding {
+/// `program` is the proxy in words.
+pub(super) fn config_warning(warning: &Warning, program: &str) -> Finding {
     let warn = |id, title: String, detail: &str, what: &str| finding(id, Severity::Warn, title, detail, what);
     match warning {
         Warning::RepeatedKey { file, line, key } => warn(
             "repeated-key",
             format!("{}:{line}: the key {key:?} is written again", file.display()),
-            "sing-box takes the later one without a word.",
+            &format!("{program} takes the later one without a word."),
             "Leave one of them.",
         ),
         Warning::UnnamedUser { inbound, index } => warn(
@@ -332,7 +335,7 @@ fn config_warning(warning: &Warning) -> Finding {
         Warning::DuplicateCredential { inbound, names } => warn(
             "duplicate-credential",
             format!("{inbound}: {} have the same credential", names.join(", ")),
-            "sing-box takes all of them for the last one.",
+            &format!("{program} takes all of them for the last one."),
             "Give each its own credential.",
         ),
         Warning::DangerousName { inbound, name, why } => match why {
@@ -359,7 +362,7 @@ fn config_warning(warning: &Warning) -> Finding {
             "duplicate-tag",
             Severity::Fail,
             format!("two inbounds have the tag {tag:?}"),
-            "sing-box does not start with that.",
+            format!("{program} does not start with that."),
             "Rename one.",
         ),
         Warning::UnknownDetour { inbound, detour } => finding(
@@ -373,7 +376,7 @@ fn config_warning(warning: &Warning) -> Finding {
 }
 
 /// A block that a well-known tutorial shows and sing-box does not have.
-fn tutorial(config: &SingboxConfig, found: &mut Vec<Finding>) {
+fn tutorial(config: &ProxyConfig, found: &mut Vec<Finding>) {
     if config.top_level_keys.iter().any(|key| key == "stats") {
         found.push(finding(
             "stats-block",

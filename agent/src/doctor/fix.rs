@@ -1,5 +1,5 @@
 //! What `doctor --fix` changes in sing-box's configuration: the API that tells owners, on loopback,
-//! with a secret. `plan` is pure; `apply` does it through `enforcer::singbox`.
+//! with a secret. `plan` is pure; `apply` does it through `enforcer::editor`.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -12,10 +12,10 @@ use rand::RngExt as _;
 use crate::{
     enforcer::{
         added::{self, Added},
-        singbox::{Applied, Edit, EditError, Singbox},
+        editor::{Applied, Edit, EditError, Editor},
     },
     singbox::{
-        SingboxConfig,
+        ProxyConfig,
         config::{LogOptions, Secret},
         files::{self, ConfigError, FileText},
         process::Process,
@@ -92,7 +92,7 @@ pub fn prove_free(port: u16, process: Option<&Process>) -> Result<(), FixError> 
 }
 
 /// A free port that the configuration does not use.
-pub fn free_port(config: &SingboxConfig, process: Option<&Process>) -> Result<u16, FixError> {
+pub fn free_port(config: &ProxyConfig, process: Option<&Process>) -> Result<u16, FixError> {
     let used = |port: &u16| config.inbounds.iter().any(|inbound| inbound.listen_port == Some(*port));
     PORTS.filter(|port| !used(port)).find(|&port| prove_free(port, process).is_ok()).ok_or(FixError::NoPort)
 }
@@ -137,7 +137,12 @@ pub fn plan(
         diff.push_str(&splice::diff(&file.path.display().to_string(), &file.text, &of_file, &secret.0));
         added.extend(added::note(file, &trees[at], &of_file, &secret.0));
         after[at].text.clone_from(&content);
-        made.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content });
+        made.push(Edit {
+            service: file.service.clone(),
+            path: file.path.as_ref().clone(),
+            expected: file.sha256,
+            content,
+        });
     }
     let read = files::parse(&after).map_err(|_| FixError::ReadBack)?;
     if read.inbounds.len() != config.inbounds.len() {
@@ -147,7 +152,7 @@ pub fn plan(
     Ok(Some(Plan { edits: made, diff, warnings: warnings(&config, &read, setting), choice, added }))
 }
 
-fn warnings(before: &SingboxConfig, after: &SingboxConfig, setting: Setting) -> Vec<String> {
+fn warnings(before: &ProxyConfig, after: &ProxyConfig, setting: Setting) -> Vec<String> {
     let mut warnings = vec![
         "The reload that follows drops every open connection once; clients connect again by themselves."
             .to_owned(),
@@ -199,7 +204,7 @@ impl Edits<'_> {
         (at, splice)
     }
 
-    fn api(&self, config: &SingboxConfig, port: u16, secret: &Secret) -> Found {
+    fn api(&self, config: &ProxyConfig, port: u16, secret: &Secret) -> Found {
         let secret = quote(&secret.0);
         if config.api_service.is_some() {
             let mut services = self.trees.iter().filter_map(|tree| tree.get("services")?.array()).flatten();
@@ -222,7 +227,7 @@ impl Edits<'_> {
         }]
     }
 
-    fn clash(&self, config: &SingboxConfig, port: u16, secret: &Secret) -> Found {
+    fn clash(&self, config: &ProxyConfig, port: u16, secret: &Secret) -> Found {
         let (secret, controller) = (quote(&secret.0), format!("\"127.0.0.1:{port}\""));
         let new = format!("{{\n\t\"external_controller\": {controller},\n\t\"secret\": {secret}\n}}");
         let mut found = match (self.find(&["experimental", "clash_api"]), self.find(&["experimental"])) {
@@ -279,7 +284,7 @@ fn quote(text: &str) -> String {
 }
 
 /// Everything up to the question: reads, chooses a port, plans. `None`: nothing to do.
-pub fn prepare(singbox: &Singbox, version: &str, port: Option<u16>) -> Result<Option<Plan>, FixError> {
+pub fn prepare(singbox: &Editor, version: &str, port: Option<u16>) -> Result<Option<Plan>, FixError> {
     let version = crate::singbox::process::major_minor(version).ok_or(FixError::NoVersion)?;
     let files = files::read(&singbox.config)?;
     let config = files::parse(&files)?;
@@ -302,7 +307,7 @@ pub fn prepare(singbox: &Singbox, version: &str, port: Option<u16>) -> Result<Op
 }
 
 /// After the yes: check, swap, reload, see that the source answers; else back.
-pub fn apply(singbox: &Singbox, plan: &Plan) -> Result<Applied, FixError> {
+pub fn apply(singbox: &Editor, plan: &Plan) -> Result<Applied, FixError> {
     let before = singbox.added()?;
     singbox.set_added(&[before.as_slice(), &plan.added].concat())?;
     match singbox.apply(&plan.edits, || answers(&plan.choice).map(drop)) {
@@ -326,7 +331,7 @@ pub fn answers(choice: &Choice) -> Result<String, String> {
                 singbox_api::version(endpoint).await.map(|v| v.version).map_err(|e| e.to_string())
             }
             Choice::ClashLogs(endpoint) => clash_logs::version(endpoint).await.map_err(|e| e.to_string()),
-            Choice::LogFile { path, .. } => match path.is_file() {
+            Choice::LogFile { path, .. } | Choice::AccessLog { path, .. } => match path.is_file() {
                 true => Ok(String::new()),
                 false => Err(format!("{} is no file", path.display())),
             },

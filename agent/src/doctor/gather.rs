@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     singbox::{
-        SingboxConfig,
+        ProxyConfig,
         files::{self, ConfigError},
         process::{self, NotFound, Process},
         sockets,
@@ -19,7 +19,7 @@ use crate::{
 /// What was read; `inputs` borrows from it.
 #[derive(Debug)]
 pub struct Gathered {
-    pub config: Result<SingboxConfig, ConfigError>,
+    pub config: Result<ProxyConfig, ConfigError>,
     pub process: Result<Process, NotFound>,
     pub version: Option<String>,
     setting: Setting,
@@ -69,7 +69,7 @@ impl Gathered {
 }
 
 /// Tags of inbounds that have established connections from loopback now.
-fn peers_on_loopback(config: &SingboxConfig, process: &Process) -> Vec<String> {
+fn peers_on_loopback(config: &ProxyConfig, process: &Process) -> Vec<String> {
     let mut ports = Vec::new();
     for name in ["net/tcp", "net/tcp6"] {
         let text = fs::read_to_string(process.proc(name)).unwrap_or_default();

@@ -9,13 +9,17 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 use super::{
-    Finding, KernelFact, Severity, check, fix,
+    Finding, KernelFact, Severity, check,
+    check::machine,
+    fix,
     gather::{Gathered, gather},
+    services,
 };
 use crate::{
     config::{AutoPath, Config},
-    enforcer::singbox::{Reload, Singbox},
+    enforcer::editor::{Editor, Reload},
     kernel::probe,
+    service::Service,
     source::Setting,
 };
 
@@ -26,10 +30,20 @@ use crate::{
 pub fn run(config: &Config, fix: bool, yes: bool, json: bool) -> anyhow::Result<String> {
     let setting = config.singbox.source.into();
     if fix {
+        ensure!(
+            config.has_singbox(),
+            "there is nothing that --fix could change: it repairs sing-box's configuration"
+        );
         repair(config, &gather(&config.singbox.config, setting), yes)?;
     }
-    let gathered = gather(&config.singbox.config, setting);
-    let findings = check(&gathered.inputs(kernel_facts()));
+    let singbox = config.has_singbox().then(|| gather(&config.singbox.config, setting));
+    let mut findings = match &singbox {
+        Some(singbox) => check(&singbox.inputs(kernel_facts())),
+        None => machine(&kernel_facts()),
+    };
+    let others = services::gather(config);
+    findings.extend(others.iter().flat_map(services::check));
+    findings.extend(services::collisions(&others, singbox.as_ref().and_then(|it| it.config.as_ref().ok())));
     let text = if json { in_json(&findings)? } else { in_words(&findings) };
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Fail).count();
     if failed == 0 {
@@ -101,7 +115,8 @@ fn in_json(findings: &[Finding]) -> anyhow::Result<String> {
 fn repair(config: &Config, gathered: &Gathered, yes: bool) -> anyhow::Result<()> {
     let process = gathered.process.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let version = gathered.version.as_deref().context("sing-box does not say its version")?;
-    let singbox = Singbox {
+    let singbox = Editor {
+        service: Service::singbox(),
         config: config.singbox.config.clone(),
         process: Some(process.clone()),
         last: None,

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{singbox::Edit, users_edit};
+use super::{editor::Edit, users_edit};
 use crate::singbox::{
     files::FileText,
     splice::{self, Splice},
@@ -118,7 +118,12 @@ pub fn take_out(files: &[FileText], added: &[Added]) -> TakenOut {
             }
         }
         if text != file.text {
-            taken.edits.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content: text });
+            taken.edits.push(Edit {
+                service: file.service.clone(),
+                path: file.path.as_ref().clone(),
+                expected: file.sha256,
+                content: text,
+            });
         }
     }
     taken
@@ -175,6 +180,7 @@ mod tests {
 
     fn file(text: &str) -> FileText {
         FileText {
+            service: crate::service::Service::singbox(),
             path: Arc::new("/etc/a.json".into()),
             sha256: sha256(text.as_bytes()),
             text: text.to_owned(),

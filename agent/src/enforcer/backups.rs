@@ -246,7 +246,12 @@ mod tests {
 
     fn version(number: usize) -> FileText {
         let text = format!("version {number}");
-        FileText { path: std::sync::Arc::new("/etc/c.json".into()), sha256: sha256(text.as_bytes()), text }
+        FileText {
+            service: crate::service::Service::singbox(),
+            path: std::sync::Arc::new("/etc/c.json".into()),
+            sha256: sha256(text.as_bytes()),
+            text,
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `sing-box check` on a copy of the configuration with the edits in it, by the executable that runs.
+//! The check of a copy of the configuration with the edits in it, by the executable that runs: `sing-box check`,
+//! `v2ray -test` or `v2ray test`, `xray run -test`.
 
 use std::{
     fs::{self, File},
@@ -12,26 +13,31 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{
     command::{run, told},
-    singbox::{Edit, EditError, Singbox},
+    editor::{Edit, EditError, Editor},
 };
-use crate::singbox::{
-    files::{self, FileText},
-    process::{self, Process},
+use crate::{
+    service::Kind,
+    singbox::{
+        files::FileText,
+        process::{self, Process},
+    },
 };
 
-impl Singbox {
-    /// `sing-box check` on a copy of all files with the edits in it.
+impl Editor {
+    /// Has the proxy check a copy of all files with the edits in it.
     pub fn check(&self, edits: &[Edit]) -> Result<(), EditError> {
-        let files = files::read(&self.config)?;
+        let program = self.service.kind.title();
+        let failed = |error| EditError::Check { program, error };
+        let files = self.service.read(&self.config)?;
         if let Some(edit) = edits.iter().find(|edit| !files.iter().any(|file| *file.path == edit.path)) {
             return Err(EditError::NotAFile(edit.path.clone()));
         }
-        let copies = Copies::make(&files, edits, self.running_process()).map_err(EditError::Check)?;
-        let output = self
-            .check_command(&copies)
-            .and_then(|mut command| run(&mut command))
-            .map_err(EditError::Check)?;
-        if output.status.success() { Ok(()) } else { Err(EditError::Refused(copies.rename(&told(&output)))) }
+        let copies = Copies::make(&files, edits, self.running_process()).map_err(failed)?;
+        let output = self.check_command(&copies).and_then(|mut command| run(&mut command)).map_err(failed)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(EditError::Refused { program, why: copies.rename(&told(&output)) }),
+        }
     }
 
     fn check_command(&self, copies: &Copies) -> io::Result<Command> {
@@ -56,9 +62,10 @@ impl Singbox {
             (None, Some(process)) => Command::new(process.exe_link()),
             (None, None) => Command::new(self.executable_of_before()?),
         };
-        command.arg("check").arg("--disable-color");
+        let (words, option) = self.check_words()?;
+        command.args(words);
         for file in &copies.seen {
-            command.arg("-c").arg(file);
+            command.arg(option).arg(file);
         }
         // Certificates may be named relative to where sing-box runs. Not for another mount namespace,
         // whose directory is entered in the child.
@@ -81,14 +88,35 @@ impl Singbox {
         let exe = self.before().map(|process| process.exe.to_string_lossy().into_owned());
         let exe = exe.map(|exe| PathBuf::from(exe.trim_end_matches(" (deleted)")));
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let named = std::env::split_paths(&path).map(|folder| folder.join("sing-box"));
+        let named = std::env::split_paths(&path).map(|folder| folder.join(self.service.kind.program()));
         exe.into_iter().chain(named).find(|file| file.is_file()).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "sing-box does not run, and its executable is not known: start it, or name the executable in \
-                 `[singbox] binary`",
-            )
+            let key = if self.service.is_singbox() { "[singbox] binary" } else { "binary` of its `[[service]]" };
+            let program = self.service.kind.title();
+            let what = format!(
+                "{program} does not run, and its executable is not known: start it, or name the executable in `{key}`"
+            );
+            io::Error::new(io::ErrorKind::NotFound, what)
         })
+    }
+}
+
+impl Editor {
+    /// The words that ask for a check, and the option before each file.
+    fn check_words(&self) -> io::Result<(&'static [&'static str], &'static str)> {
+        match self.service.kind {
+            Kind::Singbox => Ok((&["check", "--disable-color"], "-c")),
+            Kind::Xray => Ok((&["run", "-test"], "-c")),
+            Kind::V2ray => {
+                let exe = match (&self.binary, self.running_process()) {
+                    (Some(binary), _) => binary.clone(),
+                    (None, Some(process)) => process.exe_link(),
+                    (None, None) => self.executable_of_before()?,
+                };
+                let version = self.service.version_of(&exe)?;
+                let newer = process::major_minor(&version).is_some_and(|(major, _)| major >= 5);
+                Ok(if newer { (&["test"], "-c") } else { (&["-test"], "-config") })
+            }
+        }
     }
 }
 
@@ -127,7 +155,7 @@ impl Copies {
         if !parent.is_dir() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                "sing-box's container has no /tmp to check a copy in",
+                "the proxy's container has no /tmp to check a copy in",
             ));
         }
         sweep(&parent);
@@ -144,9 +172,10 @@ impl Copies {
         for (at, file) in files.iter().enumerate() {
             let edit = edits.iter().find(|edit| edit.path == *file.path);
             let text = edit.map_or(&file.text, |edit| &edit.content);
+            let text = file.service.kind.checked_text(text);
             // Numbered, since sing-box merges in the order of the names.
             let name = format!("{at:05}.json");
-            fs::write(directory.path().join(&name), text)?;
+            fs::write(directory.path().join(&name), text.as_bytes())?;
             let path = inside.join(name);
             names.push((path.display().to_string(), file.path.display().to_string()));
             seen.push(path);

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     reconcile::{Want, Wanted},
     users_edit::{
-        BadName, Brought, Change, Credentials, Parked, ParkedKey, Shape, UserRefused, What, check_name,
+        BadName, Brought, Change, Credentials, Parked, ParkedKey, Shape, Sort, UserRefused, What, check_name,
     },
 };
 use crate::{singbox::services::ManagerService, source::connect};
@@ -233,7 +233,7 @@ pub fn plan(
     let mut plan = ManagedPlan::default();
     let out = kept(inbound, parked);
     let is_in: HashMap<&str, &ManagedUser> = listed.iter().map(|user| (user.name.as_str(), user)).collect();
-    let shape = Shape { kind: INBOUND_TYPE.to_owned(), method: method.to_owned() };
+    let shape = Shape { kind: Sort::singbox(INBOUND_TYPE), method: method.to_owned() };
     let mut names: Vec<&String> = wanted.keys().collect();
     names.sort_unstable();
     for name in names {
@@ -288,7 +288,7 @@ pub fn prepare(
     name: &str,
     brought: &Brought,
 ) -> Result<(Parked, Credentials), UserRefused> {
-    let shape = Shape { kind: INBOUND_TYPE.to_owned(), method: method.to_owned() };
+    let shape = Shape { kind: Sort::singbox(INBOUND_TYPE), method: method.to_owned() };
     let out = kept(inbound, parked);
     if listed.iter().any(|user| user.name == name) || out.contains_key(name) {
         return Err(UserRefused::DuplicateName { user: name.to_owned(), inbound: inbound.to_owned() });
@@ -328,7 +328,7 @@ fn make(
     out: &HashMap<&str, &Parked>,
 ) -> Result<(ManagedUser, Credentials), UserRefused> {
     let bad = |why| UserRefused::Name { name: name.to_owned(), why };
-    check_name(name, INBOUND_TYPE).map_err(bad)?;
+    check_name(name, &shape.kind).map_err(bad)?;
     if name.contains('/') {
         return Err(bad(BadName::Slash));
     }

@@ -5,6 +5,8 @@ pub mod added;
 mod backups;
 mod check;
 mod command;
+pub mod editor;
+pub mod live;
 pub mod managed;
 pub mod reconcile;
 #[cfg(test)]
@@ -12,6 +14,5 @@ mod reconcile_tests;
 mod reload;
 pub mod reloads;
 mod rollback;
-pub mod singbox;
 pub mod swap;
 pub mod users_edit;

@@ -1,11 +1,11 @@
-//! From what sing-box's files say now, what was taken out of them, and what is wanted, to one batch of
+//! From what the proxies' files say now, what was taken out of them, and what is wanted, to one batch of
 //! edits. Level-triggered: planned again after it was carried out, the plan is empty. Pure.
 //!
 //! The order that survives a crash between any two steps, for who carries it out:
 //!
 //! 1. `Plan::park` into the ledger, in one transaction. A crash here leaves records whose entries are
 //!    still in the file, which has the text of `Parked::from`: the next plan takes them out again.
-//! 2. `Singbox::write(&plan.edits)`. Nothing is lost if it fails: the records of entries that are in the
+//! 2. `Editor::write(&plan.edits)`. Nothing is lost if it fails: the records of entries that are in the
 //!    file again are recognised as in 1.
 //! 3. `Plan::unpark` out of the ledger. A crash before leaves records of users who are wanted and in: the
 //!    next plan only unparks them.
@@ -14,7 +14,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    singbox::Edit,
+    editor::Edit,
     swap,
     users_edit::{
         self, Brought, Change, Credentials, EditRefused, Homeless, List, Newcomer, Parked, ParkedKey, Place,
@@ -74,7 +74,7 @@ impl Plan {
     }
 }
 
-/// Plans. `own` are hashes of texts that boxmeter itself put into the files (`Singbox::own_texts`): an
+/// Plans. `own` are hashes of texts that boxmeter itself put into the files (`Editor::own_texts`): an
 /// entry that is in such a text was not put back by hand.
 pub fn plan(
     files: &[FileText],
@@ -114,6 +114,14 @@ pub fn plan(
     plan.parked_after = after;
     plan.edits = edits(files, &places)?;
     Ok(plan)
+}
+
+/// Can these files be planned with? Others' plans need not fail with them.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn readable(files: &[FileText]) -> Result<(), EditRefused> {
+    Places::read(files, &[], &[]).map(drop)
 }
 
 /// A new user's entries, made before anything is changed.
@@ -174,7 +182,7 @@ pub fn prepare(
     Ok(all.map(|(one, refused)| refused.map_or_else(|| Ok(of(one)), Err)).collect())
 }
 
-/// What sing-box, which runs with the texts `loaded` (`Singbox::loaded_texts`), has not read of the files
+/// What sing-box, which runs with the texts `loaded` (`Editor::loaded_texts`), has not read of the files
 /// as they are `now`: what an agent that starts tells its `Reloads`.
 pub fn unread(loaded: &[FileText], now: &[FileText]) -> Result<Vec<Change>, EditRefused> {
     let (loaded, now) = (Places::read(loaded, &[], &[])?, Places::read(now, &[], &[])?);
@@ -316,7 +324,7 @@ fn add<'w>(place: &mut Place<'_>, new: impl Iterator<Item = (&'w str, &'w Brough
             Err(refused) => plan.refused.push(refused),
             Ok((fields, text)) => {
                 let (user, inbound) = (name.to_owned(), place.tag.clone());
-                let kind = place.shape.kind.clone();
+                let kind = place.shape.kind.name.clone();
                 plan.credentials.push(Credentials {
                     user: user.clone(),
                     inbound: inbound.clone(),
@@ -352,7 +360,12 @@ fn edits(files: &[FileText], places: &Places<'_>) -> Result<Vec<Edit>, EditRefus
         if !users_edit::reads_back(file, &content, &lists) {
             return Err(EditRefused::ReadBack { file: file.path.as_ref().clone() });
         }
-        edits.push(Edit { path: file.path.as_ref().clone(), expected: file.sha256, content });
+        edits.push(Edit {
+            service: file.service.clone(),
+            path: file.path.as_ref().clone(),
+            expected: file.sha256,
+            content,
+        });
     }
     Ok(edits)
 }

@@ -1,4 +1,4 @@
-//! Tells sing-box to read its configuration again, and sees whether it came up with it.
+//! Tells a proxy to read its configuration again, and sees whether it came up with it.
 
 use std::{io, path::Path, process::Command, time::Duration};
 
@@ -6,16 +6,17 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     command::{run, told},
-    singbox::Singbox,
+    editor::Editor,
 };
 use crate::{
     clock,
     core::event::Network,
     fault,
+    service::Service,
     singbox::{
         config::Transports,
-        files::{self, FileText},
-        process::{self, Listener, Process},
+        files::FileText,
+        process::{Listener, Process},
     },
 };
 
@@ -62,13 +63,24 @@ impl Reload {
     }
 }
 
-impl Singbox {
-    /// Tells sing-box to read its configuration again. All its connections end.
+impl Editor {
+    /// Is it somebody else's to have it read its files? The admin has said so, or it must be restarted and
+    /// runs in no unit of its own.
+    pub fn is_by_hand(&self) -> bool {
+        let restarts = self.reload == Reload::Auto && !self.service.is_singbox();
+        let no_unit = |process: &Process| unit_of(process, &[]).is_none();
+        // One that has ended says nothing: the next one will.
+        self.reload == Reload::Never || restarts && self.running_process().is_some_and(no_unit)
+    }
+
+    /// Has the proxy read its configuration again: sing-box reloads, others are restarted. All its connections
+    /// end.
     pub fn tell(&self, process: &Process) -> Result<(), String> {
+        let verb = if self.service.is_singbox() { "reload" } else { "restart" };
         match &self.reload {
             Reload::Never => Ok(()),
             Reload::Signal => signal(process),
-            Reload::Unit(unit) => systemctl_reload(unit),
+            Reload::Unit(unit) => systemctl(verb, unit),
             Reload::Command(text) => {
                 let output = run(Command::new("/bin/sh").args(["-c", text]))
                     .map_err(|error| format!("the reload command fails: {error}"))?;
@@ -78,9 +90,17 @@ impl Singbox {
                     Err(format!("the reload command fails: {}", told(&output)))
                 }
             }
-            Reload::Auto => match reloadable_unit(process) {
-                Some(unit) => systemctl_reload(&unit),
+            Reload::Auto if self.service.is_singbox() => match reloadable_unit(process) {
+                Some(unit) => systemctl(verb, &unit),
                 None => signal(process),
+            },
+            Reload::Auto => match unit_of(process, &[]) {
+                Some(unit) => systemctl(verb, &unit),
+                None => Err(format!(
+                    "{} (pid {}) is no systemd unit's main process, so boxmeter cannot restart it: do it by hand, or say how in `restart` of its `[[service]]`",
+                    self.service.kind.title(),
+                    process.pid
+                )),
             },
         }
     }
@@ -94,14 +114,15 @@ impl Singbox {
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
         let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64 / fault::hurry();
-        let own_way = matches!(self.reload, Reload::Command(_));
-        let wanted = ports(&files::read(&self.config).map_err(|error| error.to_string())?);
+        let own_way = matches!(self.reload, Reload::Command(_)) || !self.service.is_singbox();
+        let program = self.service.kind.title();
+        let wanted = ports(&self.service.read(&self.config).map_err(|error| error.to_string())?);
         let mut well_since: Option<u64> = None;
         loop {
             // A command of the admin's may restart sing-box.
             let process = match process.alive() {
                 true => process.clone(),
-                false if own_way => match process::find(&self.config) {
+                false if own_way => match self.service.find(&self.config) {
                     Ok(found) => found,
                     Err(_) if clock::mono_ns() < deadline => {
                         std::thread::sleep(POLL);
@@ -109,7 +130,11 @@ impl Singbox {
                     }
                     Err(error) => return Err(error.to_string()),
                 },
-                false => return Err("sing-box ended at the reload: it could not start with the new configuration (a port that is taken, for example)".into()),
+                false => {
+                    return Err(format!(
+                        "{program} ended at the reload: it could not start with the new configuration (a port that is taken, for example)"
+                    ));
+                }
             };
             let now = process.listeners(&wanted);
             let new = |wanted: &(Network, u16)| {
@@ -118,7 +143,7 @@ impl Singbox {
             let state = match wanted.iter().find(|wanted| !new(wanted)) {
                 Some((network, port)) => {
                     let network = if *network == Network::Tcp { "TCP" } else { "UDP" };
-                    Err(format!("{network} port {port} has no new listener; sing-box's log says why"))
+                    Err(format!("{network} port {port} has no new listener; the log of {program} says why"))
                 }
                 None => healthy(),
             };
@@ -131,7 +156,7 @@ impl Singbox {
                 }
                 Err(why) if clock::mono_ns() > deadline => {
                     return Err(format!(
-                        "sing-box did not come up healthy within {} s: {why}",
+                        "{program} did not come up healthy within {} s: {why}",
                         HEALTHY_WITHIN.as_secs()
                     ));
                 }
@@ -140,20 +165,35 @@ impl Singbox {
             std::thread::sleep(POLL);
         }
     }
+
+    /// Starts one again that has ended: a proxy ends when it does not come up with what it reads.
+    pub(super) fn start_again(&self, unit: Option<&str>) -> String {
+        let program = self.service.kind.title();
+        let (mut command, what) = match (&self.reload, unit.filter(|_| runs_systemd())) {
+            // The command that restarts it starts it too; one that only reloads does not.
+            (Reload::Command(text), _) if !self.service.is_singbox() => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", text]);
+                (command, program)
+            }
+            (Reload::Unit(unit), None) if !self.service.is_singbox() => (restart(unit), unit.as_str()),
+            (_, Some(unit)) => (restart(unit), unit),
+            (_, None) => return format!(", but {program} has ended: start it"),
+        };
+        match run(&mut command) {
+            Ok(output) if output.status.success() => {
+                format!(", and {what}, which had ended, was restarted")
+            }
+            Ok(output) => format!(", but {what} has ended and does not start: {}", told(&output)),
+            Err(error) => format!(", but {what} has ended and cannot be started: {error}"),
+        }
+    }
 }
 
-/// Starts a unit again: sing-box ends when a reload fails in its start.
-pub(super) fn restart(unit: Option<&str>) -> String {
-    match unit.filter(|_| runs_systemd()) {
-        Some(unit) => match run(Command::new("systemctl").args(["restart", unit])) {
-            Ok(output) if output.status.success() => {
-                format!(", and {unit}, which had ended, was restarted")
-            }
-            Ok(output) => format!(", but {unit} has ended and does not start: {}", told(&output)),
-            Err(error) => format!(", but {unit} has ended and systemctl fails: {error}"),
-        },
-        None => ", but sing-box has ended: start it".to_owned(),
-    }
+fn restart(unit: &str) -> Command {
+    let mut command = Command::new("systemctl");
+    command.args(["restart", unit]);
+    command
 }
 
 fn runs_systemd() -> bool {
@@ -174,10 +214,11 @@ fn says_stopped(text: &str) -> bool {
     (is("ActiveState=inactive") || is("ActiveState=deactivating")) && is("Result=success")
 }
 
-/// Sockets that sing-box takes clients on with a configuration: of TCP, of its APIs, and of inbounds that are
+/// Sockets that a proxy takes clients on with a configuration: of TCP, of its APIs, and of inbounds that are
 /// on UDP alone, as hysteria2 and tuic. Another one's UDP need not be there.
 pub(super) fn ports(files: &[FileText]) -> Vec<(Network, u16)> {
-    let Ok(config) = files::parse(files) else {
+    let service = files.first().map_or_else(Service::singbox, |file| file.service.clone());
+    let Ok(config) = service.parse(files) else {
         return Vec::new();
     };
     let tcp = config.inbounds.iter().filter(|inbound| inbound.transports.tcp);
@@ -194,21 +235,26 @@ pub(super) fn ports(files: &[FileText]) -> Vec<(Network, u16)> {
 
 /// The unit whose reload reaches exactly this process.
 pub fn reloadable_unit(process: &Process) -> Option<String> {
+    unit_of(process, &["CanReload=yes"])
+}
+
+/// The unit whose main process it is, if it has these properties.
+fn unit_of(process: &Process, properties: &[&str]) -> Option<String> {
     let unit = process.unit.clone()?;
     let output =
         run(Command::new("systemctl").args(["show", "-p", "MainPID", "-p", "CanReload", &unit])).ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let has = |line: String| text.lines().any(|found| found == line);
-    (has(format!("MainPID={}", process.pid)) && has("CanReload=yes".into())).then_some(unit)
+    let has = |line: &str| text.lines().any(|found| found == line);
+    (has(&format!("MainPID={}", process.pid)) && properties.iter().all(|line| has(line))).then_some(unit)
 }
 
-fn systemctl_reload(unit: &str) -> Result<(), String> {
-    let output = run(Command::new("systemctl").args(["reload", unit]))
+fn systemctl(verb: &str, unit: &str) -> Result<(), String> {
+    let output = run(Command::new("systemctl").args([verb, unit]))
         .map_err(|error| format!("systemctl fails: {error}"))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(format!("`systemctl reload {unit}` fails: {}", told(&output)))
+        Err(format!("`systemctl {verb} {unit}` fails: {}", told(&output)))
     }
 }
 
@@ -250,7 +296,12 @@ mod tests {
             "experimental": {"clash_api": {"external_controller": ":5"}},
             "services": [{"type": "api", "listen_port": 6}]}"#;
         let path = std::sync::Arc::new("a.json".into());
-        let file = FileText { path, text: text.into(), sha256: sha256(text.as_bytes()) };
+        let file = FileText {
+            service: Service::singbox(),
+            path,
+            text: text.into(),
+            sha256: sha256(text.as_bytes()),
+        };
         let tcp = [2, 4, 6, 5].map(|port| (Network::Tcp, port));
         let udp = [1, 3].map(|port| (Network::Udp, port));
         assert_eq!(ports(&[file]), [&tcp[..], &udp].concat());

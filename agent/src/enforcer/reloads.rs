@@ -1,4 +1,4 @@
-//! When sing-box is told to read its files again. A reload drops every connection, so it is rare: what
+//! When a proxy is told to read its files again. A reload drops every connection, so it is rare: what
 //! lets somebody in waits a moment for others like it; what takes somebody out is enforced by the kernel
 //! already and waits until nobody would notice, or for so long at most. Pure: the time comes in.
 
@@ -97,6 +97,9 @@ struct Waiting {
 #[derive(Debug)]
 pub struct Reloads {
     settings: Settings,
+    /// The running proxy is told each change by itself, and may have been told before that was noted: then the
+    /// last one is told in any case, and nothing is taken back by its opposite.
+    live: bool,
     waiting: BTreeMap<(String, String), Waiting>,
     /// Changes of the last [`RECENT`], with when they were written.
     recent: VecDeque<(Change, u64)>,
@@ -116,11 +119,16 @@ impl Reloads {
     pub fn new(settings: Settings) -> Self {
         let counts = Counts::default();
         let (waiting, recent) = (BTreeMap::new(), VecDeque::new());
-        Reloads { settings, waiting, recent, not_before_ns: 0, failures: 0, drops: 0, counts }
+        Reloads { settings, live: false, waiting, recent, not_before_ns: 0, failures: 0, drops: 0, counts }
     }
 
     pub fn set(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// Whether the running proxy is told by its API.
+    pub fn set_live(&mut self, live: bool) {
+        self.live = live;
     }
 
     pub fn counts(&self) -> Counts {
@@ -136,6 +144,24 @@ impl Reloads {
     /// Whose changes wait.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.waiting.keys().map(|(_, user)| user.as_str())
+    }
+
+    /// The inbounds and users that wait.
+    pub fn keys(&self) -> Vec<(String, String)> {
+        self.waiting.keys().cloned().collect()
+    }
+
+    /// The running proxy was told of this by its API.
+    pub fn settled(&mut self, key: &(String, String)) {
+        if self.waiting.remove(key).is_some() && self.waiting.is_empty() {
+            self.failures = 0;
+            self.not_before_ns = 0;
+        }
+    }
+
+    /// Since when the oldest change waits.
+    pub fn oldest_ns(&self) -> Option<u64> {
+        self.waiting.values().map(|waiting| waiting.since_ns).min()
     }
 
     /// A file was written. What was undone before sing-box has read it needs no reload.
@@ -155,7 +181,7 @@ impl Reloads {
             Some(waiting) if waiting.admits == admits => waiting,
             // A new entry has another credential than the one that sing-box still knows.
             Some(_) if change.what == What::Added => Waiting { admits, stale: true, since_ns: now_ns },
-            Some(waiting) if !waiting.stale => {
+            Some(waiting) if !waiting.stale && !self.live => {
                 self.waiting.remove(&key);
                 self.counts.cancelled += 1;
                 return;
@@ -337,6 +363,20 @@ mod tests {
         assert_eq!(reloads.decide(100 * S, BUSY), Decision::Now(Why::Admits));
         reloads.changed(&change("a", What::Deleted), 7 * S);
         assert_eq!(reloads.decide(9 * S, QUIET), Decision::Now(Why::Quiet), "the first one is still in");
+    }
+
+    /// An agent died between the call and its note: what the file says now is told, whatever was said before.
+    #[test]
+    fn what_is_told_by_an_api_is_never_taken_back() {
+        let mut reloads = reloads();
+        reloads.set_live(true);
+        reloads.changed(&change("a", What::TakenOut), S);
+        reloads.changed(&change("a", What::PutBack), 2 * S);
+        assert_eq!(reloads.keys(), [("in".to_owned(), "a".to_owned())]);
+        assert_eq!((reloads.waiting(), reloads.counts().cancelled), ((1, 0), 0));
+        reloads.settled(&("in".to_owned(), "a".to_owned()));
+        assert_eq!(reloads.decide(100 * S, QUIET), Decision::None);
+        assert_eq!(reloads.counts(), Counts::default(), "nobody was dropped");
     }
 
     #[test]

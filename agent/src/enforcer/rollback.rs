@@ -1,4 +1,4 @@
-//! Takes back what sing-box did not come up with: the texts that it ran with are put back, file by file, and
+//! Takes back what a proxy did not come up with: the texts that it ran with are put back, file by file, and
 //! it is told to read them, or started again where it has ended. What somebody has edited by hand meanwhile
 //! is kept, and said where.
 
@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::{
     backups::{Backups, Running},
+    editor::{EditError, Editor},
     reload::{self, Reload},
-    singbox::{EditError, Singbox},
     swap,
 };
 use crate::{
@@ -121,7 +121,7 @@ fn put_back_one(file: &Back, backups: Option<&Backups>, dead: bool) -> Result<Op
     Ok(by_hand)
 }
 
-impl Singbox {
+impl Editor {
     /// What a note says of files that are to be put back.
     pub(super) fn back_of(&self, backups: &Backups, running: &Running) -> Result<Vec<Back>, EditError> {
         let mut back = Vec::new();
@@ -152,7 +152,7 @@ impl Singbox {
         let dead = !process.alive();
         let outcome = put_back(back, backups.as_ref(), dead);
         let after = match dead || !process.alive() {
-            true => reload::restart(process.unit.as_deref()),
+            true => self.start_again(process.unit.as_deref()),
             false => self.tell_again(process, &outcome),
         };
         self.note_told(false);
@@ -161,7 +161,9 @@ impl Singbox {
 
     /// A server that is down is worse than what cannot be saved now: the texts are kept in any case.
     fn save(&self, back: &[Back], saving: Saving<'_>) {
-        let saved = files::read(&self.config)
+        let saved = self
+            .service
+            .read(&self.config)
             .map_err(|error| error.to_string())
             .and_then(|now| saving(&now, &before(&now, back)));
         if let Err(error) = saved {
@@ -171,14 +173,17 @@ impl Singbox {
 
     /// Where not every file could be put back they must be good together before sing-box reads them.
     fn tell_again(&self, process: &Process, outcome: &Outcome) -> String {
+        let program = self.service.kind.title();
         if !outcome.stuck.is_empty()
             && let Err(error) = self.check(&[])
         {
-            return format!(", and sing-box was not told to read the files as they are now ({error})");
+            return format!(", and {program} was not told to read the files as they are now ({error})");
         }
         match self.tell(process) {
-            Ok(()) => " and sing-box was told to read it".to_owned(),
-            Err(error) => format!(", but sing-box could not be told to read it ({error}); reload it"),
+            Ok(()) => format!(" and {program} was told to read it"),
+            Err(error) => {
+                format!(", but {program} could not be told to read it ({error}); do it by hand")
+            }
         }
     }
 
@@ -197,11 +202,13 @@ impl Singbox {
         let back = self.back_of(&backups, &note)?;
         self.save(&back, saving);
         let outcome = put_back(&back, Some(&backups), true);
-        let after = reload::restart(note.unit.as_deref());
+        let after = self.start_again(note.unit.as_deref());
         self.note_told(false);
-        let failure =
-            "sing-box was told to read its files and has ended, and boxmeter ended before it saw that";
-        Ok(Some(outcome.error(failure.to_owned(), &back, after)))
+        let failure = format!(
+            "{} was told to read its files and has ended, and boxmeter ended before it saw that",
+            self.service.kind.title()
+        );
+        Ok(Some(outcome.error(failure, &back, after)))
     }
 
     /// Notes that sing-box is being told to read its files, or what came of that.

@@ -11,7 +11,7 @@ use super::{
     Panel, UsedIn, quoted, sui, threexui,
 };
 use crate::{
-    enforcer::users_edit::{Brought, Shape},
+    enforcer::users_edit::{Brought, Shape, Sort},
     singbox::config::LOCKED_USER,
 };
 
@@ -215,7 +215,7 @@ pub fn login(kind: &str, found: ImportedCredentials) -> Result<ImportedCredentia
 /// An inbound as sing-box has it, with the entry that nobody can use: an empty list would let everybody in.
 pub fn with_nobody(mut inbound: serde_json::Map<String, Value>) -> Value {
     let word = |key| inbound.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let shape = Shape { kind: word("type"), method: word("method") };
+    let shape = Shape { kind: Sort::singbox(&word("type")), method: word("method") };
     // Nothing is brought, so that no key can be wrong.
     let fields = shape.fields(LOCKED_USER, "", &Brought::default()).unwrap_or_default();
     let entry: serde_json::Map<String, Value> =

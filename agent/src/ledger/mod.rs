@@ -43,6 +43,7 @@ mod retention;
 mod schema;
 mod schema_gate;
 mod settings;
+mod shares;
 mod sharing;
 mod space;
 mod standing;

@@ -5,6 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,9 +21,9 @@ use super::{
     },
     open, parking, people, policies, query,
     records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
-    restore, schema, standing, wallet,
+    restore, schema, shares, standing, wallet,
 };
-use crate::core::event::UserId;
+use crate::core::event::{Counters, UserId};
 
 /// Waits for the moments in which even a reader needs a lock: recovery of the write-ahead log.
 const BUSY: Duration = Duration::from_secs(2);
@@ -228,6 +229,14 @@ impl Reader {
     /// See [`QueryError`].
     pub fn last_traffic(&self) -> Result<HashMap<UserId, i64>, QueryError> {
         query::last_traffic(&self.connection)
+    }
+
+    /// What a user moved on each inbound, by tag, over all time.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn by_inbound(&self, user: UserId) -> Result<Vec<(Arc<str>, Counters)>, QueryError> {
+        shares::by_inbound(&self.connection, user)
     }
 
     /// # Errors

@@ -1,5 +1,6 @@
-//! What boxmeter needs of sing-box's configuration: listeners, users, log, API. Pure: a merged tree
-//! goes in, structs come out. Credentials are compared with each other and then forgotten.
+//! What boxmeter needs of a proxy's configuration: listeners, users, log, API; and how sing-box's is read
+//! (`v2ray::config` reads the others'). Pure: a merged tree goes in, structs come out. Credentials are
+//! compared with each other and then forgotten.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +14,7 @@ use std::{
 use crate::core::event::Network;
 
 use super::{
-    services::{self, ApiService, ClashApi, ManagerService},
+    services::{self, ApiService, ClashApi, GrpcApi, ManagerService},
     tree::{Node, Value},
 };
 
@@ -23,13 +24,15 @@ pub const LOCKED_USER: &str = boxmeter_web::api::names::LOCKED_NAME;
 
 /// Everything that was understood.
 #[derive(Clone, Debug, Default)]
-pub struct SingboxConfig {
+pub struct ProxyConfig {
     pub inbounds: Vec<Inbound>,
     pub log: LogOptions,
     pub api_service: Option<ApiService>,
     pub clash_api: Option<ClashApi>,
     /// Services of type `ssm-api`, which have the users of managed shadowsocks inbounds.
     pub managers: Vec<ManagerService>,
+    /// V2Ray's and Xray's gRPC API.
+    pub grpc_api: Option<GrpcApi>,
     pub warnings: Vec<Warning>,
     /// In the order in which sing-box merges them.
     pub files: Vec<PathBuf>,
@@ -42,7 +45,8 @@ pub struct SingboxConfig {
 pub struct Inbound {
     /// Place among all inbounds, from 0.
     pub index: usize,
-    /// sing-box names an inbound without a tag by its index, also in its API and log.
+    /// See [`crate::service::Service::tag`]. sing-box names an inbound without a tag by its index, also in its
+    /// API and log.
     pub tag: Arc<str>,
     pub tagged: bool,
     pub kind: String,
@@ -51,7 +55,7 @@ pub struct Inbound {
     /// `None` where it listens on no fixed port: such an inbound cannot be watched.
     pub listen_port: Option<u16>,
     pub transports: Transports,
-    /// V2Ray transport: `ws`, `grpc`, `http`, `httpupgrade`, `quic`.
+    /// `ws`, `grpc`, `http`, `httpupgrade`, `quic`.
     pub transport: Option<String>,
     pub users: Vec<FoundUser>,
     /// The option `users` is written (also when empty).
@@ -62,6 +66,12 @@ pub struct Inbound {
     pub reports_forwarded_addresses: bool,
     /// Several users can share one TCP socket.
     pub shares_sockets: bool,
+    /// A forwarded address is reported without a port.
+    pub loses_port: bool,
+    /// Its UDP goes over ports of its own, which are not watched.
+    pub reported_udp: bool,
+    /// What people should know of its figures, beside what follows from the rest.
+    pub note: Option<&'static str>,
     /// Where this inbound hands its connections to.
     pub detour: Option<Arc<str>>,
     /// Inbounds that hand their connections to this one: clients are on their ports, while sing-box
@@ -203,7 +213,7 @@ pub struct Wrong {
     pub what: String,
 }
 
-pub(super) fn wrong(node: &Node, what: impl Into<String>) -> Wrong {
+pub fn wrong(node: &Node, what: impl Into<String>) -> Wrong {
     Wrong { file: node.file.as_ref().clone(), at: node.range.start, what: what.into() }
 }
 
@@ -248,8 +258,8 @@ pub fn carries_users(kind: &str) -> bool {
 }
 
 /// Reads the merged tree.
-pub fn read(root: &Node) -> Result<SingboxConfig, Wrong> {
-    let mut config = SingboxConfig { log: log(root), ..SingboxConfig::default() };
+pub fn read(root: &Node) -> Result<ProxyConfig, Wrong> {
+    let mut config = ProxyConfig { log: log(root), ..ProxyConfig::default() };
     if let Value::Object(entries) = &root.value {
         config.top_level_keys = entries.iter().map(|(key, _)| key.clone()).collect();
     }
@@ -257,7 +267,8 @@ pub fn read(root: &Node) -> Result<SingboxConfig, Wrong> {
         let elements = inbounds.array().ok_or_else(|| wrong(inbounds, "`inbounds` must be an array"))?;
         for (index, node) in elements.iter().enumerate() {
             let inbound = inbound(index, node)?;
-            user_warnings(&inbound, node, &mut config.warnings);
+            let users = node.get("users").and_then(Node::array).unwrap_or_default();
+            user_warnings(&inbound, users, credential_keys(&inbound.kind), &mut config.warnings);
             config.inbounds.push(inbound);
         }
     }
@@ -334,6 +345,9 @@ fn inbound(index: usize, node: &Node) -> Result<Inbound, Wrong> {
         managed: node.get("managed").and_then(Node::bool).unwrap_or(false),
         reports_forwarded_addresses: http_like || matches!(kind.as_str(), "naive" | "http" | "mixed"),
         shares_sockets: matches!(transport.as_deref(), Some("http" | "grpc")),
+        loses_port: matches!(kind.as_str(), "http" | "mixed"),
+        reported_udp: matches!(kind.as_str(), "socks" | "mixed"),
+        note: None,
         detour: text("detour").map(Arc::from),
         detour_from: Vec::new(),
         tls: node.get("tls").and_then(|t| t.get("enabled")).and_then(Node::bool).unwrap_or(false),
@@ -375,7 +389,8 @@ fn users(kind: &str, list: &Node) -> Result<Vec<FoundUser>, Wrong> {
     found.collect()
 }
 
-fn user_warnings(inbound: &Inbound, node: &Node, warnings: &mut Vec<Warning>) {
+/// `elements` are the users, one for each of the inbound's, and `keys` their credentials'.
+pub fn user_warnings(inbound: &Inbound, elements: &[Node], keys: &[&str], warnings: &mut Vec<Warning>) {
     let tag = || inbound.tag.clone();
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for user in &inbound.users {
@@ -399,11 +414,10 @@ fn user_warnings(inbound: &Inbound, node: &Node, warnings: &mut Vec<Warning>) {
     for (name, count) in names.into_iter().filter(|&(_, count)| count > 1) {
         warnings.push(Warning::DuplicateName { inbound: tag(), name: name.into(), count });
     }
-    let elements = node.get("users").and_then(Node::array).unwrap_or_default();
     let mut credentials: HashMap<&str, Vec<Arc<str>>> = HashMap::new();
     for (user, node) in inbound.users.iter().zip(elements) {
-        let keys = credential_keys(&inbound.kind).iter();
-        let credential = keys.filter_map(|key| node.get(key).and_then(Node::str)).find(|c| !c.is_empty());
+        let credential =
+            keys.iter().filter_map(|key| node.get(key).and_then(Node::str)).find(|c| !c.is_empty());
         if let Some(credential) = credential {
             credentials.entry(credential).or_default().push(user.log_name.clone());
         }
@@ -418,7 +432,7 @@ fn user_warnings(inbound: &Inbound, node: &Node, warnings: &mut Vec<Warning>) {
     }
 }
 
-fn link_detours(config: &mut SingboxConfig) {
+fn link_detours(config: &mut ProxyConfig) {
     let mut first: HashMap<Arc<str>, usize> = HashMap::new();
     for (at, inbound) in config.inbounds.iter().enumerate() {
         if first.insert(inbound.tag.clone(), at).is_some() {
@@ -437,7 +451,7 @@ fn link_detours(config: &mut SingboxConfig) {
     }
 }
 
-impl SingboxConfig {
+impl ProxyConfig {
     pub fn inbound(&self, tag: &str) -> Option<&Inbound> {
         self.inbounds.iter().find(|inbound| &*inbound.tag == tag)
     }

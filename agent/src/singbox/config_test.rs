@@ -3,12 +3,12 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use super::{
-    config::{self, NameDanger, SingboxConfig, Transports, Warning},
+    config::{self, NameDanger, ProxyConfig, Transports, Warning},
     files::{self, ConfigError, ConfigWatch},
     tree,
 };
 
-fn read(text: &str) -> SingboxConfig {
+fn read(text: &str) -> ProxyConfig {
     config::read(&tree::parse(&Arc::new("a.json".into()), text).unwrap().0).unwrap()
 }
 
@@ -130,7 +130,7 @@ fn changes_are_seen_and_touches_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.json");
     fs::write(&file, "{}").unwrap();
-    let mut watch = ConfigWatch::new(vec![dir.path().to_owned()]);
+    let mut watch = ConfigWatch::new(crate::service::Service::singbox(), vec![dir.path().to_owned()]);
     watch.load().unwrap();
     assert!(!watch.changed());
     // Replaced by the same content: another inode.

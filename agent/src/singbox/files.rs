@@ -1,5 +1,5 @@
-//! Finds and reads the files of sing-box's configuration as `sing-box -c` and `-C` do, and notices
-//! when they change. Reads only.
+//! Finds and reads the files of a proxy's configuration as the proxy itself does, and notices when they
+//! change. Reads only.
 
 use std::{
     fs, io,
@@ -12,9 +12,10 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    config::{self, SingboxConfig},
+    config::{self, ProxyConfig},
     tree::{self, SyntaxError},
 };
+use crate::service::Service;
 
 /// Bytes of one configuration file. 10,000 users with long credentials are below 2 MiB.
 pub const FILE_MAX: u64 = 32 << 20;
@@ -26,19 +27,21 @@ pub const FILES_MAX: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
-        "{path}: {error}; name sing-box's file or directory in `[singbox] config`, as given to sing-box -c or -C",
+        "{path}: {error}; name sing-box's file or directory in `[singbox] config`, another proxy's in `config` of its `[[service]]`",
         path = path.display()
     )]
     Read { path: PathBuf, error: io::Error },
-    #[error("{path}: larger than {FILE_MAX} bytes; this is not a sing-box configuration", path = path.display())]
+    #[error("{path}: larger than {FILE_MAX} bytes; this is not a configuration", path = path.display())]
     TooLarge { path: PathBuf },
     #[error("{path}: not UTF-8 at byte {at}; save the file as UTF-8", path = path.display())]
     NotUtf8 { path: PathBuf, at: usize },
-    #[error("{path}: no *.json file in this directory; sing-box -C reads only *.json", path = path.display())]
+    #[error("{path}: no *.json file in this directory, and the proxy reads only *.json", path = path.display())]
     NoFiles { path: PathBuf },
     #[error("more than {FILES_MAX} configuration files")]
     TooManyFiles,
-    #[error("no file is named in `[singbox] config`; name sing-box's file or directory there")]
+    #[error(
+        "no file is named in `[singbox] config`, or in `config` of the `[[service]]`; name the proxy's file or directory there"
+    )]
     Nothing,
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
@@ -49,6 +52,8 @@ pub enum ConfigError {
 /// One file's text as it was read.
 #[derive(Clone, Debug)]
 pub struct FileText {
+    /// Which proxy reads it.
+    pub service: Service,
     pub path: Arc<PathBuf>,
     pub text: String,
     pub sha256: [u8; 32],
@@ -79,6 +84,15 @@ impl Stamp {
 /// The files that sing-box reads, in its order: all of them sorted by path, wherever they were
 /// named; of a directory only its `*.json`, not its subdirectories.
 pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut files = list_in_order(paths)?;
+    // As strings, not by component: sing-box compares the texts.
+    files.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    files.dedup();
+    Ok(files)
+}
+
+/// The files in the order in which they are named; those of a directory sorted by name.
+pub fn list_in_order(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
     if paths.is_empty() {
         return Err(ConfigError::Nothing);
     }
@@ -96,6 +110,7 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
             if files.len() == before {
                 return Err(ConfigError::NoFiles { path: path.clone() });
             }
+            files[before..].sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
         } else {
             files.push(path.clone());
         }
@@ -103,13 +118,10 @@ pub fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
             return Err(ConfigError::TooManyFiles);
         }
     }
-    // As strings, not by component: sing-box compares the texts.
-    files.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    files.dedup();
     Ok(files)
 }
 
-/// Reads one file whole.
+/// Reads one file whole, of sing-box if nobody says otherwise.
 pub fn read_file(path: &Path) -> Result<FileText, ConfigError> {
     let fail = |error| ConfigError::Read { path: path.to_owned(), error };
     let file = fs::File::open(path).map_err(fail)?;
@@ -128,16 +140,25 @@ pub fn read_file(path: &Path) -> Result<FileText, ConfigError> {
         path: path.to_owned(),
         at: error.utf8_error().valid_up_to(),
     })?;
-    Ok(FileText { path: Arc::new(path.to_owned()), text, sha256 })
+    Ok(FileText { service: Service::singbox(), path: Arc::new(path.to_owned()), text, sha256 })
 }
 
-/// Reads all files of the configuration.
+/// Reads all files of sing-box's configuration.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<FileText>, ConfigError> {
     list(paths)?.iter().map(|path| read_file(path)).collect()
 }
 
-/// Parses and merges files that were read.
-pub fn parse(files: &[FileText]) -> Result<SingboxConfig, ConfigError> {
+/// Parses and merges files of sing-box's configuration that were read.
+pub fn parse(files: &[FileText]) -> Result<ProxyConfig, ConfigError> {
+    parse_as(files, tree::merge, config::read)
+}
+
+/// Parses and merges files: `merge` puts a later one into the earlier ones, `read` understands them all.
+pub fn parse_as(
+    files: &[FileText],
+    merge: impl Fn(&mut tree::Node, tree::Node),
+    read: impl FnOnce(&tree::Node) -> Result<ProxyConfig, config::Wrong>,
+) -> Result<ProxyConfig, ConfigError> {
     let mut merged: Option<tree::Node> = None;
     let mut repeated = Vec::new();
     for file in files {
@@ -145,11 +166,11 @@ pub fn parse(files: &[FileText]) -> Result<SingboxConfig, ConfigError> {
         repeated.extend(again);
         match &mut merged {
             None => merged = Some(node),
-            Some(earlier) => tree::merge(earlier, node),
+            Some(earlier) => merge(earlier, node),
         }
     }
     let root = merged.ok_or(ConfigError::Nothing)?;
-    let mut config = config::read(&root).map_err(|wrong| ConfigError::Meaning {
+    let mut config = read(&root).map_err(|wrong| ConfigError::Meaning {
         line: files
             .iter()
             .find(|file| *file.path == wrong.file)
@@ -168,14 +189,15 @@ pub fn parse(files: &[FileText]) -> Result<SingboxConfig, ConfigError> {
 /// for bind mounts, symlinks and directories alike.
 #[derive(Debug)]
 pub struct ConfigWatch {
+    service: Service,
     paths: Vec<PathBuf>,
     seen: Vec<(PathBuf, Option<Stamp>)>,
     hash: Option<[u8; 32]>,
 }
 
 impl ConfigWatch {
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        ConfigWatch { paths, seen: Vec::new(), hash: None }
+    pub fn new(service: Service, paths: Vec<PathBuf>) -> Self {
+        ConfigWatch { service, paths, seen: Vec::new(), hash: None }
     }
 
     pub fn paths(&self) -> &[PathBuf] {
@@ -184,12 +206,12 @@ impl ConfigWatch {
 
     /// Reads the configuration, and remembers what was read, also when it was broken: the same broken
     /// file is not tried again.
-    pub fn load(&mut self) -> Result<SingboxConfig, ConfigError> {
+    pub fn load(&mut self) -> Result<ProxyConfig, ConfigError> {
         self.seen = self.stamps();
         self.hash = None;
-        let files = read(&self.paths)?;
+        let files = self.service.read(&self.paths)?;
         self.hash = Some(hash(&files));
-        parse(&files)
+        self.service.parse(&files)
     }
 
     /// Has the content changed since `load`? Stamps first; the content is only read and hashed when
@@ -200,7 +222,7 @@ impl ConfigWatch {
         if now == self.seen {
             return false;
         }
-        let same = match (self.hash, read(&self.paths)) {
+        let same = match (self.hash, self.service.read(&self.paths)) {
             (Some(before), Ok(files)) => hash(&files) == before,
             _ => false,
         };
@@ -212,7 +234,7 @@ impl ConfigWatch {
 
     fn stamps(&self) -> Vec<(PathBuf, Option<Stamp>)> {
         // A directory's own stamp shows nothing about its files, so the files are listed anew.
-        let files = list(&self.paths).unwrap_or_else(|_| self.paths.clone());
+        let files = self.service.list(&self.paths).unwrap_or_else(|_| self.paths.clone());
         files
             .into_iter()
             .map(|path| {

@@ -1,4 +1,4 @@
-//! Finds the running sing-box that uses a configuration, and what is needed to reach it: its network
+//! Finds the running proxy that uses a configuration, and what is needed to reach it: its network
 //! namespace, executable, systemd unit. Reads `/proc` only.
 
 use std::{
@@ -11,14 +11,20 @@ use std::{
 };
 
 use super::files;
-use crate::{clock, core::event::Network};
+use crate::{
+    clock,
+    core::event::Network,
+    service::{Kind, Service},
+    v2ray,
+};
 
 /// `sing-box version` takes milliseconds; one that hangs is killed.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running sing-box.
+/// A running proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
+    pub kind: Kind,
     pub pid: u32,
     /// Clock ticks after boot: with the pid it names this process for ever.
     pub start_ticks: u64,
@@ -34,25 +40,25 @@ pub struct Process {
     /// From its cgroup: `sing-box.service`. Its MainPID may still be another process.
     pub unit: Option<String>,
     pub user_id: u32,
-    /// `-c` and `-C` in its view, made absolute.
+    /// The files and directories that it was told to read, in its view, made absolute.
     pub config_args: Vec<PathBuf>,
-    /// `-c`, `-C` and `-D` as written, to repeat them.
+    /// The options that say so as written, to repeat them.
     pub raw_args: Vec<OsString>,
 }
 
 /// Why there is no one process.
 #[derive(Debug, thiserror::Error)]
 pub enum NotFound {
-    #[error("no sing-box is running; start it, boxmeter waits")]
-    None,
+    #[error("no {program} is running; start it, boxmeter waits")]
+    None { program: &'static str },
     #[error(
-        "sing-box runs (pid {pids}), but with another configuration than `[singbox] config` names: {args}; name that one there"
+        "{program} runs (pid {pids}), but with another configuration than {key} names: {args}; name that one there"
     )]
-    OtherConfig { pids: String, args: String },
+    OtherConfig { program: &'static str, key: String, pids: String, args: String },
     #[error(
-        "several sing-box processes use this configuration (pid {pids}); stop all but one, or give each its own file"
+        "several {program} processes use this configuration (pid {pids}); stop all but one, or give each its own file"
     )]
-    Several { pids: String },
+    Several { program: &'static str, pids: String },
     #[error("/proc cannot be read: {0}; boxmeter must run as root")]
     Proc(#[from] io::Error),
 }
@@ -66,6 +72,11 @@ impl Process {
     /// The namespace to connect in, if it is not this process's own.
     pub fn netns_path(&self) -> Option<PathBuf> {
         self.other_netns.then(|| self.proc("ns/net"))
+    }
+
+    /// Where it was started, in its view.
+    pub fn work_directory(&self) -> io::Result<PathBuf> {
+        fs::read_link(self.proc("cwd"))
     }
 
     /// Does it still run, and is it still the same?
@@ -90,13 +101,13 @@ impl Process {
         self.proc("exe")
     }
 
-    /// sing-box's own version, asked of the executable that runs.
+    /// Its own version, asked of the executable that runs.
     pub fn version(&self) -> io::Result<String> {
-        version_of(&self.exe_link())
+        version_of_kind(self.kind, &self.exe_link())
     }
 
-    /// Inodes of the listening sockets on these ports in its network namespace: they change when sing-box
-    /// rebuilds its listeners, as it does at SIGHUP.
+    /// Inodes of the listening sockets on these ports in its network namespace: they change when the proxy
+    /// rebuilds its listeners, as sing-box does at SIGHUP.
     pub fn listeners(&self, ports: &[(Network, u16)]) -> Vec<Listener> {
         let mut found = Vec::new();
         for (network, names) in
@@ -144,10 +155,38 @@ pub fn is_alive((pid, ticks): (u32, u64)) -> bool {
     start_ticks(pid).is_ok_and(|now| now == ticks)
 }
 
-/// Runs `EXE version` and reads `sing-box version X`.
+/// Asks an executable of sing-box for its version.
 pub fn version_of(exe: &Path) -> io::Result<String> {
+    version_of_kind(Kind::Singbox, exe)
+}
+
+/// Asks an executable for its version.
+pub fn version_of_kind(kind: Kind, exe: &Path) -> io::Result<String> {
+    let mut last = io::Error::from(io::ErrorKind::InvalidData);
+    for argument in version_arguments(kind) {
+        match parse_version(kind, &printed(exe, argument)?) {
+            Some(version) => return Ok(version),
+            None => {
+                let what = format!("it does not print a version as {} does", kind.title());
+                last = io::Error::new(io::ErrorKind::InvalidData, what);
+            }
+        }
+    }
+    Err(last)
+}
+
+/// In this order: V2Ray 4 knows no word `version`, and would start with it as a server.
+fn version_arguments(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Singbox => &["version"],
+        Kind::V2ray | Kind::Xray => &["-version", "version"],
+    }
+}
+
+/// What it prints when it is started with one argument.
+fn printed(exe: &Path, argument: &str) -> io::Result<String> {
     let mut child = Command::new(exe)
-        .arg("version")
+        .arg(argument)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -157,18 +196,21 @@ pub fn version_of(exe: &Path) -> io::Result<String> {
         if clock::mono_ns() > deadline {
             child.kill()?;
             child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "`sing-box version` does not end"));
+            let what = format!("`{} {argument}` does not end", exe.display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let text = String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned();
-    parse_version(&text).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "it does not print a version as sing-box does")
-    })
+    Ok(String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned())
 }
 
-fn parse_version(text: &str) -> Option<String> {
-    let version = text.lines().next()?.strip_prefix("sing-box version ")?;
+fn parse_version(kind: Kind, text: &str) -> Option<String> {
+    let head = match kind {
+        Kind::Singbox => "sing-box version ",
+        Kind::V2ray => "V2Ray ",
+        Kind::Xray => "Xray ",
+    };
+    let version = text.lines().next()?.strip_prefix(head)?;
     Some(version.split_whitespace().next()?.to_owned())
 }
 
@@ -180,6 +222,12 @@ pub fn major_minor(version: &str) -> Option<(u32, u32)> {
 
 /// The sing-box that runs with these files or directories.
 pub fn find(config: &[PathBuf]) -> Result<Process, NotFound> {
+    find_of(&Service::singbox(), config)
+}
+
+/// The process of a service that runs with these files or directories.
+pub fn find_of(service: &Service, config: &[PathBuf]) -> Result<Process, NotFound> {
+    let (kind, program) = (service.kind, service.kind.title());
     let wanted = identities(config);
     let mut matching = Vec::new();
     let mut others = Vec::new();
@@ -188,7 +236,7 @@ pub fn find(config: &[PathBuf]) -> Result<Process, NotFound> {
             continue;
         };
         // A process that ends meanwhile is none.
-        let Some(process) = inspect(pid) else {
+        let Some(process) = inspect_as(kind, pid) else {
             continue;
         };
         if uses(&process, &wanted) { matching.push(process) } else { others.push(process) }
@@ -196,8 +244,13 @@ pub fn find(config: &[PathBuf]) -> Result<Process, NotFound> {
     let pids = |found: &[Process]| found.iter().map(|p| p.pid.to_string()).collect::<Vec<_>>().join(", ");
     match (matching.len(), others.is_empty()) {
         (1, _) => Ok(matching.remove(0)),
-        (0, true) => Err(NotFound::None),
+        (0, true) => Err(NotFound::None { program }),
         (0, false) => Err(NotFound::OtherConfig {
+            program,
+            key: match service.is_singbox() {
+                true => "`[singbox] config`".to_owned(),
+                false => format!("`config` of the `[[service]]` {:?}", service.name),
+            },
             pids: pids(&others),
             args: others
                 .iter()
@@ -206,7 +259,7 @@ pub fn find(config: &[PathBuf]) -> Result<Process, NotFound> {
                 .collect::<Vec<_>>()
                 .join(", "),
         }),
-        _ => Err(NotFound::Several { pids: pids(&matching) }),
+        _ => Err(NotFound::Several { program, pids: pids(&matching) }),
     }
 }
 
@@ -239,6 +292,11 @@ pub fn in_root(pid: u32, path: &Path) -> PathBuf {
 
 /// Reads one process; `None` if it is no running sing-box.
 pub fn inspect(pid: u32) -> Option<Process> {
+    inspect_as(Kind::Singbox, pid)
+}
+
+/// Reads one process; `None` if it is none of this kind that serves.
+pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
     let proc = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
     let exe = fs::read_link(proc("exe")).ok()?;
     let cmdline = fs::read(proc("cmdline")).ok()?;
@@ -249,14 +307,22 @@ pub fn inspect(pid: u32) -> Option<Process> {
         .collect();
     let program = exe.file_name()?.to_string_lossy().replace(" (deleted)", "");
     let called = Path::new(args.first()?).file_name()?.to_string_lossy().into_owned();
-    if !(program.starts_with("sing-box") || called == "sing-box") || !args.iter().any(|arg| arg == "run") {
+    let serves = match kind {
+        Kind::Singbox => args.iter().any(|arg| arg == "run"),
+        Kind::V2ray | Kind::Xray => v2ray::process::serves(&args),
+    };
+    if !(program.starts_with(kind.program()) || called == kind.program()) || !serves {
         return None;
     }
     let cwd = fs::read_link(proc("cwd")).ok()?;
-    let (config_args, raw_args) = config_args(&args, &cwd);
+    let (config_args, raw_args) = match kind {
+        Kind::Singbox => config_args(&args, &cwd),
+        Kind::V2ray | Kind::Xray => v2ray::process::config_args(&args, &cwd, &exe),
+    };
     let namespace = |name: &str| identity(&proc(name)).map(|(_, inode)| inode);
     let own = |name: &str| identity(&PathBuf::from("/proc/self").join(name)).map(|(_, inode)| inode);
     Some(Process {
+        kind,
         pid,
         start_ticks: start_ticks(pid).ok()?,
         exe,
@@ -379,7 +445,11 @@ mod tests {
 
     #[test]
     fn versions_and_listeners_are_read() {
-        assert_eq!(parse_version("sing-box version 1.14.4\n\nEnvironment: go1.27"), Some("1.14.4".into()));
+        let singbox = "sing-box version 1.14.4\n\nEnvironment: go1.27";
+        assert_eq!(parse_version(Kind::Singbox, singbox), Some("1.14.4".into()));
+        let v2ray = "V2Ray 4.34.0 (user) 20230518-074445 (go1.19.8 linux/amd64)\nA unified platform";
+        assert_eq!(parse_version(Kind::V2ray, v2ray), Some("4.34.0".into()));
+        assert_eq!(parse_version(Kind::Xray, v2ray), None);
         assert_eq!(major_minor("1.14.0-alpha.2"), Some((1, 14)));
         let line = "   1: 0100007F:5DBD 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 32769 2 00000000a3dbeabb 100";
         let found = |network| Some(Listener { network, port: 0x5DBD, inode: 32769 });

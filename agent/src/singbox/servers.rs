@@ -207,8 +207,12 @@ mod tests {
     use super::*;
 
     fn of(config: serde_json::Value, entries: &[Entry]) -> Vec<Found> {
-        let file =
-            FileText { path: Arc::new(PathBuf::from("c.json")), text: config.to_string(), sha256: [0; 32] };
+        let file = FileText {
+            service: crate::service::Service::singbox(),
+            path: Arc::new(PathBuf::from("c.json")),
+            text: config.to_string(),
+            sha256: [0; 32],
+        };
         found(&[file], entries).unwrap()
     }
 

@@ -1,6 +1,9 @@
-//! The APIs that sing-box offers, as its configuration says. Pure.
+//! The APIs that proxies offer, as their configuration says. Pure.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use super::{
     config::{Secret, Wrong, listen, listen_port, wrong},
@@ -21,6 +24,16 @@ pub struct ClashApi {
     /// As written: `127.0.0.1:9090`, `:9090`, `localhost:9090`.
     pub external_controller: String,
     pub secret: Secret,
+}
+
+/// Where V2Ray or Xray answers gRPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcApi {
+    pub addr: SocketAddr,
+    /// Users can be let in and taken out while it runs.
+    pub handler: bool,
+    /// It tells what users moved.
+    pub stats: bool,
 }
 
 /// A service of type `ssm-api` (since sing-box 1.12). It asks for no secret.

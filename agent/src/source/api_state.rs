@@ -214,6 +214,8 @@ fn sighting(id: Arc<str>, connection: &Connection, closed: bool) -> Result<Sight
         peer,
         user: connection.user.as_str().into(),
         created_ms: (connection.created_at > 0).then_some(connection.created_at),
+        or_inbounds: Arc::default(),
+        within_ms: 0,
         closed,
         totals: Some(totals(connection)),
     })

@@ -274,6 +274,8 @@ impl Joiner {
             peer,
             user,
             created_ms,
+            or_inbounds: Arc::default(),
+            within_ms: 0,
             closed: false,
             totals: None,
         }));

@@ -1,6 +1,7 @@
-//! Source: the file `log.output` of sing-box, tailed. Lossless, but a client can forge lines in it
-//! through a line break in a domain or a user name, even before it has logged in. So it has the
-//! lowest trust, and is used only where an admin asks for it.
+//! Source: a log file, tailed: `log.output` of sing-box here, the access logs of V2Ray and Xray by
+//! `access_log`. Lossless, but a client can forge lines in it through a line break in a domain or a user
+//! name, of sing-box even before it has logged in. So it has the lowest trust; of sing-box it is used only
+//! where an admin asks for it.
 
 use std::{
     fs::File,
@@ -39,16 +40,80 @@ pub const LINE_TOO_LONG: &str = "log_line_too_long";
 /// The file was cut in place; lines between the last look and the cut are lost.
 pub const TRUNCATED: &str = "log_truncated";
 
-#[derive(Clone, Debug)]
-pub struct LogFile {
-    pub path: PathBuf,
-    /// `log.timestamp` is set.
-    pub timestamp: bool,
+/// When a line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Just now, at this time (milliseconds, monotonic).
+    Now(u64),
+    /// Before the file was opened: only the line itself says when.
+    Before,
+}
+
+/// Understands the lines of one kind of log.
+pub trait Lines: Send + 'static {
+    fn on_line(&mut self, line: &[u8], written: Written, out: &mut Vec<SourceEvent>);
+
+    fn set_known(&mut self, known: KnownInbounds);
+
+    /// Time passes, and who is known may have changed.
+    fn later(&mut self, _now_ms: u64, _out: &mut Vec<SourceEvent>) {}
+
+    /// Do lines say when they were written?
+    fn are_timed(&self) -> bool;
+
+    /// Lines of the past follow: these, of a file that was written to last at this Unix second.
+    fn before(&mut self, text: &[u8], modified_s: i64);
+
+    /// The file in words, and which option names it.
+    fn names(&self) -> (&'static str, &'static str);
+}
+
+/// sing-box's own log.
+pub struct SingboxLines {
+    joiner: Joiner,
+    timestamp: bool,
+}
+
+impl SingboxLines {
+    /// `timestamp`: `log.timestamp` is set.
+    pub fn new(timestamp: bool, known: KnownInbounds) -> Self {
+        SingboxLines { joiner: Joiner::new(SourceKind::LogFile, known), timestamp }
+    }
+}
+
+impl Lines for SingboxLines {
+    fn on_line(&mut self, line: &[u8], written: Written, out: &mut Vec<SourceEvent>) {
+        let (now_ms, history) = match written {
+            Written::Now(now_ms) => (now_ms, false),
+            Written::Before => (0, true),
+        };
+        on_line(&mut self.joiner, line, now_ms, history, out);
+    }
+
+    fn set_known(&mut self, known: KnownInbounds) {
+        self.joiner.set_known(known);
+    }
+
+    fn are_timed(&self) -> bool {
+        self.timestamp
+    }
+
+    fn before(&mut self, _: &[u8], _: i64) {}
+
+    fn names(&self) -> (&'static str, &'static str) {
+        ("sing-box's log file", "`log.output` in sing-box's configuration")
+    }
 }
 
 /// Runs until `shutdown`, on a thread of its own, since reading files blocks.
-pub async fn run(file: LogFile, known: watch::Receiver<KnownInbounds>, events: Events, shutdown: Shutdown) {
-    let tail = tokio::task::spawn_blocking(move || tail(&file, known, &events, &shutdown));
+pub async fn run<L: Lines>(
+    (path, lines): (PathBuf, L),
+    known: watch::Receiver<KnownInbounds>,
+    events: Events,
+    shutdown: Shutdown,
+) {
+    let tailer = Tailer::new(path, lines);
+    let tail = tokio::task::spawn_blocking(move || tail(tailer, known, &events, &shutdown));
     if let Err(error) = tail.await {
         tracing::error!(%error, "the log file's reader has failed");
     }
@@ -69,13 +134,18 @@ impl Open {
     }
 }
 
-fn tail(config: &LogFile, mut known: watch::Receiver<KnownInbounds>, events: &Events, shutdown: &Shutdown) {
-    let mut tailer = Tailer::new(config.clone(), known.borrow_and_update().clone());
+fn tail<L: Lines>(
+    mut tailer: Tailer<L>,
+    mut known: watch::Receiver<KnownInbounds>,
+    events: &Events,
+    shutdown: &Shutdown,
+) {
+    tailer.lines.set_known(known.borrow_and_update().clone());
     let start = clock::mono_ns();
     let mut out = Vec::new();
     while !*shutdown.borrow() {
         if known.has_changed().unwrap_or(false) {
-            tailer.joiner.set_known(known.borrow_and_update().clone());
+            tailer.lines.set_known(known.borrow_and_update().clone());
         }
         let more = tailer.poll((clock::mono_ns() - start) / 1_000_000, &mut out);
         for event in out.drain(..) {
@@ -90,22 +160,22 @@ fn tail(config: &LogFile, mut known: watch::Receiver<KnownInbounds>, events: &Ev
 }
 
 /// Follows one path over rotation and truncation. `poll` does not block beyond reading the file.
-pub struct Tailer {
-    config: LogFile,
-    joiner: Joiner,
+pub struct Tailer<L> {
+    path: PathBuf,
+    lines: L,
     current: Option<Open>,
-    /// The file that `current` has replaced: sing-box writes to it until it is reloaded.
+    /// The file that `current` has replaced: the proxy writes to it until it is reloaded.
     previous: Option<Open>,
     started: bool,
     said_missing: bool,
     chunk: Vec<u8>,
 }
 
-impl Tailer {
-    pub fn new(config: LogFile, known: KnownInbounds) -> Self {
+impl<L: Lines> Tailer<L> {
+    pub fn new(path: PathBuf, lines: L) -> Self {
         Tailer {
-            config,
-            joiner: Joiner::new(SourceKind::LogFile, known),
+            path,
+            lines,
             current: None,
             previous: None,
             started: false,
@@ -117,6 +187,7 @@ impl Tailer {
     /// Reads what was written. `true`: there may be more at once.
     pub fn poll(&mut self, now_ms: u64, out: &mut Vec<SourceEvent>) -> bool {
         self.follow(out);
+        self.lines.later(now_ms, out);
         let mut more = false;
         if let Some(mut open) = self.previous.take() {
             let read = self.read(&mut open, now_ms, out);
@@ -144,7 +215,7 @@ impl Tailer {
 
     /// Opens the path, at first and after a rotation.
     fn follow(&mut self, out: &mut Vec<SourceEvent>) {
-        let now = match std::fs::metadata(&self.config.path) {
+        let now = match std::fs::metadata(&self.path) {
             Ok(meta) => (meta.dev(), meta.ino()),
             Err(error) => {
                 // A file that was moved away is still written to.
@@ -157,7 +228,7 @@ impl Tailer {
         if self.current.as_ref().is_some_and(|open| open.device_inode == now) {
             return;
         }
-        let mut open = match Open::at(&self.config.path) {
+        let mut open = match Open::at(&self.path) {
             Ok(open) => open,
             Err(error) => return self.missing(&error, out),
         };
@@ -178,7 +249,7 @@ impl Tailer {
     fn start(&mut self, open: &mut Open, out: &mut Vec<SourceEvent>) -> io::Result<()> {
         let end = open.file.metadata()?.len();
         open.position = end;
-        if !self.config.timestamp {
+        if !self.lines.are_timed() {
             return Ok(());
         }
         let from = end.saturating_sub(HISTORY);
@@ -189,11 +260,13 @@ impl Tailer {
         let first = if from == 0 { Some(0) } else { text.iter().position(|&b| b == b'\n').map(|at| at + 1) };
         let last = text.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         if let Some(first) = first.filter(|&first| first < last) {
+            self.lines.before(&text[first..last], open.file.metadata()?.mtime());
             for line in text[first..last].split(|&b| b == b'\n') {
-                on_line(&mut self.joiner, line, 0, true, out);
+                self.lines.on_line(line, Written::Before, out);
             }
             // Lost lines of the past are no loss of this run.
-            out.retain(|event| !matches!(event, SourceEvent::Lost { .. }));
+            let told = |counter: &str| counter == super::access_log::ZONE_UNKNOWN;
+            out.retain(|event| !matches!(event, SourceEvent::Lost { counter, .. } if !told(counter)));
         }
         open.records.push(&text[last..], |_| {});
         Ok(())
@@ -208,9 +281,9 @@ impl Tailer {
         open.file.seek(SeekFrom::Start(open.position))?;
         let count = open.file.read(&mut self.chunk)?;
         open.position += count as u64;
-        let joiner = &mut self.joiner;
+        let lines = &mut self.lines;
         let too_long =
-            open.records.push(&self.chunk[..count], |line| on_line(joiner, line, now_ms, false, out));
+            open.records.push(&self.chunk[..count], |line| lines.on_line(line, Written::Now(now_ms), out));
         if too_long > 0 {
             out.push(SourceEvent::Lost { counter: LINE_TOO_LONG, count: too_long });
         }
@@ -220,10 +293,8 @@ impl Tailer {
     fn missing(&mut self, error: &io::Error, out: &mut Vec<SourceEvent>) {
         self.current = None;
         if !std::mem::replace(&mut self.said_missing, true) {
-            let path = self.config.path.display();
-            let reason = format!(
-                "sing-box's log file {path}: {error}; waiting for it. It is `log.output` in sing-box's configuration"
-            );
+            let (path, (file, option)) = (self.path.display(), self.lines.names());
+            let reason = format!("{file} {path}: {error}; waiting for it. It is {option}");
             out.push(SourceEvent::Disconnected { source: SourceKind::LogFile, reason });
         }
     }

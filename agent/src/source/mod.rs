@@ -1,18 +1,31 @@
-//! Who owns a connection, as sing-box tells it. Each source is an async task
+//! Who owns a connection, as the proxies tell it. Each source is an async task
 //! `run(config, events, shutdown)` which sends `SourceEvent`s and reconnects by itself until
 //! `shutdown` turns true. Sources observe only: they change nothing and decide nothing about bytes.
 //!
 //! Sightings are idempotent by (`source`, `connection`): a replay repeats the open ones.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     core::event::{SourceEvent, SourceKind},
-    singbox::{Secret, SingboxConfig, config::Inbound},
+    service::Service,
+    singbox::{
+        ProxyConfig, Secret,
+        config::Inbound,
+        process::{self, Process},
+    },
 };
 
+pub mod access_line;
+pub mod access_log;
 pub mod api_state;
 pub mod clash_logs;
 pub mod connect;
@@ -74,7 +87,15 @@ pub struct Endpoint {
 pub enum Choice {
     Api(Endpoint),
     ClashLogs(Endpoint),
-    LogFile { path: PathBuf, timestamp: bool },
+    LogFile {
+        path: PathBuf,
+        timestamp: bool,
+    },
+    /// Of V2Ray or Xray.
+    AccessLog {
+        path: PathBuf,
+        service: Service,
+    },
 }
 
 impl Choice {
@@ -82,7 +103,7 @@ impl Choice {
         match self {
             Choice::Api(_) => SourceKind::Api,
             Choice::ClashLogs(_) => SourceKind::ClashLogs,
-            Choice::LogFile { .. } => SourceKind::LogFile,
+            Choice::LogFile { .. } | Choice::AccessLog { .. } => SourceKind::LogFile,
         }
     }
 
@@ -124,12 +145,20 @@ pub enum NoSource {
     LogLevel(String),
     #[error("`source = \"log-file\"`, but sing-box's configuration has no `log.output`; set it to a file")]
     NoLogFile,
+    #[error(
+        "{0:?} has no access log in a file, so nobody's connections can be told apart; set `log.access` in its configuration to a path and restart it"
+    )]
+    NoAccessLog(Arc<str>),
+    #[error(
+        "the access log of {0:?} is relative to where it was started, and it does not run; start it, boxmeter waits"
+    )]
+    AccessLogOfNoProcess(Arc<str>),
 }
 
 /// Chooses the source. `auto` never takes the log file, which clients can forge. `version` is the
 /// running sing-box's (major, minor) if it is known.
 pub fn choose(
-    config: &SingboxConfig,
+    config: &ProxyConfig,
     setting: Setting,
     version: Option<(u32, u32)>,
 ) -> Result<Choice, NoSource> {
@@ -150,7 +179,35 @@ pub fn choose(
     }
 }
 
-fn api_choice(config: &SingboxConfig) -> Result<Choice, NoSource> {
+/// The access log of a V2Ray or Xray: the one that `[[service]] access_log` names, else that of its own
+/// configuration, where its process sees it.
+///
+/// # Errors
+/// There is none, or nothing tells where it is.
+pub fn choose_access_log(
+    service: &Service,
+    config: &ProxyConfig,
+    named: Option<&Path>,
+    process: Option<&Process>,
+) -> Result<Choice, NoSource> {
+    let choice = |path: PathBuf| Choice::AccessLog { path, service: service.clone() };
+    if let Some(named) = named {
+        return Ok(choice(named.to_owned()));
+    }
+    let none = || NoSource::NoAccessLog(Arc::clone(&service.name));
+    let path = config.log.output.as_ref().ok_or_else(none)?;
+    match process {
+        None if path.is_relative() => Err(NoSource::AccessLogOfNoProcess(Arc::clone(&service.name))),
+        None => Ok(choice(path.clone())),
+        Some(process) => {
+            let from = process.work_directory().unwrap_or_default();
+            let path = from.join(path);
+            Ok(choice(if process.other_mount_ns { process::in_root(process.pid, &path) } else { path }))
+        }
+    }
+}
+
+fn api_choice(config: &ProxyConfig) -> Result<Choice, NoSource> {
     let api = config.api_service.as_ref().ok_or(NoSource::NoApi)?;
     if api.tls {
         return Err(NoSource::ApiTls);
@@ -159,7 +216,7 @@ fn api_choice(config: &SingboxConfig) -> Result<Choice, NoSource> {
     Ok(Choice::Api(Endpoint { addr, secret: api.secret.clone(), netns: None }))
 }
 
-fn clash_choice(config: &SingboxConfig, version: Option<(u32, u32)>) -> Result<Choice, NoSource> {
+fn clash_choice(config: &ProxyConfig, version: Option<(u32, u32)>) -> Result<Choice, NoSource> {
     let clash = config.clash_api.as_ref().ok_or(NoSource::NoClashApi)?;
     let addr = connect::controller_addr(&clash.external_controller)
         .ok_or_else(|| NoSource::ClashAddress(clash.external_controller.clone()))?;
@@ -170,7 +227,7 @@ fn clash_choice(config: &SingboxConfig, version: Option<(u32, u32)>) -> Result<C
     Ok(Choice::ClashLogs(Endpoint { addr, secret: clash.secret.clone(), netns: None }))
 }
 
-fn log_shows_owners(config: &SingboxConfig) -> Result<(), NoSource> {
+fn log_shows_owners(config: &ProxyConfig) -> Result<(), NoSource> {
     if config.log.disabled {
         return Err(NoSource::LogDisabled);
     }
@@ -201,7 +258,7 @@ pub enum KnownUser {
 }
 
 impl KnownInbounds {
-    pub fn of(config: &SingboxConfig) -> Self {
+    pub fn of(config: &ProxyConfig) -> Self {
         KnownInbounds(Arc::new(config.inbounds.iter().map(KnownInbound::of).collect()))
     }
 
@@ -283,7 +340,11 @@ pub async fn run(choice: Choice, known: watch::Receiver<KnownInbounds>, events: 
         Choice::Api(endpoint) => singbox_api::run(endpoint.into(), events, shutdown).await,
         Choice::ClashLogs(endpoint) => clash_logs::run(endpoint, known, events, shutdown).await,
         Choice::LogFile { path, timestamp } => {
-            log_file::run(log_file::LogFile { path, timestamp }, known, events, shutdown).await;
+            let lines = log_file::SingboxLines::new(timestamp, KnownInbounds::default());
+            log_file::run((path, lines), known, events, shutdown).await;
+        }
+        Choice::AccessLog { path, service } => {
+            log_file::run((path, access_log::AccessLines::new(service)), known, events, shutdown).await;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Network, Schema, Time};
+use super::types::{Network, Schema, Time, Traffic};
 
 /// `GET /status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Status {
     pub source: SourceStatus,
     pub ledger: LedgerStatus,
     pub singbox: SingboxStatus,
+    /// The other proxies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceStatus>,
     /// The IANA zone of billing and of the times here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
@@ -26,6 +29,13 @@ pub struct Status {
     /// `None`: this agent does not enforce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<EnforcementStatus>,
+}
+
+impl Status {
+    /// Is there to be a sing-box beside the other proxies?
+    pub fn has_singbox(&self) -> bool {
+        self.singbox.config.is_some() || self.services.is_empty()
+    }
 }
 
 /// A part that does less than it should.
@@ -121,6 +131,25 @@ pub struct SingboxStatus {
     pub pid: Option<u32>,
     pub version: Option<String>,
     pub config: Option<String>,
+}
+
+/// A proxy beside sing-box. No `pid` while it does not run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub kind: String,
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub config: Option<String>,
+    pub source: SourceStatus,
+}
+
+/// What a user moved on one proxy, over all time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceShare {
+    pub service: String,
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// One watched listener.

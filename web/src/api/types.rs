@@ -198,6 +198,9 @@ pub struct User {
     /// The four counts over all time.
     #[serde(default)]
     pub traffic: Traffic,
+    /// Each proxy's share of them, where there is more than sing-box; only of a user who is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceShare>,
     /// The user's own terms; what is not here comes from the policy.
     #[serde(default)]
     pub overrides: Overrides,

@@ -73,6 +73,7 @@ pub fn user(now: &Zoned, number: u64, name: &str, state: UserState, quota: Optio
         overrides: own,
         terms: Some(terms),
         time_zone: zone.map(str::to_owned),
+        services: Vec::new(),
         first_used_at: Some(Time::from(now)),
         rev: number,
     }
@@ -165,6 +166,7 @@ pub(super) fn status(now: &Zoned, users: usize) -> Status {
             config: Some("/etc/sing-box".to_owned()),
         },
         time_zone: now.time_zone().iana_name().map(str::to_owned),
+        services: Vec::new(),
         inbounds: vec![InboundStatus {
             tag: "trojan-in".to_owned(),
             kind: "trojan".to_owned(),

@@ -89,13 +89,17 @@ fn usage(context: &Context, user: &User) -> Lines {
         Some(whole) => format!("{}  {}", of_quota(used, quota), bar(context.colour, used, whole)),
         None => bytes(used),
     };
-    vec![
+    let mut lines = vec![
         ("user.period", period),
         ("user.used", of(user.period.used_bytes, user.period.quota_bytes)),
         ("user.total", of(user.total.used_bytes, user.total.quota_bytes)),
         ("user.packages", bytes(user.packages.remaining_bytes)),
         ("user.traffic", traffic(context, &user.traffic)),
-    ]
+    ];
+    lines.extend(user.services.iter().map(|share| {
+        ("user.share", format!("{}: {}", safe_cut(&share.service, 40), traffic(context, &share.traffic)))
+    }));
+    lines
 }
 
 /// Of an agent that only meters.

@@ -24,6 +24,10 @@ pub const DECIDE_AFTER_NS: u64 = 250_000_000;
 /// flow of the same address and port.
 pub const LOG_LAG_NS: u64 = 5_000_000_000;
 
+/// How long after a connection began its line is written to a log that names the second: by a thread of
+/// its own, so that a short connection has ended by then.
+pub const LOG_WRITTEN_NS: u64 = 1_000_000_000;
+
 /// Flows with one port on one inbound that are looked at for a forwarded address, and sightings that
 /// are looked at when a flow opens. Behind one address ports are unique, so that there are rarely more
 /// than a few; somebody with many addresses could make it many, and gets no match then.

@@ -101,6 +101,13 @@ fn one(candidate: &Candidate, user: UserNo) -> Judgement {
 
 /// The reported address is true.
 pub(super) fn judge_true_address(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judgement {
+    // Where several inbounds are possible, a line may be of one more stream on the user's own flow, while
+    // another of the same address and port, behind NAT, is somebody else's.
+    let unsure = sighting.inbounds.len() > 1 && matches!(sighting.when, When::Between(..));
+    let open = |(_, flow): &&Candidate| flow.is_open() && flow.owner == Some(user);
+    if let Some((at, _)) = candidates.iter().find(open).filter(|_| unsure) {
+        return Judgement::Repeat(*at);
+    }
     match candidates {
         [] => Judgement::NoFlow,
         [candidate] => one(candidate, user),

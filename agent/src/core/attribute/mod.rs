@@ -36,7 +36,7 @@ use std::{
 };
 
 use super::{
-    clock_map::{ClockMap, Instants},
+    clock_map::{CLOCK_ERROR_NS, ClockMap, Instants},
     event::{FlowId, FlowSeen, InboundIndex, Network, Now, OwnerBy, Sighting, SourceKind, UserId},
 };
 use connections::{Connections, Occupant};
@@ -342,7 +342,7 @@ impl Attributor {
             self.counters.sightings_without_user += 1;
             return;
         }
-        let Some(inbounds) = self.tags.get(&sighting.inbound).cloned() else {
+        let Some(inbounds) = self.places_of(&sighting) else {
             self.counters.sightings_unknown_inbound += 1;
             return;
         };
@@ -382,15 +382,41 @@ impl Attributor {
         self.decide_or_wait(waiting, now);
     }
 
+    /// The watched inbounds that it may be on.
+    fn places_of(&self, sighting: &Sighting) -> Option<Arc<[InboundIndex]>> {
+        if sighting.or_inbounds.is_empty() {
+            return self.tags.get(&sighting.inbound).cloned();
+        }
+        let tags = std::iter::once(&sighting.inbound).chain(sighting.or_inbounds.iter());
+        let places: BTreeSet<InboundIndex> =
+            tags.filter_map(|tag| self.tags.get(tag)).flat_map(|places| places.iter().copied()).collect();
+        (!places.is_empty()).then(|| places.into_iter().collect())
+    }
+
     fn when(&self, sighting: &Sighting, now: Now) -> When {
         let Some(created_ms) = sighting.created_ms else {
             return When::Between(now.mono_ns.saturating_sub(LOG_LAG_NS), now.mono_ns);
         };
+        if sighting.within_ms > 0 {
+            return self.within(created_ms, sighting.within_ms);
+        }
         match self.clock.instants(created_ms) {
             Instants::At(instants) => When::At(instants),
             Instants::BeforeStart { .. } if !sighting.closed => When::OpenAtStart(self.clock.start_ns()),
             Instants::BeforeStart { if_not_stepped_ns } => When::EndedAfter(if_not_stepped_ns),
         }
+    }
+
+    /// Some time in a second that a log names, in which it wrote the line; the connection may have ended a
+    /// little before.
+    fn within(&self, created_ms: i64, within_ms: i64) -> When {
+        let from = match self.clock.instants(created_ms) {
+            Instants::At(instants) => instants.first().copied(),
+            Instants::BeforeStart { if_not_stepped_ns } => if_not_stepped_ns,
+        };
+        let Some(from) = from else { return When::EndedAfter(None) };
+        let within_ns = u64::try_from(within_ms).unwrap_or(0).saturating_mul(1_000_000);
+        When::Between(from.saturating_sub(LOG_WRITTEN_NS), from.saturating_add(within_ns + CLOCK_ERROR_NS))
     }
 
     /// A connection ended, with its totals where the source tells them.

@@ -28,6 +28,11 @@ impl Attributor {
         open.into_iter().map(|(at, flow)| self.view(at, flow))
     }
 
+    /// The open flows, in no order.
+    pub fn open(&self) -> impl Iterator<Item = FlowView> {
+        self.flows.iter().filter(|(_, flow)| flow.is_open()).map(|(at, flow)| self.view(at, flow))
+    }
+
     /// The open flows of some users, in no order.
     pub fn flows_of<'a>(&'a self, users: &'a BTreeSet<UserId>) -> impl Iterator<Item = FlowView> + 'a {
         let theirs = |flow: &Flow| {

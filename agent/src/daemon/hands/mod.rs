@@ -1,10 +1,12 @@
-//! The hands: sing-box's `users` follow what the gate wants, one edit at a time, beside the agent's loop.
+//! The hands: the users in the proxies' files follow what the gate wants, one edit at a time, beside the
+//! agent's loop.
 //!
 //! Level-triggered like the gate: from the files as they are, what was taken out of them and what is
 //! wanted, the enforcer plans; planned again after it was carried out, there is nothing to do. Order of
 //! an edit: what is taken out goes into the ledger, then the files are written, then the ledger notes
-//! how far it is; a crash between any two steps is found by the next plan. Reloads are decided apart
-//! from edits (`enforcer::reloads`).
+//! how far it is; a crash between any two steps is found by the next plan. The files of all proxies are one
+//! plan; each proxy's are written, checked and put back by themselves. What a proxy has not read yet it is
+//! told by its API where it has one; reloads and restarts are decided apart (`enforcer::reloads`).
 
 mod managed;
 mod steps;
@@ -21,8 +23,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     core::event::UserId,
-    enforcer::{reloads::Scene, singbox::Singbox, users_edit::Credentials},
+    enforcer::{editor::Editor, reloads::Scene, users_edit::Credentials},
     ledger::{Ledger, ParkedEntry},
+    service::Service,
     singbox::servers::Found,
 };
 
@@ -62,11 +65,17 @@ pub struct New {
 /// What the worker should know of the rest, as of now.
 #[derive(Clone, Debug, Default)]
 struct Around {
-    singbox: Option<Singbox>,
+    proxies: Vec<Editor>,
     kept_out: Option<BTreeSet<UserId>>,
-    scene: Scene,
+    scenes: BTreeMap<Service, Scene>,
     /// The configuration was read anew.
     looks: u64,
+}
+
+impl Around {
+    fn scene_of(&self, service: &Service) -> Scene {
+        self.scenes.get(service).copied().unwrap_or_default()
+    }
 }
 
 /// What the worker tells.
@@ -79,7 +88,7 @@ pub enum HandsNews {
     Moved(Vec<UserId>),
 }
 
-/// How far sing-box's configuration is.
+/// How far the proxies' configurations are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HandsStatus {
     pub edits: u64,
@@ -109,14 +118,14 @@ pub struct Handle {
     orders: mpsc::Sender<Order>,
 }
 
-/// Starts the worker.
-pub fn start(ledger: Ledger, reload_within: Duration) -> (Hands, Handle) {
+/// Starts the worker. `within`: how long removals may wait for a reload or restart, by service.
+pub fn start(ledger: Ledger, within: BTreeMap<Service, Duration>) -> (Hands, Handle) {
     let (orders, asked) = mpsc::channel(ORDERS_MAX);
     let (sender, news) = mpsc::channel(NEWS_MAX);
     let around = watch::Sender::new(Around::default());
     let (told, status) = watch::channel(HandsStatus::default());
     let removed = Removed::default();
-    let worker = Worker::new(ledger, reload_within, (sender, told), removed.clone());
+    let worker = Worker::new(ledger, within, (sender, told), removed.clone());
     let task = tokio::spawn(worker.run(asked, around.subscribe()));
     (Hands { around, news, status, removed, _task: task }, Handle { orders })
 }
@@ -131,18 +140,19 @@ impl Hands {
         });
     }
 
-    /// sing-box as it was found last.
-    pub fn look(&self, singbox: Singbox) {
+    /// The proxies as they were found last.
+    pub fn look(&self, proxies: Vec<Editor>) {
         self.around.send_modify(|around| {
-            around.singbox = Some(singbox);
+            around.proxies = proxies;
             around.looks += 1;
         });
     }
 
-    pub fn scene(&self, scene: Scene) {
+    /// What goes on around each proxy.
+    pub fn scene(&self, scenes: BTreeMap<Service, Scene>) {
         self.around.send_if_modified(|around| {
-            let new = around.scene != scene;
-            around.scene = scene;
+            let new = around.scenes != scenes;
+            around.scenes = scenes;
             new
         });
     }

@@ -25,7 +25,7 @@ pub(super) fn reason(why: Why) -> &'static str {
     match why {
         Why::Admits => "somebody is to be let in",
         Why::Quiet => "nobody was connected",
-        Why::Waited => "it had waited for as long as [singbox] reload_within allows",
+        Why::Waited => "it had waited for as long as reload_within or restart_within allows",
         Why::SourceDown => "owners of new connections are not known now",
     }
 }

@@ -1,8 +1,10 @@
 //! The worker behind [`super::Hands`].
 
+mod following;
 mod orders;
 mod reloading;
 mod services;
+mod sides;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,29 +18,28 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use services::Told;
+use sides::Side;
 
 use super::{
     Around, HandsNews, HandsStatus, Order,
     managed::Removed,
-    steps::{self, Steps},
+    steps::Steps,
     words::{self, Failure, Missed, blocking, living},
 };
 use crate::{
     clock,
     core::event::UserId,
     enforcer::{
-        reconcile::{self, Plan, Want, Wanted},
-        reloads::{BATCH, Decision, RETRY, Reloads, Settings},
-        singbox::{EditError, Singbox},
+        editor::{Edit, EditError},
+        reconcile::{Plan, Want, Wanted},
+        reloads::{Decision, RETRY},
         swap,
-        users_edit::{self, Parked, ParkedKey, What},
+        users_edit::{self, Change, Parked, ParkedKey, What},
     },
     fault,
-    ledger::{self, FileState, Ledger, Reader, Removing, UserRecord},
-    singbox::{
-        files::{self, FileText},
-        servers,
-    },
+    ledger::{self, FileState, Ledger, Removing, UserRecord},
+    service::{self, Service},
+    singbox::{files::FileText, servers},
 };
 
 /// After an edit that failed it is planned again after this time; what failed may be over then.
@@ -53,45 +54,53 @@ pub(super) struct Worker {
     news: mpsc::Sender<HandsNews>,
     told: watch::Sender<HandsStatus>,
     status: HandsStatus,
-    reloads: Reloads,
-    within: Duration,
+    sides: Vec<Side>,
+    within: BTreeMap<Service, Duration>,
     around: Around,
     /// To be planned at this time (ns, monotonic).
     plan_at_ns: Option<u64>,
-    /// Which sing-box the files were last known to be read by.
-    process: Option<(u32, u64)>,
-    /// A sing-box was there at the last look, or there was no look yet.
-    runs: bool,
-    /// What an agent before this one has written is not known yet.
-    first: bool,
     /// Who was taken out of services, for who lists them.
     removed: Removed,
-    /// The files as they were read or written last: another text is somebody else's.
-    texts: Option<HashMap<Arc<PathBuf>, [u8; 32]>>,
     /// Users that could not be edited, as told.
     refused: BTreeSet<String>,
-    /// `sing-box check` has refused the last edit.
-    check_refused: bool,
+    /// The proxies whose check has refused the last edit.
+    check_refused: BTreeSet<Service>,
     /// Users who are being added are left out of the plan.
     without_new: bool,
 }
 
 /// What planning needs, read at one moment.
 struct Found {
+    /// Of all proxies.
     files: Vec<FileText>,
     parked: Vec<Parked>,
     users: Vec<UserRecord>,
     /// Where entries of those may be who are being removed.
     removing: Removing,
+    /// What is parked of proxies whose files could not be read.
+    hidden: Vec<Parked>,
+    /// Why they could not be read: they are left as they are.
+    failures: Failures,
+}
+
+/// What could not be done with the files of some proxies.
+type Failures = BTreeMap<Service, Failure>;
+
+fn whole(failures: &Failures) -> Failure {
+    let different: BTreeSet<&str> = failures.values().map(String::as_str).collect();
+    different.into_iter().collect::<Vec<_>>().join("; ")
 }
 
 /// What was planned and carried out.
+#[derive(Default)]
 struct Done {
     plan: Plan,
     /// Of users who were asked for, what could not be done.
     errors: BTreeMap<String, ApiError>,
     /// What the services of managed inbounds did not do.
     missed: Vec<Missed>,
+    /// Proxies whose files were not read or not written. All others have what was planned.
+    failures: Failures,
 }
 
 impl Done {
@@ -102,6 +111,11 @@ impl Done {
             let missed = self.missed.iter().find(|missed| missed.concerns(name))?;
             Some(ApiError::unavailable(&missed.failure))
         })
+    }
+
+    /// What was not done, as one failure.
+    fn failure(&self) -> Result<(), Failure> {
+        if self.failures.is_empty() { words::missed(&self.missed) } else { Err(whole(&self.failures)) }
     }
 }
 
@@ -122,7 +136,7 @@ fn retry() -> Duration {
 impl Worker {
     pub fn new(
         ledger: Ledger,
-        within: Duration,
+        within: BTreeMap<Service, Duration>,
         (news, told): (mpsc::Sender<HandsNews>, watch::Sender<HandsStatus>),
         removed: Removed,
     ) -> Self {
@@ -131,17 +145,13 @@ impl Worker {
             news,
             told,
             status: HandsStatus::default(),
-            reloads: Reloads::new(Settings { batch: BATCH, within, retry: retry() }),
+            sides: Vec::new(),
             within,
             around: Around::default(),
             plan_at_ns: None,
-            process: None,
-            runs: true,
-            first: true,
             removed,
-            texts: None,
             refused: BTreeSet::new(),
-            check_refused: false,
+            check_refused: BTreeSet::new(),
             without_new: false,
         }
     }
@@ -172,34 +182,15 @@ impl Worker {
         let now_ns = clock::mono_ns();
         let until = |at: u64| Duration::from_nanos(at.saturating_sub(now_ns));
         let plan = self.plan_at_ns.map_or(LOOK_EVERY, until);
-        let reload = match self.reloads.decide(now_ns, self.around.scene) {
+        let reload = |side: &Side| match side.reloads.decide(now_ns, self.around.scene_of(side.service())) {
             Decision::At(at) => until(at),
             // What cannot be done now is tried again in a while.
             Decision::Now(_) => again(),
             Decision::None => LOOK_EVERY,
         };
-        plan.min(reload).min(LOOK_EVERY)
-    }
-
-    async fn look_around(&mut self, now: Around) {
-        let process = now.singbox.as_ref().and_then(|singbox| singbox.process.as_ref());
-        if let Some(process) = process
-            && self.process != Some((process.pid, process.start_ticks))
-        {
-            // Another process has read the files as they were when it began.
-            self.reloads.restarted(clock::mono_ns().saturating_sub(ns(process.age())));
-            self.process = Some((process.pid, process.start_ticks));
-        }
-        let gone = now.singbox.is_some() && process.is_none() && self.runs;
-        self.runs = process.is_some() || now.singbox.is_none();
-        let wanted = self.around.kept_out != now.kept_out || self.around.looks != now.looks;
-        self.around = now;
-        if wanted && self.around.kept_out.is_some() {
-            self.plan_at_ns.get_or_insert(clock::mono_ns());
-        }
-        if gone {
-            self.recover().await;
-        }
+        let reload = self.sides.iter().map(reload).min().unwrap_or(LOOK_EVERY);
+        let running = self.running_again_ns().map_or(LOOK_EVERY, until);
+        plan.min(reload).min(running).min(LOOK_EVERY)
     }
 
     async fn order(&mut self, order: Order) {
@@ -235,8 +226,12 @@ impl Worker {
             // What fails is told and tried again.
             let _ = self.follow().await;
         }
-        if let Decision::Now(why) = self.reloads.decide(clock::mono_ns(), self.around.scene) {
-            self.reload(why).await;
+        self.tell_running().await;
+        for at in 0..self.sides.len() {
+            let scene = self.around.scene_of(self.sides[at].service());
+            if let Some(why) = self.sides[at].reloads_now(clock::mono_ns(), scene) {
+                self.reload(at, why).await;
+            }
         }
         self.tell();
     }
@@ -244,7 +239,7 @@ impl Worker {
     async fn outcome(&mut self, done: Result<(), Failure>) {
         match done {
             // An edit that came to pass does not make up for a reload that did not.
-            Ok(()) if self.reloads.failing() => {}
+            Ok(()) if self.sides.iter().any(|side| side.reloads.failing()) => {}
             Ok(()) => {
                 if self.status.last_error.take().is_some() {
                     self.send(HandsNews::Trouble(None)).await;
@@ -268,29 +263,10 @@ impl Worker {
         let _ = self.news.send(news).await;
     }
 
-    fn singbox(&self) -> Result<Singbox, Failure> {
-        let found = self.around.singbox.clone();
-        found
-            .ok_or_else(|| "sing-box's configuration could not be read yet; see `boxmeter status`".to_owned())
-    }
-
-    async fn find(&self) -> Result<Found, Failure> {
-        let config = self.singbox()?.config;
-        let users = self.ledger.users().await.map_err(|error| error.to_string())?;
-        let removing = self.ledger.removing().await.map_err(|error| error.to_string())?;
-        let path = self.ledger.path().to_owned();
-        blocking(move || {
-            let files = files::read(&config).map_err(|error| error.to_string())?;
-            let reader = Reader::open(&path).map_err(|error| error.to_string())?;
-            let records = reader.parked().map_err(|error| error.to_string())?;
-            let parked = steps::parked(&records)?;
-            Ok(Found { files, parked, users, removing })
-        })
-        .await
-    }
-
+    /// Of sing-box only.
     async fn servers(&self, name: &str) -> Result<Vec<servers::Found>, ApiError> {
-        let found = self.find().await.map_err(ApiError::unavailable)?;
+        let mut found = self.find().await.map_err(ApiError::unavailable)?;
+        found.files.retain(|file| file.service.is_singbox());
         let own =
             users_edit::credentials(&found.files, &found.parked, name).map_err(ApiError::unavailable)?;
         let own: Vec<servers::Entry> =
@@ -329,8 +305,8 @@ impl Worker {
 
     /// Plans and carries it out.
     async fn reconcile(&mut self, own: Wanted) -> Result<Done, Failure> {
-        let singbox = self.singbox()?;
         let found = self.find().await?;
+        let own_texts = self.known_texts(&found.files).await?;
         let adding = |name: &str| {
             let living = found.users.iter().filter(|user| user.tombstoned_ms.is_none());
             living.filter(|user| *user.name == *name).any(|user| user.file_state == FileState::Adding)
@@ -340,35 +316,29 @@ impl Worker {
         let wanted = self.wanted(&found, &own);
         // Nobody is let in by a service that does not run. But it may know its users again when it does: who
         // is deleted stays to be removed until it was told.
-        let (services, runs) = (self.services(&found)?, singbox.process.is_some());
+        let services = self.services(&found)?;
+        let runs = self.singbox().is_some_and(|singbox| singbox.process.is_some());
         self.look_at_texts(&found.files);
-        let Found { files, parked, users, removing } = found;
+        let Found { files, parked, users, removing, hidden, mut failures } = found;
         let parked = Arc::new(parked);
-        let first = self.first;
         let kept = Arc::clone(&parked);
-        let (asked, (plan, wanted, mut errors), unread) = blocking(move || {
-            let texts = singbox.own_texts().map_err(|error| error.to_string())?;
-            let plan = words::plan_whole((&files, &kept, &texts), wanted, &new)?;
-            let unread = match first {
-                true => {
-                    let loaded = singbox.loaded_texts().map_err(|error| error.to_string())?;
-                    reconcile::unread(&loaded, &files).map_err(|error| error.to_string())?
-                }
-                false => Vec::new(),
-            };
-            Ok((singbox, plan, unread))
-        })
-        .await?;
-        self.first = false;
-        // What an agent before this one has written and sing-box has not read.
-        for change in &unread {
-            self.reloads.changed(change, clock::mono_ns());
-        }
+        let (plan, wanted, mut errors) =
+            blocking(move || words::plan_whole((&files, &kept, &own_texts), wanted, &new)).await?;
         for (name, want) in own.iter().filter(|(name, _)| wanted.contains_key(*name)) {
             errors.extend(words::error_of(&plan, name, want).map(|error| (name.clone(), error)));
         }
         let ids = living(&users);
-        self.carry_out(asked, &plan, &ids).await?;
+        failures.extend(self.carry_out(&plan, &ids).await?);
+        let services_here = self.services_here();
+        let touched = plan.changes.iter().map(|change| (&change.user, &change.inbound));
+        for (name, tag) in touched.chain(hidden.iter().map(|it| (&it.key.user, &it.key.inbound))) {
+            // Whoever is to be out is cut in the kernel, and taken out when that can be.
+            let lets_in = matches!(own.get(name), Some(Want::In | Want::New { .. }));
+            let failure = service::of_tag(&services_here, tag).and_then(|of| failures.get(of));
+            if let Some(failure) = failure.filter(|_| lets_in) {
+                errors.entry(name.clone()).or_insert_with(|| ApiError::unavailable(failure));
+            }
+        }
         self.tell_oddities(&plan, &parked, &ids).await;
         let told = match runs {
             true => self.reach_services(&services, (&parked[..], &wanted), &ids, &removing).await,
@@ -376,73 +346,104 @@ impl Worker {
                 Told { missed: Vec::new(), unheard: services.iter().map(|one| one.tag.clone()).collect() }
             }
         };
-        self.settle_removed(&users, &wanted, &removing, &told).await?;
+        // Whoever is deleted may still be in files that could not be read or written.
+        if failures.is_empty() {
+            self.settle_removed(&users, &wanted, &removing, &told).await?;
+        }
         self.settle_note().await;
-        Ok(Done { plan, errors, missed: told.missed })
+        Ok(Done { plan, errors, missed: told.missed, failures })
     }
 
-    async fn carry_out(
-        &mut self,
-        singbox: Singbox,
-        plan: &Plan,
-        ids: &HashMap<Arc<str>, UserId>,
-    ) -> Result<(), Failure> {
+    /// Which proxies' files could not be written, and why.
+    async fn carry_out(&mut self, plan: &Plan, ids: &HashMap<Arc<str>, UserId>) -> Result<Failures, Failure> {
         if plan.is_empty() {
-            return Ok(());
+            return Ok(Failures::new());
         }
-        let steps = Steps::of(&plan.park, &plan.unpark, ids)?;
-        steps.before(&self.ledger).await?;
+        Steps::of(&plan.park, &plan.unpark, ids)?.before(&self.ledger).await?;
         fault::point("parked");
-        if !plan.edits.is_empty() {
-            let edits = plan.edits.clone();
-            let kept: Result<Vec<PathBuf>, EditError> = blocking(move || Ok(singbox.write(&edits))).await?;
-            self.check_refused = matches!(kept, Err(EditError::Refused(_)));
-            let kept = kept.map_err(|error| error.to_string())?;
-            fault::point("written");
-            self.written(plan, &kept).await;
-            if fault::refuses("noting") {
-                return Err("the ledger could not be told, as a test wants".to_owned());
+        let mut failures = Failures::new();
+        for at in 0..self.sides.len() {
+            let proxy = self.sides[at].proxy.clone();
+            let service = proxy.service.clone();
+            let edits: Vec<Edit> =
+                plan.edits.iter().filter(|edit| edit.service == service).cloned().collect();
+            if edits.is_empty() {
+                continue;
+            }
+            let kept: Result<Vec<PathBuf>, EditError> = blocking(move || Ok(proxy.write(&edits))).await?;
+            if matches!(kept, Err(EditError::Refused { .. })) {
+                self.check_refused.insert(service.clone());
+            }
+            match kept {
+                Ok(kept) => {
+                    fault::point("written");
+                    self.written(at, plan, &kept).await;
+                }
+                Err(error) => drop(failures.insert(service, error.to_string())),
             }
         }
-        steps.after(&self.ledger).await?;
+        if !plan.edits.is_empty() && fault::refuses("noting") {
+            return Err("the ledger could not be told, as a test wants".to_owned());
+        }
+        // Of files that were not written the ledger keeps what it had: the next plan finds it.
+        let services = self.services_here();
+        let written = |tag: &str| service::of_tag(&services, tag).is_none_or(|of| !failures.contains_key(of));
+        let park: Vec<Parked> = plan.park.iter().filter(|it| written(&it.key.inbound)).cloned().collect();
+        let unpark: Vec<_> = plan.unpark.iter().filter(|key| written(&key.inbound)).cloned().collect();
+        Steps::of(&park, &unpark, ids)?.after(&self.ledger).await?;
         fault::point("noted");
+        let moved = plan.changes.iter().filter(|change| written(&change.inbound));
         let moved: BTreeSet<UserId> =
-            plan.changes.iter().filter_map(|change| ids.get(change.user.as_str()).copied()).collect();
+            moved.filter_map(|change| ids.get(change.user.as_str()).copied()).collect();
         self.send(HandsNews::Moved(moved.into_iter().collect())).await;
-        Ok(())
+        Ok(failures)
     }
 
     /// Was something edited by hand since the last look? What made reloads fail may be over with that.
     fn look_at_texts(&mut self, files: &[FileText]) {
-        let now: HashMap<_, _> = files.iter().map(|file| (Arc::clone(&file.path), file.sha256)).collect();
-        if self.texts.as_ref().is_some_and(|known| *known != now) {
-            self.reloads.try_again();
+        for side in &mut self.sides {
+            let here = files.iter().filter(|file| file.service == side.proxy.service);
+            let now: HashMap<_, _> = here.map(|file| (Arc::clone(&file.path), file.sha256)).collect();
+            // Files that cannot be read now are no news.
+            if now.is_empty() {
+                continue;
+            }
+            if side.texts.as_ref().is_some_and(|known| *known != now) {
+                side.reloads.try_again();
+            }
+            side.texts = Some(now);
         }
-        self.texts = Some(now);
     }
 
-    async fn written(&mut self, plan: &Plan, kept: &[PathBuf]) {
-        for edit in &plan.edits {
+    /// A proxy's files were written.
+    async fn written(&mut self, at: usize, plan: &Plan, kept: &[PathBuf]) {
+        let services = self.services_here();
+        for edit in plan.edits.iter().filter(|edit| edit.service == services[at]) {
             let hash = swap::sha256(edit.content.as_bytes());
-            self.texts.get_or_insert_default().insert(Arc::new(edit.path.clone()), hash);
+            self.sides[at].texts.get_or_insert_default().insert(Arc::new(edit.path.clone()), hash);
         }
-        let now_ns = clock::mono_ns();
-        for change in &plan.changes {
-            self.reloads.changed(change, now_ns);
-        }
+        let own = |change: &&Change| service::of_tag(&services, &change.inbound) == Some(&services[at]);
+        let changes: Vec<Change> = plan.changes.iter().filter(own).cloned().collect();
+        self.wait_for_reading(&changes);
         self.status.edits += 1;
         self.status.last_edit_ms = Some(clock::wall_ms());
         let names = |wanted: &[What]| {
-            let of = plan.changes.iter().filter(|change| wanted.contains(&change.what));
+            let of = changes.iter().filter(|change| wanted.contains(&change.what));
             of.map(|change| change.user.as_str()).collect::<BTreeSet<&str>>()
         };
         let (out, back) = (names(&[What::TakenOut, What::Deleted]), names(&[What::Added, What::PutBack]));
+        let service = &services[at];
+        let follows = match (self.sides[at].reloads.waiting(), service.is_singbox()) {
+            ((0, 0), _) => "",
+            (_, true) => "; the reload follows",
+            (_, false) => "; it is told of it by its API, or restarted",
+        };
         let data = json!({
             "message": format!(
-                "sing-box's users changed: {} taken out, {} put in{}",
+                "{}'s users changed: {} taken out, {} put in{follows}",
+                service.name,
                 out.len(),
                 back.len(),
-                if self.reloads.waiting() == (0, 0) { "" } else { "; the reload follows" }
             ),
             "taken_out": out,
             "put_in": back,

@@ -72,7 +72,7 @@ impl Proxy {
     }
 
     /// Names that a service told when it was asked at this time, less those taken out since.
-    pub(super) fn without_removed(
+    pub(in crate::daemon) fn without_removed(
         &self,
         tag: &Arc<str>,
         mut names: BTreeSet<Arc<str>>,

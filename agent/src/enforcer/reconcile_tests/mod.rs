@@ -3,6 +3,7 @@
 mod any_order;
 mod bench;
 mod new_users;
+mod services;
 mod single;
 
 use std::sync::Arc;
@@ -29,7 +30,12 @@ fn hash(text: &str) -> [u8; 32] {
 }
 
 fn file(name: &str, text: &str) -> FileText {
-    FileText { path: Arc::new(name.into()), text: text.to_owned(), sha256: hash(text) }
+    FileText {
+        service: crate::service::Service::singbox(),
+        path: Arc::new(name.into()),
+        text: text.to_owned(),
+        sha256: hash(text),
+    }
 }
 
 fn wanted(users: &[(&str, Want)]) -> Wanted {

@@ -8,10 +8,12 @@ use boxmeter_web::api::names::{self, NameError};
 use rand::RngExt as _;
 use uuid::Uuid;
 
-use crate::singbox::{
-    Secret,
-    config::{credential_keys, name_key},
-    tree::{self, Node},
+use crate::{
+    service::Kind,
+    singbox::{
+        Secret,
+        tree::{self, Node},
+    },
 };
 
 /// Letters and digits of a made password: 143 bits.
@@ -33,11 +35,38 @@ pub enum BadName {
     Slash,
 }
 
+/// An inbound's type, in the words of its proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sort {
+    pub proxy: Kind,
+    pub name: String,
+}
+
+impl Sort {
+    /// Of sing-box.
+    pub fn singbox(name: &str) -> Sort {
+        Sort { proxy: Kind::Singbox, name: name.to_owned() }
+    }
+
+    pub fn name_key(&self) -> &'static str {
+        self.proxy.name_key(&self.name)
+    }
+
+    fn credential_keys(&self) -> &'static [&'static str] {
+        self.proxy.credential_keys(&self.name)
+    }
+
+    /// Is a user known by a login of name and password, in which a colon ends the name?
+    fn has_logins(&self) -> bool {
+        matches!(self.name_key(), "username" | "user")
+    }
+}
+
 /// Is the name one that a new user may have on an inbound of this type? The rule of all names, and what
 /// the type cannot bear.
-pub fn check_name(name: &str, kind: &str) -> Result<(), BadName> {
+pub fn check_name(name: &str, kind: &Sort) -> Result<(), BadName> {
     names::check_name(name)?;
-    if name.contains(':') && name_key(kind) == "username" {
+    if name.contains(':') && kind.has_logins() {
         return Err(BadName::Colon);
     }
     Ok(())
@@ -93,7 +122,7 @@ pub struct WrongKey {
 /// What is known of the inbound and matters for its entries.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
-    pub kind: String,
+    pub kind: Sort,
     /// Of shadowsocks.
     pub method: String,
 }
@@ -102,20 +131,32 @@ impl Shape {
     /// Bytes of a user's key where it must be one in base64.
     pub fn key_bytes(&self) -> Option<usize> {
         match self.method.as_str() {
-            "2022-blake3-aes-128-gcm" if self.kind == "shadowsocks" => Some(16),
-            method if self.kind == "shadowsocks" && method.starts_with("2022-") => Some(32),
+            "2022-blake3-aes-128-gcm" if self.kind.name == "shadowsocks" => Some(16),
+            method if self.kind.name == "shadowsocks" && method.starts_with("2022-") => Some(32),
             _ => None,
         }
     }
 
     /// The fields of a new entry.
     pub fn fields(&self, name: &str, flow: &str, brought: &Brought) -> Result<Fields, WrongKey> {
-        let kind = self.kind.as_str();
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
         let uuid = || text(&brought.uuid).unwrap_or_else(|| Uuid::new_v4().to_string());
         let password = || text(&brought.password).unwrap_or_else(password);
-        let mut fields = vec![(name_key(kind), name.to_owned())];
-        match kind {
+        let mut fields = vec![(self.kind.name_key(), name.to_owned())];
+        if self.kind.proxy != Kind::Singbox {
+            match self.kind.name.as_str() {
+                "vmess" => fields.push(("id", uuid())),
+                "vless" => {
+                    fields.push(("id", uuid()));
+                    fields.extend((!flow.is_empty()).then(|| ("flow", flow.to_owned())));
+                }
+                "shadowsocks" => fields.push(("password", self.key(brought)?)),
+                _ if self.kind.has_logins() => fields.push(("pass", password())),
+                _ => fields.push(("password", password())),
+            }
+            return Ok(fields);
+        }
+        match self.kind.name.as_str() {
             "vmess" => fields.push(("uuid", uuid())),
             "vless" => {
                 fields.push(("uuid", uuid()));
@@ -153,20 +194,21 @@ pub fn password() -> String {
 }
 
 /// What sing-box looks a user up by, in one form for equal ones.
-pub fn credential(kind: &str, user: &Node) -> Option<String> {
-    let texts = credential_keys(kind).iter().filter_map(|key| user.get(key).and_then(Node::str));
+pub fn credential(kind: &Sort, user: &Node) -> Option<String> {
+    let texts = kind.credential_keys().iter().filter_map(|key| user.get(key).and_then(Node::str));
     texts.into_iter().find(|text| !text.is_empty()).map(|text| normal(kind, text))
 }
 
 /// Of the fields of a new entry.
-pub fn credential_in(kind: &str, fields: &[(&'static str, String)]) -> Option<String> {
-    let keys = credential_keys(kind);
+pub fn credential_in(kind: &Sort, fields: &[(&'static str, String)]) -> Option<String> {
+    let keys = kind.credential_keys();
     fields.iter().find(|(key, _)| keys.contains(key)).map(|(_, value)| normal(kind, value))
 }
 
 /// UUIDs are the same in capitals and with other punctuation.
-fn normal(kind: &str, text: &str) -> String {
-    let uuid = (credential_keys(kind) == ["uuid"]).then(|| Uuid::try_parse(text).ok()).flatten();
+fn normal(kind: &Sort, text: &str) -> String {
+    let uuid =
+        matches!(kind.credential_keys(), ["uuid" | "id"]).then(|| Uuid::try_parse(text).ok()).flatten();
     uuid.map_or_else(|| text.to_owned(), |uuid| uuid.to_string())
 }
 
@@ -175,16 +217,20 @@ fn parse(text: &str) -> Option<Node> {
 }
 
 /// Of an entry's text.
-pub fn credential_of(kind: &str, text: &str) -> Option<String> {
+pub fn credential_of(kind: &Sort, text: &str) -> Option<String> {
     credential(kind, &parse(text)?)
 }
 
 /// All fields of an entry that a client needs.
-pub fn fields_of(kind: &str, text: &str) -> Fields {
-    const KEYS: [&str; 8] = ["name", "username", "uuid", "password", "flow", "auth", "auth_str", "userkey"];
+pub fn fields_of(kind: &Sort, text: &str) -> Fields {
+    const KEYS: [&str; 12] = [
+        "name", "username", "email", "user", "uuid", "id", "password", "pass", "flow", "auth", "auth_str",
+        "userkey",
+    ];
     let Some(node) = parse(text) else { return Vec::new() };
     let value = |key| node.get(key).and_then(Node::str).map(str::to_owned);
-    let fits = |key: &&str| !matches!(*key, "name" | "username") || *key == name_key(kind);
+    let named = |key: &str| matches!(key, "name" | "username" | "email" | "user");
+    let fits = |key: &&str| !named(key) || *key == kind.name_key();
     KEYS.into_iter().filter(fits).filter_map(|key| Some((key, value(key)?))).collect()
 }
 

@@ -9,13 +9,13 @@ use std::{
 };
 
 use super::{
-    entry,
+    entry::{self, Sort},
     gap::{self, Ends, Style},
     known::Known,
     parked::{Parked, ParkedKey},
 };
 use crate::singbox::{
-    config::{LOCKED_USER, name_key},
+    config::LOCKED_USER,
     files::FileText,
     splice::{self, Splice},
     tree::Node,
@@ -39,7 +39,7 @@ pub struct Item<'a> {
 
 impl Item<'_> {
     /// What sing-box looks the user up by.
-    pub fn credential(&self, kind: &str) -> Option<Cow<'_, str>> {
+    pub fn credential(&self, kind: &Sort) -> Option<Cow<'_, str>> {
         match (&self.credential, self.was_here) {
             (Some(credential), _) => Some(Cow::Borrowed(credential)),
             (None, true) => None,
@@ -50,7 +50,7 @@ impl Item<'_> {
 
 pub struct List<'a> {
     pub tag: String,
-    pub kind: String,
+    pub kind: Sort,
     pub file: &'a FileText,
     /// Between the brackets.
     inside: Range<usize>,
@@ -110,11 +110,11 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn read(file: &'a FileText, users: &Node, kind: &str) -> Self {
+    fn read(file: &'a FileText, users: &Node, kind: &Sort) -> Self {
         let (mut entries, mut credentials, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = users.range.start + 1;
         for node in users.array().unwrap_or_default() {
-            let name = node.get(name_key(kind)).and_then(Node::str).unwrap_or_default();
+            let name = node.get(kind.name_key()).and_then(Node::str).unwrap_or_default();
             entries.push((&file.text[node.range.clone()], Cow::Owned(name.to_owned())));
             credentials.push(entry::credential(kind, node));
             gaps.push(&file.text[at..node.range.start]);
@@ -164,7 +164,7 @@ impl<'a> List<'a> {
     pub fn read(
         file: &'a FileText,
         tag: &str,
-        kind: &str,
+        kind: &Sort,
         users: &Node,
         parked: Vec<Parked>,
         unwritten: &dyn Fn(&str) -> bool,
@@ -172,7 +172,7 @@ impl<'a> List<'a> {
         let shown = Shown::read(file, users, kind);
         let mut list = List {
             tag: tag.to_owned(),
-            kind: kind.to_owned(),
+            kind: kind.clone(),
             file,
             inside: users.range.start + 1..users.range.end - 1,
             items: Vec::with_capacity(shown.entries.len() + parked.len()),
@@ -334,7 +334,7 @@ impl<'a> List<'a> {
         }
     }
 
-    pub fn credential_of(kind: &str, record: &Parked) -> Option<String> {
+    pub fn credential_of(kind: &Sort, record: &Parked) -> Option<String> {
         entry::credential_of(kind, &record.entry)
     }
 
@@ -449,7 +449,7 @@ impl<'a> List<'a> {
         for (index, item) in self.items.iter().enumerate().filter(|(_, item)| !item.here) {
             records.push(Parked {
                 key: ParkedKey { user: item.name.clone().into_owned(), inbound: self.tag.clone(), nth: 0 },
-                kind: self.kind.clone(),
+                kind: self.kind.name.clone(),
                 file: self.file.path.as_ref().clone(),
                 entry: item.text.clone().into_owned(),
                 index,

@@ -1,5 +1,6 @@
-//! Edits the `users` of sing-box's inbounds and leaves every other byte of the files alone. Texts and
-//! records go in, splices and records come out; nothing is read or written here.
+//! Edits the users of proxies' inbounds and leaves every other byte of the files alone. Texts and records
+//! go in, splices and records come out; nothing is read or written here. Files of several proxies are one
+//! set: their inbounds' tags tell them apart.
 //!
 //! An entry that is taken out becomes a [`Parked`] record; put back, it stands where it stood, whatever
 //! else was taken out, put back, added or edited by hand meanwhile.
@@ -12,14 +13,15 @@ mod parked;
 
 use std::{collections::HashMap, fmt, path::PathBuf};
 
-pub use entry::{BadName, Brought, Credentials, Fields, Shape, check_name, password};
+pub use entry::{BadName, Brought, Credentials, Fields, Shape, Sort, check_name, password};
 pub use parked::{Parked, ParkedKey};
 
 pub(super) use known::Known;
 pub(super) use list::List;
 
+use crate::service::{Kind, Service};
 use crate::singbox::{
-    config::{LOCKED_USER, carries_users, name_key},
+    config::LOCKED_USER,
     files::{ConfigError, FileText},
     splice::Splice,
     tree::{self, Node},
@@ -36,6 +38,8 @@ pub enum Excluded {
     NoUserType,
     /// The option `users` is not written.
     NoUsersOption,
+    /// V2Ray's or Xray's inbound has no list of clients or accounts.
+    NoList,
 }
 
 impl fmt::Display for Excluded {
@@ -48,6 +52,9 @@ impl fmt::Display for Excluded {
             Excluded::NoUserType => "inbounds of this type have no users",
             Excluded::NoUsersOption => {
                 "it has no `users`, so that whoever knows its address or its one password comes in; write `\"users\": []` into it to give it users"
+            }
+            Excluded::NoList => {
+                "its `settings` have no list of `clients` (or `accounts`), so that it has one user or none; write one into them"
             }
         })
     }
@@ -155,8 +162,12 @@ pub enum Homeless {
     Excluded(Excluded),
 }
 
+/// Keys on the way to users, of all proxies: standing twice, they say two things.
+const EDITED_KEYS: [&str; 5] = ["inbounds", "users", "settings", "clients", "accounts"];
+
 /// An inbound as far as its users are concerned.
 pub(super) struct Place<'a> {
+    pub service: Service,
     pub tag: String,
     pub shape: Shape,
     pub list: Result<List<'a>, Excluded>,
@@ -168,15 +179,20 @@ pub(super) struct Places<'a> {
     pub homeless: Vec<(Parked, Homeless)>,
 }
 
-fn excluded(kind: &str, node: &Node) -> Option<Excluded> {
+fn excluded(kind: &Sort, node: &Node) -> Option<Excluded> {
+    let listed = kind.proxy.users(node).and_then(Node::array).is_some();
+    if !kind.proxy.carries_users(&kind.name) {
+        return Some(Excluded::NoUserType);
+    }
+    if kind.proxy != Kind::Singbox {
+        return (!listed).then_some(Excluded::NoList);
+    }
     let version = node.get("version").and_then(Node::port).unwrap_or(1);
-    if !carries_users(kind) {
-        Some(Excluded::NoUserType)
-    } else if node.get("managed").and_then(Node::bool) == Some(true) {
+    if node.get("managed").and_then(Node::bool) == Some(true) {
         Some(Excluded::Managed)
-    } else if kind == "shadowtls" && version < 3 {
+    } else if kind.name == "shadowtls" && version < 3 {
         Some(Excluded::OnePassword)
-    } else if node.get("users").and_then(Node::array).is_none() {
+    } else if !listed {
         Some(Excluded::NoUsersOption)
     } else {
         None
@@ -196,27 +212,32 @@ impl<'a> Places<'a> {
             let (hash, put_back) = (hex(&file.sha256), own.contains(&file.sha256));
             let unwritten = |from: &str| put_back || from == hash;
             let (root, repeated) = tree::parse(&file.path, &file.text).map_err(ConfigError::from)?;
-            let ours = |key: &str| key.eq_ignore_ascii_case("inbounds") || key.eq_ignore_ascii_case("users");
+            let ours = |key: &str| EDITED_KEYS.iter().any(|own| key.eq_ignore_ascii_case(own));
+            let proxy = file.service.kind;
             if let Some(key) = repeated.into_iter().find(|repeated| ours(&repeated.key)) {
                 return Err(EditRefused::RepeatedKey { file: key.file, line: key.line, key: key.key });
             }
             for node in root.get("inbounds").and_then(Node::array).unwrap_or_default() {
                 let text = |key| node.get(key).and_then(Node::str).unwrap_or_default();
                 let tag = match text("tag") {
-                    "" => places.len().to_string(),
-                    tag => tag.to_owned(),
+                    "" => {
+                        let earlier = |place: &&Place<'_>| place.service == file.service;
+                        file.service.tag(&places.iter().filter(earlier).count().to_string())
+                    }
+                    tag => file.service.tag(tag),
                 };
+                let tag = tag.to_string();
                 if places.iter().any(|place: &Place<'_>| place.tag == tag) {
                     return Err(EditRefused::RepeatedTag(tag));
                 }
-                let kind = text("type");
+                let kind = Sort { proxy, name: text(proxy.type_key()).to_lowercase() };
                 let mut records = records.remove(tag.as_str()).unwrap_or_default();
-                let list = match (excluded(kind, node), node.get("users")) {
+                let list = match (excluded(&kind, node), proxy.users(node)) {
                     (None, Some(users)) => {
                         homeless.extend(
-                            records.extract_if(.., |r| r.kind != kind).map(|r| (r, Homeless::OtherType)),
+                            records.extract_if(.., |r| r.kind != kind.name).map(|r| (r, Homeless::OtherType)),
                         );
-                        Ok(List::read(file, &tag, kind, users, records, &unwritten))
+                        Ok(List::read(file, &tag, &kind, users, records, &unwritten))
                     }
                     (why, _) => {
                         let why = why.unwrap_or(Excluded::NoUsersOption);
@@ -225,8 +246,13 @@ impl<'a> Places<'a> {
                         Err(why)
                     }
                 };
-                let shape = Shape { kind: kind.to_owned(), method: text("method").to_owned() };
-                places.push(Place { tag, shape, list });
+                let settings = match proxy {
+                    Kind::Singbox => Some(node),
+                    Kind::V2ray | Kind::Xray => node.get("settings"),
+                };
+                let method = settings.and_then(|settings| settings.get("method")).and_then(Node::str);
+                let shape = Shape { kind, method: method.unwrap_or_default().to_owned() };
+                places.push(Place { service: file.service.clone(), tag, shape, list });
             }
         }
         homeless.extend(records.into_values().flatten().map(|r| (r, Homeless::Vanished)));
@@ -272,7 +298,7 @@ impl Place<'_> {
         let users = || list.items.iter().filter(|item| item.name != LOCKED_USER).map(|item| &*item.text);
         let brought = brought.at(&self.tag);
         let flow = match &brought.flow {
-            _ if self.shape.kind != "vless" => String::new(),
+            _ if self.shape.kind.name != "vless" => String::new(),
             Some(flow) => flow.clone(),
             None => entry::usual_flow(users()),
         };
@@ -302,13 +328,16 @@ pub(super) fn locked_entry(list: &List<'_>, shape: &Shape) -> String {
 pub(super) fn reads_back(file: &FileText, text: &str, lists: &[&List<'_>]) -> bool {
     let Ok((root, _)) = tree::parse(&file.path, text) else { return false };
     let inbounds = root.get("inbounds").and_then(Node::array).unwrap_or_default();
-    let edited = inbounds
-        .iter()
-        .filter(|node| excluded(node.get("type").and_then(Node::str).unwrap_or_default(), node).is_none());
+    let proxy = file.service.kind;
+    let sort = |node: &Node| {
+        let name = node.get(proxy.type_key()).and_then(Node::str).unwrap_or_default();
+        Sort { proxy, name: name.to_lowercase() }
+    };
+    let edited = inbounds.iter().filter(|node| excluded(&sort(node), node).is_none());
     let same = |(node, list): (&Node, &&List<'_>)| {
-        let users = node.get("users").and_then(Node::array).unwrap_or_default();
+        let users = proxy.users(node).and_then(Node::array).unwrap_or_default();
         let name =
-            |user: &Node| user.get(name_key(&list.kind)).and_then(Node::str).unwrap_or_default().to_owned();
+            |user: &Node| user.get(list.kind.name_key()).and_then(Node::str).unwrap_or_default().to_owned();
         users.iter().map(name).eq(list.names().into_iter().map(str::to_owned))
     };
     edited.clone().count() == lists.len() && edited.zip(lists).all(same)
@@ -376,7 +405,7 @@ pub fn credentials(
         found.extend(items.chain(loose).map(|text| Credentials {
             user: name.to_owned(),
             inbound: place.tag.clone(),
-            kind: kind.clone(),
+            kind: kind.name.clone(),
             fields: entry::fields_of(kind, text),
         }));
     }

@@ -112,12 +112,23 @@ fn health(f: &Frame, status: &Status) -> Vec<Part> {
         Some(at) => f.t1("panel.health.committed", "time", Moment::exact(at).text),
         None => f.t("status.never_committed").to_owned(),
     };
-    let mut parts = vec![
-        part("part.singbox", status.singbox.pid.is_some(), singbox),
+    let mut parts = Vec::new();
+    if status.has_singbox() {
+        parts.push(part("part.singbox", status.singbox.pid.is_some(), singbox));
+    }
+    parts.extend(status.services.iter().map(|it| {
+        let text = match &it.version {
+            Some(version) if it.pid.is_some() => f.t1("panel.health.version", "version", version),
+            _ => f.t("status.singbox_absent").to_owned(),
+        };
+        let name = f.lang.fill("panel.health.service", &[("name", &*it.name), ("kind", &*it.kind)]);
+        Part { name, text, good: it.pid.is_some() && it.source.connected }
+    }));
+    parts.extend([
         part("part.source", status.source.connected, source),
         part("part.kernel", status.kernel.attached, kernel.to_owned()),
         part("part.ledger", status.ledger.committed_at.is_some(), committed),
-    ];
+    ]);
     if let Some(it) = &status.enforcement {
         let values = [("cut", &*it.cut_users.to_string()), ("out", &it.taken_out_users.to_string())];
         let mut text = f.lang.fill("panel.health.enforcement", &values);

@@ -68,6 +68,8 @@ pub(super) fn sighting(id: &str, inbound: InboundIndex, peer: &str, name: &str, 
         peer: peer.parse().expect("an address"),
         user: name.into(),
         created_ms: Some(at(created_ms).wall_ms),
+        or_inbounds: Arc::default(),
+        within_ms: 0,
         closed: false,
         totals: None,
     }

@@ -333,3 +333,26 @@ fn nothing_panics_at_the_ends_of_the_clocks() {
     }
     world.assert_balanced();
 }
+
+/// A log that does not name the inbound has a line for each stream of one connection. Another client behind the same
+/// address, whose connection to another inbound has the same port, is not billed for them.
+#[test]
+fn a_line_that_may_be_on_several_inbounds_takes_nobody_elses_flow() {
+    let line = |id: &str, name: &str, others: &[InboundIndex]| Sighting {
+        or_inbounds: others.iter().map(|&index| Arc::from(tag(index))).collect(),
+        ..logged(id, name)
+    };
+    let mut world = World::new();
+    world.opens(tcp(1, 100), 100);
+    let told = world.sights(line("a", "alice", &[SHADOWSOCKS]), 101);
+    assert_eq!(told, own(tcp(1, 100), "alice", OwnerBy::ClashLogs));
+    let other = flow(2, SHADOWSOCKS, Tcp, PEER, 200);
+    world.opens(other, 200);
+    assert_eq!(world.sights(line("b", "alice", &[SHADOWSOCKS]), 201), [], "one more stream of her own");
+    assert_eq!(world.core.unowned_live().count(), 1);
+    assert_eq!(world.sights(line("c", "bob", &[SHADOWSOCKS]), 202), own(other, "bob", OwnerBy::ClashLogs));
+    // On none of the inbounds that it may be on.
+    world.sights(Sighting { inbound: "gone".into(), ..line("d", "alice", &[]) }, 203);
+    assert_eq!(world.core.counters().sightings_unknown_inbound, 1);
+    world.assert_balanced();
+}

@@ -7,9 +7,9 @@ use boxmeter_web::backend::{ApiError, ErrorKind};
 use super::{
     super::{
         HandsNews,
-        words::{self, Failure, blocking},
+        words::{Failure, blocking},
     },
-    Worker,
+    Done, Worker, whole,
 };
 use crate::{
     clock,
@@ -27,7 +27,7 @@ const REFUSED_MAX: usize = 64;
 impl Worker {
     pub(super) async fn change(&mut self, name: String, want: Want) -> Result<Vec<Credentials>, ApiError> {
         if matches!(want, Want::New { .. }) {
-            self.reloads.asked();
+            self.asked();
         }
         let mut done = match self.reconcile(Wanted::from([(name.clone(), want)])).await {
             Ok(done) => done,
@@ -36,6 +36,9 @@ impl Worker {
                 return Err(ApiError::unavailable(failure));
             }
         };
+        if !done.failures.is_empty() {
+            self.outcome(done.failure()).await;
+        }
         match done.take_error(&name) {
             Some(error) => Err(error),
             None => Ok(done.plan.credentials.into_iter().filter(|one| one.user == name).collect()),
@@ -43,11 +46,11 @@ impl Worker {
     }
 
     pub(super) async fn follow(&mut self) -> Result<(), ApiError> {
-        self.check_refused = false;
+        self.check_refused.clear();
         let done = match self.reconcile(Wanted::new()).await {
-            Ok(done) => words::missed(&done.missed),
-            Err(_) if self.check_refused => self.follow_without_new().await,
-            Err(failure) => Err(failure),
+            Ok(done) if self.check_refused.is_empty() => done.failure(),
+            Err(failure) if self.check_refused.is_empty() => Err(failure),
+            _ => self.follow_without_new().await,
         };
         self.outcome(done.clone()).await;
         done.map_err(ApiError::unavailable)
@@ -60,7 +63,7 @@ impl Worker {
         self.without_new = true;
         let done = self.reconcile(Wanted::new()).await;
         self.without_new = false;
-        let missed = words::missed(&done?.missed);
+        let missed = done?.failure();
         let users = self.find().await?.users.into_iter();
         let new: BTreeMap<String, UserId> = users
             .filter(|user| user.file_state == FileState::Adding && user.tombstoned_ms.is_none())
@@ -86,44 +89,61 @@ impl Worker {
     /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by
     /// sing-box is `Invalid`.
     pub(super) async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
-        self.reloads.asked();
+        self.asked();
         let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
         let (mut without_them_good, mut refused) = (None, 0);
         while let Some(mut batch) = batches.pop() {
-            self.check_refused = false;
+            self.check_refused.clear();
             let own = batch.iter().map(|name| (name.clone(), Want::In)).collect();
-            let failure = match self.reconcile(own).await {
-                Ok(mut done) => {
-                    failed.extend(batch.into_iter().filter_map(|name| {
-                        let error = done.take_error(&name)?;
-                        Some((name, error))
-                    }));
-                    continue;
+            let (mut done, failure) = match self.reconcile(own).await {
+                Ok(done) => {
+                    let failures = whole(&done.failures);
+                    (done, (!failures.is_empty()).then_some(failures))
                 }
-                Err(failure) => failure,
+                Err(failure) => {
+                    let all = |name: &String| (name.clone(), ApiError::unavailable(&failure));
+                    let errors = batch.iter().map(all).collect();
+                    (Done { errors, ..Done::default() }, Some(failure))
+                }
             };
-            refused += usize::from(self.check_refused);
-            if self.check_refused && without_them_good.is_none() {
+            let check_refused = !self.check_refused.is_empty();
+            refused += usize::from(check_refused);
+            if check_refused && without_them_good.is_none() {
                 without_them_good = Some(self.files_are_good().await);
             }
             let splits = batch.len() > 1 && refused <= REFUSED_MAX && without_them_good == Some(true);
-            if self.check_refused && splits {
+            if check_refused && splits {
                 // An entry that sing-box does not take keeps nobody else out.
                 let rest = batch.split_off(batch.len() / 2);
                 batches.extend([rest, batch]);
                 continue;
             }
-            self.outcome(Err(failure.clone())).await;
-            let alone = self.check_refused && batch.len() == 1 && without_them_good == Some(true);
-            let kind = if alone { ErrorKind::Invalid } else { ErrorKind::Unavailable };
-            failed.extend(batch.into_iter().map(|name| (name, ApiError::new(kind, failure.clone()))));
+            let alone = check_refused && batch.len() == 1 && without_them_good == Some(true);
+            failed.extend(batch.into_iter().filter_map(|name| {
+                let error = done.take_error(&name)?;
+                let refused = failure.as_ref().filter(|_| alone);
+                Some((name, refused.map_or(error, |why| ApiError::new(ErrorKind::Invalid, why.clone()))))
+            }));
+            if let Some(failure) = failure {
+                self.outcome(Err(failure)).await;
+            }
         }
         failed
     }
 
-    /// Does sing-box take its files as they are?
+    /// Somebody asks for what needs a reload.
+    fn asked(&mut self) {
+        for side in &mut self.sides {
+            side.reloads.asked();
+        }
+    }
+
+    /// Do the proxies that have refused an edit take their files as they are?
     async fn files_are_good(&self) -> bool {
-        let Ok(singbox) = self.singbox() else { return false };
-        blocking(move || singbox.check(&[]).map_err(|error| error.to_string())).await.is_ok()
+        let refused = self.sides.iter().filter(|side| self.check_refused.contains(side.service()));
+        let proxies: Vec<_> = refused.map(|side| side.proxy.clone()).collect();
+        let check =
+            move || proxies.iter().try_for_each(|proxy| proxy.check(&[])).map_err(|error| error.to_string());
+        blocking(check).await.is_ok()
     }
 }

@@ -16,7 +16,7 @@ use super::{
         steps,
         words::{Failure, Missed, blocking, user_error},
     },
-    Found, Worker, again, ns,
+    Failures, Found, Worker, again, ns, whole,
 };
 use crate::{
     clock,
@@ -26,6 +26,7 @@ use crate::{
         users_edit::{self, Change, Credentials, Parked},
     },
     ledger::{FileState, Removing, UserRecord},
+    service,
 };
 
 /// How far the services of managed inbounds followed.
@@ -51,19 +52,27 @@ impl Worker {
         let gone: Wanted = (users.iter().filter(|user| is_removed(&found, &user.name)))
             .map(|user| (user.name.clone(), Want::Deleted))
             .collect();
-        let mut missed = Vec::new();
+        let (mut missed, mut failures) = (Vec::new(), Failures::new());
         if !gone.is_empty() {
-            missed = self.reconcile(gone.clone()).await.map_err(ApiError::unavailable)?.missed;
+            let done = self.reconcile(gone.clone()).await.map_err(ApiError::unavailable)?;
+            (missed, failures) = (done.missed, done.failures);
             found = self.find().await.map_err(ApiError::unavailable)?;
         }
         let mut left = BTreeMap::new();
         for name in gone.into_keys().filter(|name| is_removed(&found, name)) {
             let why = missed.iter().find(|missed| missed.concerns(&name));
             let why = why.map_or("sing-box does not run", |missed| missed.failure.as_str());
-            let error = ApiError::unavailable(format!(
-                "a user {name:?} was deleted, and the service of a managed inbound may still have it ({why}); try \
-                 again when it answers, or choose another name"
-            ));
+            let error = ApiError::unavailable(match failures.is_empty() {
+                true => format!(
+                    "a user {name:?} was deleted, and the service of a managed inbound may still have it ({why}); \
+                     try again when it answers, or choose another name"
+                ),
+                false => format!(
+                    "a user {name:?} was deleted, and may still be in files that cannot be edited now ({}); correct \
+                     them, or choose another name",
+                    whole(&failures)
+                ),
+            });
             left.insert(name, error);
         }
         let names: Vec<String> = users.iter().map(|user| user.name.clone()).collect();
@@ -86,6 +95,14 @@ impl Worker {
         for service in &services {
             service.prepare(&found.parked, &users, &mut managed).await;
         }
+        let services_here = self.services_here();
+        // Of an inbound whose file cannot be read nobody can say that there is none.
+        let unread: Vec<Option<Failure>> = (users.iter())
+            .map(|user| {
+                let mut tags = user.inbounds.iter().flatten();
+                tags.find_map(|tag| found.failures.get(service::of_tag(&services_here, tag)?).cloned())
+            })
+            .collect();
         let is_managed = |tag: &String| services.iter().any(|service| *service.tag == **tag);
         // Those who are only on inbounds whose users are not in the files are no concern of these.
         let mut in_files: Vec<Newcomer> = Vec::with_capacity(users.len());
@@ -108,7 +125,7 @@ impl Worker {
         });
         let made = made.await.map_err(ApiError::unavailable)?;
         let mut made: Vec<_> = made.into_iter().map(Some).collect();
-        let whole = |(place, managed): (Option<usize>, Result<Prepared, ApiError>)| {
+        let one = |(place, managed): (Option<usize>, Result<Prepared, ApiError>)| {
             let in_files = match place.and_then(|at| made.get_mut(at)?.take()) {
                 Some(made) => made.map_err(|refused| user_error(&refused))?,
                 None => Prepared::default(),
@@ -120,7 +137,8 @@ impl Worker {
             let entries: Result<Vec<_>, _> = entries.iter().map(steps::entry).collect();
             Ok(New { entries: entries.map_err(ApiError::internal)?, credentials })
         };
-        Ok(places.into_iter().zip(managed).map(whole).collect())
+        let made = places.into_iter().zip(managed).map(one).zip(unread);
+        Ok(made.map(|(made, unread)| unread.map_or(made, |why| Err(ApiError::unavailable(why)))).collect())
     }
 
     pub(super) async fn credentials(&self, name: &str) -> Result<Vec<Credentials>, ApiError> {
@@ -134,7 +152,12 @@ impl Worker {
     }
 
     pub(super) fn services(&self, found: &Found) -> Result<Vec<Service>, Failure> {
-        managed::services(&found.files, self.singbox()?.process.as_ref())
+        let Some(singbox) = self.singbox() else { return Ok(Vec::new()) };
+        let files: Vec<_> = found.files.iter().filter(|file| file.service.is_singbox()).cloned().collect();
+        match files.is_empty() {
+            true => Ok(Vec::new()),
+            false => managed::services(&files, singbox.process.as_ref()),
+        }
     }
 
     /// Users of managed inbounds, after the files: each service for itself, since one that is away must

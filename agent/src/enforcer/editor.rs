@@ -1,18 +1,19 @@
-//! Changes sing-box's configuration like a transaction: check a copy with the running executable,
-//! replace the files; then, at once or later, reload and see that it is healthy, else put the last good
-//! version back and say so.
+//! Changes a proxy's configuration like a transaction: check a copy with the running executable, replace the
+//! files; then, at once or later, have the proxy read them (sing-box by a reload, V2Ray and Xray by a restart)
+//! and see that it is healthy, else put the last good version back and say so.
 
 use std::{collections::btree_map::Entry, fmt, io, path::PathBuf};
 
 use super::{
     added::Added,
     backups::{Backups, Moment, Running, RunningFile},
-    reload::{ports, restart},
+    reload::ports,
     rollback::{self, Back, Saving},
     swap::{self, SwapError},
 };
 use crate::{
     fault,
+    service::Service,
     singbox::{
         files::{self, ConfigError, FileText},
         process::Process,
@@ -28,20 +29,20 @@ pub enum EditError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Swap(#[from] SwapError),
-    #[error("{0} is not among the files that sing-box reads")]
+    #[error("{0} is not among the files that the proxy reads")]
     NotAFile(PathBuf),
-    #[error("sing-box refuses the new configuration, so nothing was written: {0}")]
-    Refused(String),
+    #[error("{program} refuses the new configuration, so nothing was written: {why}")]
+    Refused { program: &'static str, why: String },
     #[error(
-        "sing-box refuses its files as they are now, so it was not told to read them and goes on with what it has: {0}"
+        "{program} refuses its files as they are now, so it was not told to read them and goes on with what it has: {why}"
     )]
-    RefusedNow(String),
-    #[error("`sing-box check` cannot be run ({0}), so nothing was written")]
-    Check(io::Error),
+    RefusedNow { program: &'static str, why: String },
+    #[error("the check of {program} cannot be run ({error}), so nothing was written")]
+    Check { program: &'static str, error: io::Error },
     #[error("{failure}; the old configuration was put back{after}")]
     RolledBack { failure: String, after: String },
     #[error(
-        "{0}; boxmeter has changed nothing since sing-box last read its files, so there is no earlier version to put back: look into sing-box's log"
+        "{0}; boxmeter has changed nothing since its files were last read, so there is no earlier version to put back: look into the proxy's log"
     )]
     NothingToPutBack(String),
     #[error(
@@ -53,6 +54,8 @@ pub enum EditError {
 /// A file's new text. It holds credentials: nothing prints it.
 #[derive(Clone)]
 pub struct Edit {
+    /// Whose file it is.
+    pub service: Service,
     pub path: PathBuf,
     /// Hash of the text that the edit was made from.
     pub expected: [u8; 32],
@@ -65,16 +68,17 @@ impl fmt::Debug for Edit {
     }
 }
 
-/// sing-box, as far as its configuration is changed.
+/// A proxy, as far as its configuration is changed.
 #[derive(Clone, Debug)]
-pub struct Singbox {
-    /// `[singbox] config`.
+pub struct Editor {
+    pub service: Service,
+    /// `config` of `[singbox]` or of the `[[service]]`.
     pub config: Vec<PathBuf>,
     /// `None`: not running; then there is nothing to reload.
     pub process: Option<Process>,
     /// The one that ran before, where none does: its executable is likely to be the next one's.
     pub last: Option<Process>,
-    /// `[singbox] binary`; `None` (auto): the running executable in its own mount namespace.
+    /// `binary` there; `None` (auto): the running executable in its own mount namespace.
     pub binary: Option<PathBuf>,
     pub reload: Reload,
     /// Where the last good versions of the files are kept. Without it a reload that fails later than
@@ -89,9 +93,9 @@ pub struct Applied {
     pub backups: Vec<PathBuf>,
 }
 
-impl Singbox {
+impl Editor {
     /// Checks, swaps, reloads. `healthy` is asked again and again after the reload until it says yes
-    /// or the time is over. sing-box reads its files only at the reload, so that several files change
+    /// or the time is over. A proxy reads its files only at the reload, so that several files change
     /// as one.
     pub fn apply(
         &self,
@@ -161,12 +165,12 @@ impl Singbox {
         mut healthy: impl FnMut() -> Result<(), String>,
         saving: Saving<'_>,
     ) -> Result<bool, EditError> {
-        if self.running_process().is_none() || self.reload == Reload::Never {
+        if self.running_process().is_none() || self.is_by_hand() {
             return Ok(false);
         }
         // What was edited by hand meanwhile comes into force too.
         self.check(&[]).map_err(|error| match error {
-            EditError::Refused(why) => EditError::RefusedNow(why),
+            EditError::Refused { program, why } => EditError::RefusedNow { program, why },
             other => other,
         })?;
         let back = match self.backups() {
@@ -196,7 +200,7 @@ impl Singbox {
 
     /// The files with the texts that sing-box runs with, as far as boxmeter knows.
     pub fn loaded_texts(&self) -> Result<Vec<FileText>, EditError> {
-        let mut now = files::read(&self.config)?;
+        let mut now = self.service.read(&self.config)?;
         let Some(backups) = self.backups() else { return Ok(now) };
         let running = self.running(&backups)?;
         for file in &mut now {
@@ -240,7 +244,7 @@ impl Singbox {
         let unchanged = |sha256| RunningFile { loaded: sha256, written: sha256, by_hand: None };
         if self.process.is_some() {
             // The others too: an edit by hand in any of them may be what sing-box does not come up with.
-            for file in files::read(&self.config)? {
+            for file in self.service.read(&self.config)? {
                 if let Entry::Vacant(place) = running.files.entry(file.path.as_ref().clone()) {
                     backups.keep(&file)?;
                     place.insert(unchanged(file.sha256));
@@ -269,10 +273,10 @@ impl Singbox {
         healthy: &mut impl FnMut() -> Result<(), String>,
         saving: Saving<'_>,
     ) -> Result<bool, EditError> {
-        let Some(process) = self.running_process().filter(|_| self.reload != Reload::Never) else {
+        let Some(process) = self.running_process().filter(|_| !self.is_by_hand()) else {
             return Ok(false);
         };
-        let now = files::read(&self.config)?;
+        let now = self.service.read(&self.config)?;
         // With those of the new text too: a port that another process holds must not look like ours.
         let ports = [ports(&rollback::before(&now, back)), ports(&now)].concat();
         let listeners = process.listeners(&ports);
@@ -293,7 +297,8 @@ impl Singbox {
         }
         if back.is_empty() || process.alive() && back.iter().all(|back| back.untouched) {
             self.note_told(false);
-            let after = if process.alive() { String::new() } else { restart(process.unit.as_deref()) };
+            let after =
+                if process.alive() { String::new() } else { self.start_again(process.unit.as_deref()) };
             return Err(EditError::NothingToPutBack(failure + &after));
         }
         Err(self.roll_back(process, back, failure, saving))
