@@ -223,7 +223,9 @@ mod tests {
             (quota_bytes, speed_up, speed_down, max_addresses)
         };
         let rows: Vec<_> = built_in().iter().map(|(name, terms)| (*name, of(terms))).collect();
-        let row = |name, gib: u64, mib: u64, addresses| (name, (Some(gib << 30), Some(mib << 20), Some(mib << 20), Some(addresses)));
+        let row = |name, gib: u64, mib: u64, addresses| {
+            (name, (Some(gib << 30), Some(mib << 20), Some(mib << 20), Some(addresses)))
+        };
         assert_eq!(
             rows,
             [

@@ -34,13 +34,10 @@ use super::{
 };
 use crate::{
     clock,
-    core::{
-        account::UserSlot,
-        event::{SourceEvent, UserId},
-    },
+    core::event::{SourceEvent, UserId},
     enforcer::editor::Editor,
     fault,
-    kernel::{Events, KernelError, KernelEvent},
+    kernel::{Events, KernelError},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
 };
 
@@ -211,26 +208,6 @@ impl Agent {
             News::Synced(synced) => self.applied(synced),
         }
         Ok(())
-    }
-
-    fn kernel_news(&mut self) -> Result<(), KernelError> {
-        let mut events = Vec::new();
-        let done = self.meter.kernel_events(self.news.get_mut(), &mut events);
-        for event in events {
-            if fault::refuses("user-event") {
-                self.meter.lost = true;
-                continue;
-            }
-            if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
-                && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
-            {
-                self.gate.crossed(user);
-            }
-        }
-        if self.meter.take_lost() {
-            self.gate.anybody_crossed();
-        }
-        done
     }
 
     fn sightings(&mut self, at: usize, first: SourceEvent) -> Result<(), KernelError> {

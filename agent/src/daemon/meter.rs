@@ -17,11 +17,7 @@ use boxmeter_common::{
     stats::Stat,
 };
 
-use super::{
-    flow_rates::FlowRates,
-    gate::FlowNews,
-    peers::Peers,
-};
+use super::{flow_rates::FlowRates, gate::FlowNews, peers::Peers};
 
 use crate::{
     clock,

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock,
     core::{
+        account::UserSlot,
         attribute::FlowView,
         crowd::{Effect, Evidence, TooMany},
         event::{FlowId, FlowSeen, Network, Now, UserId},
@@ -27,7 +28,7 @@ use crate::{
     },
     enforcer::reloads::Scene,
     fault,
-    kernel::KernelError,
+    kernel::{KernelError, KernelEvent},
     ledger::{PolicyRecord, Standing},
     service::Service,
 };
@@ -272,6 +273,27 @@ impl Agent {
                 self.gate.suspend(user, message, data);
             }
         }
+    }
+
+    /// Takes what the kernel tells. Crossings are looked at with the turn.
+    pub(super) fn kernel_news(&mut self) -> Result<(), KernelError> {
+        let mut events = Vec::new();
+        let done = self.meter.kernel_events(self.news.get_mut(), &mut events);
+        for event in events {
+            if fault::refuses("user-event") {
+                self.meter.lost = true;
+                continue;
+            }
+            if let KernelEvent::Warned { user, .. } | KernelEvent::Cut { user, .. } = event
+                && let Some(user) = self.meter.accounts.user_in(UserSlot(user.0))
+            {
+                self.gate.crossed(user);
+            }
+        }
+        if self.meter.take_lost() {
+            self.gate.anybody_crossed();
+        }
+        done
     }
 
     /// Ends sockets so that both sides notice; the kernel drops their packets already.

@@ -91,7 +91,8 @@ pub(super) fn not_removed(
     )?;
     for name in names {
         if statement.execute(params![name, rev])? == 0 {
-            let policy = policies::id_of(transaction, FALLBACK)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let policy =
+                policies::id_of(transaction, FALLBACK)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
             let id = UserId(Uuid::now_v7());
             purged.execute(params![name, id_bytes(id), now_ms, rev, policy.0.into_bytes()])?;
         }

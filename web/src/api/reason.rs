@@ -159,7 +159,7 @@ fn quota(used: u64, quota: u64) -> [(&'static str, String); 2] {
 pub fn window(lang: Lang, seconds: u32) -> String {
     let (key, count) = match seconds {
         60 => ("duration.minute", 1),
-        _ if seconds % 60 == 0 => ("duration.minutes", seconds / 60),
+        _ if seconds.is_multiple_of(60) => ("duration.minutes", seconds / 60),
         1 => ("duration.second", 1),
         _ => ("duration.seconds", seconds),
     };

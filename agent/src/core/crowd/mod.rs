@@ -285,9 +285,7 @@ impl Crowd {
     /// in each slot of the window, or slots without a look would seem to be without traffic.
     #[must_use]
     pub fn looks_within_ns(&self) -> u64 {
-        self.slot_s.map_or(LOOKS_WITHIN_NS, |seconds| {
-            LOOKS_WITHIN_NS.min(u64::from(seconds) * 1_000_000_000)
-        })
+        self.slot_s.map_or(LOOKS_WITHIN_NS, |seconds| LOOKS_WITHIN_NS.min(u64::from(seconds) * 1_000_000_000))
     }
 
     /// Is the flow to be blocked? For comparing with what the kernel has after a restart.
