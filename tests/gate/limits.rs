@@ -15,7 +15,7 @@ use crate::rig::{MIB, Rig, Stops, Stream};
 /// A speed limit holds for its user, at once for connections that come, whatever the other one does.
 #[test]
 fn speeds_are_kept_in_their_ratio() {
-    needs_machine!();
+    needs_machine!(alone);
     for case in ["trojan-tls", "hysteria2"] {
         let rig = Rig::new(VERSIONS[2], case);
         for (user, rate) in [(rig.alice(), "1MiB/s"), (rig.bob(), "4MiB/s")] {

@@ -195,7 +195,7 @@ fn a_total_quota_is_over_for_good() {
 /// Past the quota the kernel slows the user, and nobody else; a new period takes it off.
 #[test]
 fn a_ladder_slows_in_the_kernel() {
-    needs_machine!();
+    needs_machine!(alone);
     let rig = rig();
     let (alice, bob) = (rig.alice().name.clone(), rig.bob().name.clone());
     rig.done(&["users", "set", &alice, "--quota", "4MiB", "--over-quota", "throttle:1MiB/s"]);
@@ -228,7 +228,7 @@ fn a_ladder_slows_in_the_kernel() {
 /// Uploads through a real server, side by side.
 #[test]
 fn uploads_are_kept_in_their_ratio() {
-    needs_machine!();
+    needs_machine!(alone);
     let rig = rig();
     let names = [rig.alice().name.clone(), rig.bob().name.clone()];
     for (name, rate) in names.iter().zip(["1MiB/s", "4MiB/s"]) {

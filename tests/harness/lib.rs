@@ -31,6 +31,7 @@ pub mod v2ray;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 /// What a test waits for comes within this time, or the test fails.
@@ -94,13 +95,31 @@ pub fn lacking() -> Option<String> {
     missing.map(|v| format!("needs sing-box {v}: cargo xtask setup"))
 }
 
-/// Ends the test as skipped when this machine lacks root or sing-box.
+/// Where tests of one program run at a time, those that compare how fast things go run by themselves.
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// Held by a test while it runs beside others.
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    TURNS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that runs alone.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURNS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the test as skipped when this machine lacks root or sing-box. `alone`: it compares speeds, so that no
+/// other test of this program runs meanwhile.
 #[macro_export]
 macro_rules! needs_machine {
     () => {
+        $crate::needs_machine!(beside_others);
+    };
+    ($turn:ident) => {
         if let Some(reason) = $crate::lacking() {
             $crate::note_skip(&reason);
             return;
         }
+        let _turn = $crate::$turn();
     };
 }

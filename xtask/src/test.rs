@@ -21,8 +21,8 @@ const STAGE_LIMIT: Duration = Duration::from_secs(40 * 60);
 const LONG_STAGE_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 /// Targets that are run in this order; others come after them.
 const ORDER: &[&str] = &["kernel", "source", "cli", "flow"];
-/// Targets whose tests have namespaces and agents of their own and mostly wait: two of them run at a time. In others
-/// kernel programs are counted, or times compared.
+/// Targets whose tests have namespaces and agents of their own and mostly wait: two of them run at a time, but for
+/// those that say that they run alone. In others kernel programs are counted.
 const AT_ONCE: &[&str] = &["gate"];
 /// Parts of the contract that later work brings; said so that nobody takes them for tested.
 const NOT_BUILT: &[&str] = &[];

@@ -371,6 +371,7 @@ fn texts_of_the_command_line_are_in_the_catalogue() {
         "weekday.",
         "reason.",
         "month.",
+        "duration.",
         "note.",
         "notify.",
         "notify_channel.",
