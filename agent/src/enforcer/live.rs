@@ -146,6 +146,10 @@ impl Live {
         if inbound.is_some_and(|inbound| !inbound.tagged) {
             return Err(LiveError::Untagged);
         }
+        // Such a handler knows no users, so that nobody can be taken out of it either.
+        if let Some(inbound) = inbound.filter(|inbound| !has_user_manager(&inbound.kind)) {
+            return Err(LiveError::Unsupported(inbound.kind.clone()));
+        }
         let user = |inbound: &Inbound| inbound.users.iter().find(|user| *user.name == **name).cloned();
         let Some((inbound, user)) = inbound.and_then(|inbound| Some((inbound, user(inbound)?))) else {
             self.remove(written, name).await?;
@@ -190,13 +194,17 @@ impl Live {
 
     async fn alter(&mut self, tag: &str, operation: proto::TypedMessage) -> Result<(), LiveError> {
         let program = self.kind.title();
+        let addr = self.addr;
         let refused = |status: Status| match status.code() {
             Code::Unimplemented => LiveError::Missing { program },
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                LiveError::Connect { program, addr, error: io::Error::other(status.message().to_owned()) }
+            }
             _ => LiveError::Refused { program, error: status.message().to_owned() },
         };
         let path = format!("/{}.app.proxyman.command.HandlerService/AlterInbound", self.package());
         let path: PathAndQuery = path.parse().map_err(|_| LiveError::Missing { program })?;
-        let closed = |error| LiveError::Connect { program, addr: self.addr, error: io::Error::other(error) };
+        let closed = |error| LiveError::Connect { program, addr, error: io::Error::other(error) };
         self.grpc.ready().await.map_err(closed)?;
         let request = proto::AlterInboundRequest { tag: tag.to_owned(), operation: Some(operation) };
         let codec: ProstCodec<proto::AlterInboundRequest, proto::AlterInboundResponse> =
@@ -241,9 +249,19 @@ pub async fn tell_all(
     let mut live = Live::connect(editor.service.kind, api.addr, process.netns_path()).await?;
     for key in keys {
         let answer = live.tell((&editor.service, &config, &files), key).await;
+        // One that hangs would hang for each of them, and everybody else's edits wait meanwhile.
+        let away = matches!(answer, Err(LiveError::Connect { .. }));
         told(key, answer);
+        if away {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Can users of this kind of inbound be changed while it runs, as [`Live`] knows them?
+fn has_user_manager(kind: &str) -> bool {
+    matches!(kind, "vmess" | "vless" | "trojan")
 }
 
 fn entry_node(entry: &str) -> Option<Node> {

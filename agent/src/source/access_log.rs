@@ -98,7 +98,8 @@ fn ahead(text: &[u8], modified_s: i64) -> Option<i64> {
 
 impl Lines for AccessLines {
     fn on_line(&mut self, line: &[u8], written: Written, out: &mut Vec<SourceEvent>) {
-        let Ok(line) = std::str::from_utf8(line) else { return };
+        // Clients choose what is asked for, as any bytes; who asks and from where is in others.
+        let line = &*String::from_utf8_lossy(line);
         let written_as = |tag: &Arc<str>| self.service.written(tag).map(str::to_owned);
         match (access_line::parse(&self.names, written_as, line), written) {
             (None, _) => {}
@@ -188,6 +189,17 @@ mod tests {
             other => format!("{other:?}"),
         });
         said.collect()
+    }
+
+    /// A client of an http inbound chooses what it asks for.
+    #[test]
+    fn bytes_that_are_no_text_hide_nobody() {
+        let mut lines = AccessLines::new(service());
+        lines.set_known(known());
+        let mut out = Vec::new();
+        let line = b"2026/11/30 08:26:01 1.2.3.4:5 accepted http://h/?\xff [direct] email: bob";
+        lines.on_line(line, Written::Now(1), &mut out);
+        assert!(matches!(&out[..], [SourceEvent::Sighting(it)] if &*it.user == "bob"), "{out:?}");
     }
 
     /// The proxy lets a new user in before anybody here knows that there is one.

@@ -183,13 +183,19 @@ fn transports(kind: &str, transport: Option<&str>, node: &Node) -> Transports {
     match (kind, transport) {
         (_, Some("kcp" | "mkcp" | "quic")) => Transports::UDP,
         (_, Some("domainsocket" | "ds")) => Transports::NONE,
-        ("shadowsocks", _) if !networks.is_empty() => Transports { tcp: names("tcp"), udp: names("udp") },
+        ("shadowsocks" | "dokodemo-door" | "tunnel", _) if !networks.is_empty() => {
+            Transports { tcp: names("tcp"), udp: names("udp") }
+        }
         // Associations are on the same port.
         ("socks" | "mixed", _) => {
             let udp = settings.and_then(|settings| settings.get("udp")).and_then(Node::bool).unwrap_or(false);
             Transports { tcp: true, udp }
         }
-        _ => Transports::TCP,
+        ("vmess" | "vless" | "trojan" | "shadowsocks" | "http" | "dokodemo-door" | "tunnel", _) => {
+            Transports::TCP
+        }
+        // Nothing is waited for on a port of a kind that is not known: it may be one of UDP, as WireGuard's.
+        _ => Transports::NONE,
     }
 }
 

@@ -71,6 +71,18 @@ fn listeners_of_all_kinds_are_read() {
             Transports::BOTH,
         ),
         (r#"{"protocol": "shadowsocks", "port": 6}"#, Some(6), Transports::TCP),
+        (
+            r#"{"protocol": "dokodemo-door", "port": 53, "settings": {"network": "udp"}}"#,
+            Some(53),
+            Transports::UDP,
+        ),
+        (
+            r#"{"protocol": "dokodemo-door", "port": 8, "settings": {"network": "tcp,udp"}}"#,
+            Some(8),
+            Transports::BOTH,
+        ),
+        (r#"{"protocol": "dokodemo-door", "port": 9}"#, Some(9), Transports::TCP),
+        (r#"{"protocol": "wireguard", "port": 51820}"#, Some(51820), Transports::NONE),
         (r#"{"protocol": "socks", "port": 7, "settings": {"udp": true}}"#, Some(7), Transports::BOTH),
         (r#"{"protocol": "http", "port": 8}"#, Some(8), Transports::TCP),
     ] {
