@@ -66,7 +66,7 @@ impl ReportedSums {
             total,
             ended,
         });
-        Some(Reported { reporter: self.reporter, rows, connections: connections.collect() })
+        Some(Reported { reporter: self.reporter, rows, connections: connections.collect(), services: vec![] })
     }
 
     /// The ledger has this batch.

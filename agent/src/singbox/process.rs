@@ -388,7 +388,8 @@ fn config_args(args: &[OsString], cwd: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
     (paths, raw)
 }
 
-fn start_ticks(pid: u32) -> io::Result<u64> {
+/// When a process began, in clock ticks after the boot.
+pub fn start_ticks(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold spaces and parentheses.
     let after = stat.rsplit_once(") ").map(|(_, after)| after).unwrap_or_default();
