@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{meter::Tick, reported::ReportedSums};
+use super::{meter::Tick, reported::ReportedSums, tallies::Tallies};
 use crate::{
     core::{
         account::{self, Anomaly},
@@ -19,6 +19,8 @@ pub struct Commits {
     waiting: BTreeMap<Slot, account::Row>,
     inbounds: BTreeMap<InboundIndex, InboundNo>,
     reported: ReportedSums,
+    /// Services that keep totals themselves.
+    pub tallies: Tallies,
     running: Option<Running>,
 }
 
@@ -31,12 +33,13 @@ struct Running {
 }
 
 impl Commits {
-    pub fn new(ledger: Ledger) -> Self {
+    pub fn new(ledger: Ledger, tallies: Tallies) -> Self {
         Commits {
             ledger,
             waiting: BTreeMap::new(),
             inbounds: BTreeMap::new(),
             reported: ReportedSums::new(rand::random()),
+            tallies,
             running: None,
         }
     }
@@ -49,6 +52,7 @@ impl Commits {
                 self.inbounds.insert(index, record.no);
             }
         }
+        self.tallies.set_inbounds(records);
     }
 
     /// For how long one has been under way.
@@ -112,7 +116,7 @@ impl Commits {
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
             .collect();
-        let reported = self.reported.batch(&self.inbounds);
+        let reported = self.reported.batch(&self.inbounds, self.tallies.batch());
         let batch = Batch {
             epoch,
             at,
@@ -141,6 +145,7 @@ impl Commits {
                 }
                 if let Some(reported) = running.reported {
                     self.reported.committed(&reported, &self.inbounds);
+                    self.tallies.committed(&reported.services);
                 }
                 Ok(committed)
             }

@@ -32,6 +32,7 @@ mod reported;
 mod shared;
 mod shares;
 mod steering;
+mod tallies;
 mod totals;
 mod troubles;
 mod watchdog;

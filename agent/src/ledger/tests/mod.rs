@@ -25,6 +25,7 @@ mod parked;
 mod people;
 mod ranges;
 mod reported;
+mod services;
 mod restore;
 mod sharing;
 mod space;
