@@ -144,11 +144,10 @@ impl Tally {
         let mut taken = Taken { baseline: self.cursors.is_none(), ..Taken::default() };
         let before = self.cursors.take().unwrap_or_default();
         taken.restarted = matches!((self.life, reading.life), (Some(old), Some(new)) if !old.is(&new));
-        // The start is kept as it was first told, so that it cannot creep.
-        if let Some(life) = reading.life
-            && (taken.restarted || self.life.is_none())
-        {
-            self.life = Some(life);
+        // The start is kept as it was first told, so that it cannot creep. Where a reading does not tell it, no
+        // later one may be compared with what was before: counters that fell here would be taken twice.
+        if taken.restarted || self.life.is_some() != reading.life.is_some() {
+            self.life = reading.life;
             self.changed = Some(self.reading);
         }
         if taken.baseline {

@@ -136,6 +136,20 @@ fn a_restart_is_found_by_the_start_also_where_counters_are_higher_than_before() 
     assert!(!pid(7).is(&pid(8)) && pid(7).is(&pid(0)) && life(2_900).unwrap().is(&pid(7)));
 }
 
+/// A reading that does not tell the start comes between: what fell in it is not taken again when the next one
+/// tells another start.
+#[test]
+fn a_start_that_is_not_told_for_a_while_counts_nothing_twice() {
+    let mut tally = Tally::new(Some(Before::default()));
+    tally.take(&reading(life(0), &[(1, "alice", 100)]), whose);
+    tally.take(&reading(None, &[(1, "alice", 20)]), whose);
+    let taken = tally.take(&reading(life(60_000), &[(1, "alice", 30)]), whose);
+    assert!(!taken.restarted);
+    assert_eq!(tally.sums[&ALICE], [130, 260]);
+    assert!(tally.take(&reading(life(120_000), &[(1, "alice", 40)]), whose).restarted);
+    assert_eq!(tally.sums[&ALICE], [170, 340]);
+}
+
 #[test]
 fn what_vanishes_or_falls_is_no_negative_traffic() {
     let mut tally = Tally::new(Some(Before::default()));

@@ -5,6 +5,7 @@ use crate::core::counters::{Before, Counter, Life, Progress, Reading, Tally, Who
 
 const AGENT: [u8; 16] = [1; 16];
 const NEXT_AGENT: [u8; 16] = [2; 16];
+const THIRD_AGENT: [u8; 16] = [4; 16];
 
 fn batch(rig: &Rig, reporter: [u8; 16], progress: Progress) -> Batch {
     let service = ServiceProgress { service: Arc::from("web"), inbound: rig.inbound, progress };
@@ -61,7 +62,7 @@ fn an_agent_goes_on_where_the_one_before_was() {
     assert_eq!(before(&rig).unwrap().cursors, cursors, "the second counter is gone");
     // The service was started anew while no agent ran, and has counted more than before.
     let mut tally = Tally::new(before(&rig));
-    read(&rig, AGENT, &mut tally, &reading(life(9_000), &[(1, 2_000)]));
+    read(&rig, THIRD_AGENT, &mut tally, &reading(life(9_000), &[(1, 2_000)]));
     assert_eq!(used(&rig), [2_115, 4_230]);
     // None of it is what the kernel counted.
     assert_eq!(rig.reader().audit().unwrap().users, counters(0));
