@@ -33,13 +33,13 @@ struct Running {
 }
 
 impl Commits {
-    pub fn new(ledger: Ledger, tallies: Tallies) -> Self {
+    pub fn new(ledger: Ledger) -> Self {
         Commits {
             ledger,
             waiting: BTreeMap::new(),
             inbounds: BTreeMap::new(),
             reported: ReportedSums::new(rand::random()),
-            tallies,
+            tallies: Tallies::default(),
             running: None,
         }
     }
