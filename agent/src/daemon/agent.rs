@@ -28,6 +28,7 @@ use super::{
     people,
     proxies::{News, Proxies, Synced},
     proxy::Changes,
+    reports::Reports,
     shared::{Directory, PictureSender, Question, UserRecords},
     totals::Totals,
     watchdog::Watchdog,
@@ -67,6 +68,7 @@ pub struct Agent {
     pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxies: Proxies,
+    pub reports: Reports,
     pub pictures: PictureSender,
     pub directory: Directory,
     pub totals: Totals,
@@ -163,6 +165,10 @@ impl Agent {
                 }
                 news = self.proxies.next() => self.proxy_news(news),
                 news = self.gate.next() => self.gate_news(news),
+                news = self.reports.next() => {
+                    self.report_news(news);
+                    Ok(())
+                }
                 news = self.hands.next() => {
                     // Nobody would be taken out of sing-box's users any more, and nobody put back.
                     let news = news.context("the task that edits sing-box's users ended unexpectedly")?;
@@ -264,7 +270,7 @@ impl Agent {
     }
 
     /// Parts that work or do not, and what happened.
-    fn told(
+    pub(super) fn told(
         &mut self,
         parts: Vec<(&'static str, Option<String>)>,
         events: Vec<(&'static str, serde_json::Value)>,
@@ -289,6 +295,7 @@ impl Agent {
         self.take(tick);
         self.start_commit();
         self.tell_hands();
+        self.tell_services();
         self.publish();
         Ok(())
     }
@@ -308,7 +315,6 @@ impl Agent {
     /// A reading, whoever asked for it: each byte is in one only.
     fn take(&mut self, tick: Tick) {
         self.gate.seen(&tick.rows, clock::billing());
-        self.gate.reported(&tick.reported);
         self.commits.take(tick);
     }
 
@@ -335,8 +341,8 @@ impl Agent {
                     let reason = format!("{refused} readings were refused; see `boxmeter events`");
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
+                self.gate.reported(self.commits.take_told());
                 if self.commits.is_current() {
-                    self.gate.committed();
                     self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
                 }
                 Ok(())
@@ -379,7 +385,7 @@ impl Agent {
             self.meter.publisher.set_counter(name, value);
         }
         self.directory.source = self.proxies.kind();
-        self.directory.services = Arc::new(self.proxies.service_statuses());
+        self.directory.services = Arc::new(self.service_statuses());
         self.directory.gate = self.gate.rows();
         self.directory.enforcement = self.hands.status();
         self.tell_troubles(&snapshot.degraded);
@@ -406,7 +412,8 @@ impl Agent {
     pub fn apply_config(&mut self) {
         let now = clock::now();
         let (ledger, directory) = (&self.commits.ledger, &self.directory);
-        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, now.wall_ms) {
+        let more = self.reports.more(directory, &self.commits.tallies);
+        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, (more, now.wall_ms)) {
             self.not_applied(&error);
         }
     }

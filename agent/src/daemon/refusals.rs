@@ -81,10 +81,6 @@ impl Refusals {
         }
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all.iter().map(|one| &one.service)
-    }
-
     /// Never, where there is no nginx.
     pub async fn next(&mut self) -> News {
         match self.news.recv().await {

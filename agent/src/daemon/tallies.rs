@@ -34,19 +34,21 @@ pub struct Tallies {
     all: BTreeMap<Arc<str>, One>,
 }
 
+/// Is it the tag of a service's own account?
+pub fn is_tag(tag: &str) -> bool {
+    tag.rsplit_once('/').is_some_and(|(_, last)| last == TAG)
+}
+
 /// The tag of a service's own account.
 pub fn tag(service: &str) -> Arc<str> {
     format!("{service}/{TAG}").into()
 }
 
 impl Tallies {
+    /// Names must be unique.
     pub fn new(services: impl IntoIterator<Item = Arc<str>>) -> Self {
         let one = |name| (name, One { tally: None, names: BTreeSet::new(), inbound: None });
         Tallies { all: services.into_iter().map(one).collect() }
-    }
-
-    pub fn services(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.all.keys()
     }
 
     /// Of which the ledger has not said yet what it knows.
