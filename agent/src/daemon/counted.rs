@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     core::counters::{Life, Reading},
     enforcer::nginx::Nginx,
+    fault,
     source::{
         life,
         stats::Stats,
@@ -65,7 +66,7 @@ impl Counted {
     pub fn ask(&mut self, service: Arc<str>, way: Way, every: Duration) {
         let news = self.sender.clone();
         self.tasks.push(tokio::spawn(async move {
-            let mut ticks = interval(every);
+            let mut ticks = interval(every / u32::try_from(fault::hurry()).unwrap_or(1));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
