@@ -99,6 +99,7 @@ impl Agent {
         self.take_over().await;
         let changes = self.proxies.first_look().await;
         self.changed(changes);
+        self.listen();
         if let Some(synced) = self.proxies.first_synced().await {
             self.applied(synced);
         }

@@ -407,7 +407,7 @@ impl Proxy {
             Owners::Singbox(setting) => source::choose(config, *setting, version),
             Owners::Nobody => {
                 // Whether its totals can be read is told elsewhere.
-                self.connected = true;
+                changes.source |= !std::mem::replace(&mut self.connected, true);
                 return;
             }
             Owners::AccessLog(named) => {
