@@ -132,7 +132,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
         return;
     }
     let body = state.instead.clone().unwrap_or_else(|| json(&state.zones).into_bytes());
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     if stream.write_all(&[head.as_bytes(), &body].concat()).is_ok() && state.instead.is_none() {
         state.served = state.zones.clone();
     }

@@ -49,7 +49,8 @@ impl Rig {
         netns.ip(&["link", "set", "lo", "up"]);
         let vts = Vts::serve(&netns);
         let quoted = format!("\"{}\"", HOSTILE.replace('\\', "\\\\").replace('"', "\\\""));
-        let users = [("user1", "user1"), ("User1", "User1"), ("user2", "user2"), ("hostile", quoted.as_str())];
+        let users =
+            [("user1", "user1"), ("User1", "User1"), ("user2", "user2"), ("hostile", quoted.as_str())];
         let nginx = Nginx::new(scratch.join("ng"), &netns, 30_881, &users);
         let mut agent = Agent::beside(&scratch, &[], &[], &netns);
         agent.hurries();
@@ -104,7 +105,11 @@ fn a_user_over_quota_is_refused_by_nginx_and_comes_back() {
     assert_eq!(shown["services"][0]["reported_download_bytes"], json!(MIB + 1_000), "{shown}");
     let pid = rig.nginx.pid();
     rig.nginx.until("user1", 403);
-    assert_eq!(["User1", "user2"].map(|path| rig.nginx.get(path)), [200, 200], "names that differ in case are two");
+    assert_eq!(
+        ["User1", "user2"].map(|path| rig.nginx.get(path)),
+        [200, 200],
+        "names that differ in case are two"
+    );
     rig.agent.done(&["packages", "add", "user1", "8MiB"]);
     rig.agent.until_state("user1", "active");
     rig.nginx.until("user1", 200);
@@ -119,7 +124,10 @@ fn a_user_over_quota_is_refused_by_nginx_and_comes_back() {
     assert_eq!(rig.agent.done(&["audit"])["difference_bytes"], json!(0));
     let status = rig.agent.done(&["status"]);
     assert_eq!(status["ok"], json!(true), "{status}");
-    assert_eq!((&status["services"][0]["kind"], &status["services"][0]["pid"]), (&json!("nginx"), &json!(pid)));
+    assert_eq!(
+        (&status["services"][0]["kind"], &status["services"][0]["pid"]),
+        (&json!("nginx"), &json!(pid))
+    );
 }
 
 /// A name cannot end what it is written into, and a deleted user stays out.
@@ -196,7 +204,8 @@ fn an_answer_that_breaks_off_changes_nothing() {
     let rig = Rig::new("");
     rig.grow("user1", [10, 20]);
     rig.until_used("user1", [10, 20]);
-    let half = "{\"moduleVersion\":\"v0.2.7\",\"filterZones\":{\"user1::h\":{\"/\":{\"inBytes\":999,\"outBytes\":9";
+    let half =
+        "{\"moduleVersion\":\"v0.2.7\",\"filterZones\":{\"user1::h\":{\"/\":{\"inBytes\":999,\"outBytes\":9";
     for bad in [half.as_bytes().to_vec(), b"<html>".to_vec(), vec![b' '; 49 << 20], vec![]] {
         rig.vts.instead(Some(bad));
         wait("it is told", || {
@@ -242,7 +251,10 @@ impl Counted {
         let usage = rig.agent.done(&["usage", "--offline", ledger.to_str().unwrap()]);
         let (has, read) = (reported(&usage, "user1"), self.now(rig.vts.served("user1")));
         for direction in 0..2 {
-            assert!((self.before[direction]..=read[direction]).contains(&has[direction]), "{has:?} of {read:?}");
+            assert!(
+                (self.before[direction]..=read[direction]).contains(&has[direction]),
+                "{has:?} of {read:?}"
+            );
         }
         self.anew(rig, has);
     }
@@ -272,7 +284,11 @@ fn restarts_at_random_points_lose_nothing_and_count_nothing_twice() {
             let mut random = rand::rng();
             while !stop.load(Ordering::Relaxed) {
                 let key = format!("/{}", random.random_range(0..20));
-                vts.grow("user1::example.org", &key, [random.random_range(0..1_000), random.random_range(0..100_000)]);
+                vts.grow(
+                    "user1::example.org",
+                    &key,
+                    [random.random_range(0..1_000), random.random_range(0..100_000)],
+                );
                 std::thread::sleep(Duration::from_millis(random.random_range(0..5)));
             }
         });

@@ -121,7 +121,10 @@ impl Service {
     fn check_nginx(&self) -> Result<(), (&'static str, String)> {
         Url::parse(&self.status).map_err(|error| ("service.status", error.to_string()))?;
         if self.config.len() > 1 {
-            return Err(("service.config", "nginx has one configuration file, as given to nginx -c".to_owned()));
+            return Err((
+                "service.config",
+                "nginx has one configuration file, as given to nginx -c".to_owned(),
+            ));
         }
         let relative = |path: &PathBuf| !path.as_os_str().is_empty() && path.is_relative();
         if relative(&self.refuse) {

@@ -45,9 +45,7 @@ impl Life {
     /// Is this the same one?
     pub fn is(&self, other: &Life) -> bool {
         let same_pid = self.pid == other.pid || self.pid == 0 || other.pid == 0;
-        self.boot == other.boot
-            && same_pid
-            && self.started_ms.abs_diff(other.started_ms) <= START_UNSURE_MS
+        self.boot == other.boot && same_pid && self.started_ms.abs_diff(other.started_ms) <= START_UNSURE_MS
     }
 }
 

@@ -1,7 +1,7 @@
 //! Asks services for their totals: a task for each, which reads all of them at its pace and waits until the agent
 //! has taken what it read. Decides nothing.
 
-use std::{path::PathBuf, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},

@@ -24,12 +24,23 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// nginx runs with this many refused users.
-    Follows { service: Arc<str>, refused: usize },
+    Follows {
+        service: Arc<str>,
+        refused: usize,
+    },
     /// Names that cannot be written down for it.
-    LeftOut { service: Arc<str>, names: Vec<String> },
-    Failed { service: Arc<str>, reason: String },
+    LeftOut {
+        service: Arc<str>,
+        names: Vec<String>,
+    },
+    Failed {
+        service: Arc<str>,
+        reason: String,
+    },
     /// It works again.
-    Mended { service: Arc<str> },
+    Mended {
+        service: Arc<str>,
+    },
 }
 
 struct One {

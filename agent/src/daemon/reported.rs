@@ -59,7 +59,8 @@ impl ReportedSums {
     ) -> Option<Reported> {
         let (rows, connections) = self.of_connections(inbounds).unwrap_or_default();
         let reported = Reported { reporter: self.reporter, rows, connections, services };
-        let empty = reported.rows.is_empty() && reported.connections.is_empty() && reported.services.is_empty();
+        let empty =
+            reported.rows.is_empty() && reported.connections.is_empty() && reported.services.is_empty();
         (!empty).then_some(reported)
     }
 

@@ -220,7 +220,9 @@ fn is_living(user: &UserRecord) -> bool {
 impl Agent {
     pub(super) fn report_news(&mut self, news: News) {
         match news {
-            News::Counted(counted::News { service, read: Ok(reading) }) => self.totals_read(&service, &reading),
+            News::Counted(counted::News { service, read: Ok(reading) }) => {
+                self.totals_read(&service, &reading)
+            }
             News::Counted(counted::News { service, read: Err(reason) }) => {
                 self.answers(&service, false);
                 let part = self.reports.trouble(TOTALS, &service, Some(reason));
@@ -251,7 +253,8 @@ impl Agent {
         let users = people::names(directory.users.values().map(|user| &**user));
         let one = &*one;
         let may = |name: &str| one.may_adopt(name, directory);
-        let new = reading.counters.iter().any(|counter| !users.contains_key(&counter.name) && may(&counter.name));
+        let new =
+            reading.counters.iter().any(|counter| !users.contains_key(&counter.name) && may(&counter.name));
         let taken = self.commits.tallies.take(service, reading, &users, may);
         let part = self.reports.trouble(TOTALS, service, None);
         self.told(vec![part], vec![]);
@@ -316,9 +319,11 @@ impl Agent {
     pub(super) fn tell_refused(&self, out: &BTreeSet<UserId>) {
         for one in self.reports.all.iter().filter(|one| one.is_nginx()) {
             let tag = tallies::tag(&one.name);
-            let no = self.directory.inbounds.iter().find(|inbound| inbound.tag == tag).map(|inbound| inbound.no);
+            let no =
+                self.directory.inbounds.iter().find(|inbound| inbound.tag == tag).map(|inbound| inbound.no);
             let users = || self.directory.users.values();
-            let living: BTreeSet<&str> = users().filter(|user| is_living(user)).map(|user| &*user.name).collect();
+            let living: BTreeSet<&str> =
+                users().filter(|user| is_living(user)).map(|user| &*user.name).collect();
             let deleted = |user: &UserRecord| {
                 !is_living(user)
                     && user.purged_ms.is_none()

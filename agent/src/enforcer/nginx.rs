@@ -53,7 +53,9 @@ pub enum NginxError {
     Several { pids: String },
     #[error("{path} does not name a running nginx", path = path.display())]
     PidFile { path: PathBuf },
-    #[error("nginx (pid {pid}) has another root directory, as in a container: its file cannot be followed from here")]
+    #[error(
+        "nginx (pid {pid}) has another root directory, as in a container: its file cannot be followed from here"
+    )]
     Elsewhere { pid: u32 },
     #[error("`nginx -t` could not be run: {0}")]
     Test(io::Error),
@@ -399,15 +401,8 @@ mod tests {
 
     #[test]
     fn names_cannot_mean_anything_to_nginx() {
-        let hostile = [
-            "alice",
-            "a.b+c@d e",
-            "x\" 0; } server { listen 1; #",
-            "$remote_user",
-            "a\nb\\Q",
-            "名",
-            "(?i)x",
-        ];
+        let hostile =
+            ["alice", "a.b+c@d e", "x\" 0; } server { listen 1; #", "$remote_user", "a\nb\\Q", "名", "(?i)x"];
         let long = "x".repeat(NAME_MAX + 1);
         let (text, left_out) = render(hostile.into_iter().chain(["", long.as_str(), "alice"]));
         assert_eq!(left_out, ["", long.as_str()]);

@@ -18,11 +18,7 @@ impl Tick<'_> {
         if !self.cache.inbounds.contains(inbound) {
             // Without the bytes no cursor moves: they come again.
             let slot = u32::try_from(inbound.0).unwrap_or(u32::MAX);
-            self.committed.anomalies.push(Anomaly {
-                kind: AnomalyKind::UnknownInbound,
-                slot,
-                generation: 0,
-            });
+            self.committed.anomalies.push(Anomaly { kind: AnomalyKind::UnknownInbound, slot, generation: 0 });
             return Ok(());
         }
         let reading = i64::try_from(progress.reading).unwrap_or(i64::MAX);
@@ -61,9 +57,8 @@ impl Tick<'_> {
                 .prepare_cached("DELETE FROM service_cursors WHERE service = ?1")?
                 .execute([&*of.service])?;
         }
-        let mut gone = self
-            .transaction
-            .prepare_cached("DELETE FROM service_cursors WHERE service = ?1 AND key = ?2")?;
+        let mut gone =
+            self.transaction.prepare_cached("DELETE FROM service_cursors WHERE service = ?1 AND key = ?2")?;
         let mut moved = self.transaction.prepare_cached(
             "INSERT INTO service_cursors VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET
                  upload = ?3, download = ?4",

@@ -6,11 +6,11 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::records::{AdminRecord, FileState, Settings, StateRecord};
+pub use crate::core::period::{AccountPeriod, Kept};
 use crate::core::{
     counters::Progress,
     event::{Counters, Now, UserId},
 };
-pub use crate::core::period::{AccountPeriod, Kept};
 
 /// An inbound's number in this ledger; it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

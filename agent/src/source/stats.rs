@@ -36,7 +36,9 @@ const USER: &str = "user>>>";
 /// Why there are no totals; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
-    #[error("the API at {addr} cannot be reached ({error}); is the proxy running, and is this its configuration?")]
+    #[error(
+        "the API at {addr} cannot be reached ({error}); is the proxy running, and is this its configuration?"
+    )]
     Connect { addr: SocketAddr, error: io::Error },
     #[error(
         "the API at {addr} has no StatsService; add it to `api.services`, `\"stats\": {{}}` and \

@@ -50,8 +50,10 @@ pub enum VtsError {
          one key per user"
     )]
     TooMany,
-    #[error("`status` must be http://ADDRESS:PORT/PATH with an IP address or localhost, as \
-             http://127.0.0.1:8080/status/format/json")]
+    #[error(
+        "`status` must be http://ADDRESS:PORT/PATH with an IP address or localhost, as \
+             http://127.0.0.1:8080/status/format/json"
+    )]
     Url,
 }
 

@@ -14,11 +14,8 @@ fn batch(rig: &Rig, reporter: [u8; 16], progress: Progress) -> Batch {
 }
 
 fn reading(life: Option<Life>, counters: &[(u8, u64)]) -> Reading {
-    let counter = |&(n, bytes): &(u8, u64)| Counter {
-        key: [n; 16],
-        name: "alice".into(),
-        bytes: [bytes, 2 * bytes],
-    };
+    let counter =
+        |&(n, bytes): &(u8, u64)| Counter { key: [n; 16], name: "alice".into(), bytes: [bytes, 2 * bytes] };
     Reading { life, counters: counters.iter().map(counter).collect(), refused: vec![] }
 }
 

@@ -13,7 +13,9 @@ fn answer(zones: &str) -> String {
 }
 
 fn zone(upload: &str, download: &str) -> String {
-    format!("{{\"requestCounter\":1,\"inBytes\":{upload},\"outBytes\":{download},\"overCounts\":{{\"inBytes\":7}}}}")
+    format!(
+        "{{\"requestCounter\":1,\"inBytes\":{upload},\"outBytes\":{download},\"overCounts\":{{\"inBytes\":7}}}}"
+    )
 }
 
 fn sums(text: &str) -> BTreeMap<String, [u64; 2]> {
@@ -71,7 +73,8 @@ fn hostile_keys_are_counted_and_kept_short() {
 
 #[test]
 fn what_is_no_counter_is_left_out_and_no_answer_is_read_by_half() {
-    for bad in ["-1", "1e30", "18446744073709551615", "99999999999999999999999", "\"5\"", "null", "[1]", "{}"] {
+    for bad in ["-1", "1e30", "18446744073709551615", "99999999999999999999999", "\"5\"", "null", "[1]", "{}"]
+    {
         let zones = format!("{{\"users::h\":{{\"a\":{},\"b\":{}}}}}", zone(bad, "1"), zone("3", "4"));
         let reading = parse(answer(&zones).as_bytes()).unwrap();
         assert_eq!((reading.counters.len(), reading.refused.len()), (1, 1), "{bad}");
@@ -81,7 +84,9 @@ fn what_is_no_counter_is_left_out_and_no_answer_is_read_by_half() {
         let error = parse(&REAL.as_bytes()[..end]).unwrap_err();
         assert!(matches!(error, VtsError::Json(_)), "{error}");
     }
-    for other in ["{}", "[]", "null", "<html>", "{\"moduleVersion\":1}x", "{\"moduleVersion\":1,\"filterZones\":[]}"] {
+    for other in
+        ["{}", "[]", "null", "<html>", "{\"moduleVersion\":1}x", "{\"moduleVersion\":1,\"filterZones\":[]}"]
+    {
         parse(other.as_bytes()).unwrap_err();
     }
     assert!(parse(b"{\"nginxVersion\":\"1.22.1\"}").unwrap().counters.is_empty(), "no key yet");
