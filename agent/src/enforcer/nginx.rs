@@ -340,7 +340,7 @@ impl Master {
     fn is_elsewhere(&self) -> bool {
         use std::os::unix::fs::MetadataExt as _;
         let identity = |path: String| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-        identity(format!("/proc/{}/root/", self.pid)) != identity("/".to_owned())
+        identity(format!("/proc/{}/root", self.pid)) != identity("/".to_owned())
     }
 
     fn alive(&self) -> bool {
