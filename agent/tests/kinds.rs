@@ -44,9 +44,15 @@ fn kinds(code: &str, found: &mut BTreeSet<String>) {
 
 /// The first word between quotation marks after each of the places that name a part.
 fn parts(code: &str, found: &mut BTreeSet<String>) {
-    for place in
-        [".degrade(\"", "const PART: &str = \"", "parts.push((\"", "Part { singbox: \"", ", service: \""]
-    {
+    for place in [
+        ".degrade(\"",
+        "const PART: &str = \"",
+        "const TOTALS: &str = \"",
+        "const REFUSES: &str = \"",
+        "parts.push((\"",
+        "Part { singbox: \"",
+        ", service: \"",
+    ] {
         let words = code.split(place).skip(1).filter_map(|rest| rest.split('"').next());
         found.extend(words.map(str::to_owned));
     }
