@@ -13,6 +13,7 @@ use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
 use serde_json::json;
 
 use crate::rig::{Rig, Stops, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 /// The second address of the clients' namespace.
 const SECOND: &str = "10.77.0.3";

@@ -19,6 +19,7 @@ use boxmeter_tests::{
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 const ROUNDS: usize = 5;
 

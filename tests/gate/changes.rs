@@ -4,6 +4,7 @@ use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stream, while_streaming};
+use boxmeter_tests::scene::Scene as _;
 
 #[test]
 fn disable_and_enable_touch_one_user_and_leave_the_file_as_it_was() {

@@ -13,6 +13,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 fn until_config(rig: &Rig, what: &str, is_so: impl Fn(&str) -> bool) {
     wait(what, || match rig.config() {

@@ -13,6 +13,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stops, Stream, while_streaming};
+use boxmeter_tests::scene::Scene as _;
 
 /// The first two users come over http and lie about their address, the others over trojan.
 fn rig(guard: &str) -> Rig {

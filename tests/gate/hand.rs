@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use boxmeter_tests::scene::Scene as _;
 use boxmeter_tests::{
     agent::Agent,
     cases::named,

@@ -12,6 +12,7 @@ use boxmeter_tests::{
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig, Stops, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 /// A server whose configuration has no API until `doctor --fix` puts one in.
 fn fixed(version: &'static str) -> (Rig, String) {

@@ -11,6 +11,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stops, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 /// A speed limit holds for its user, at once for connections that come, whatever the other one does.
 #[test]

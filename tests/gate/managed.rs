@@ -14,6 +14,7 @@ use boxmeter_tests::{
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig};
+use boxmeter_tests::scene::Scene as _;
 
 const API_PORT: u16 = 20_998;
 

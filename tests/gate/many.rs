@@ -12,6 +12,7 @@ use boxmeter_tests::{
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig};
+use boxmeter_tests::scene::Scene as _;
 
 const MANY: usize = 300;
 

@@ -6,6 +6,7 @@ use boxmeter_tests::{needs_machine, singbox::VERSIONS, wait};
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, while_streaming};
+use boxmeter_tests::scene::Scene as _;
 
 /// The most that passes beyond a quota: one packet of the largest size for each CPU.
 fn overshoot_max() -> u64 {

@@ -45,14 +45,6 @@ impl Rig {
         Rig { agent, site }
     }
 
-    pub fn alice(&self) -> &User {
-        &self.site.users[0]
-    }
-
-    pub fn bob(&self) -> &User {
-        &self.site.users[1]
-    }
-
     /// A command that must work.
     pub fn done(&self, words: &[&str]) -> Value {
         self.agent.done(words)
@@ -81,10 +73,6 @@ impl Rig {
 
     pub fn events(&self, kind: &str) -> Vec<Value> {
         self.agent.events(kind)
-    }
-
-    pub fn exchange(&self, user: &User, up: u64, down: u64) -> Result<(), String> {
-        user.proxy.exchange(self.site.target, up, down).map_err(|error| error.to_string())
     }
 
     pub fn config(&self) -> String {

@@ -3,6 +3,7 @@
 
 use std::{fs, net::TcpListener, path::PathBuf};
 
+use boxmeter_tests::scene::Scene as _;
 use boxmeter_tests::{
     agent::Agent,
     cases::named,

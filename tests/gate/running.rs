@@ -16,6 +16,7 @@ use boxmeter_tests::{
 use serde_json::{Value, json};
 
 use crate::rig::{MIB, Rig, Stream};
+use boxmeter_tests::scene::Scene as _;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -1,5 +1,6 @@
 //! sing-box is stopped: who is cut is out of its files before it starts, and who is added is in.
 
+use boxmeter_tests::scene::Scene as _;
 use boxmeter_tests::{
     agent::Agent,
     cases::named,

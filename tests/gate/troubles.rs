@@ -10,6 +10,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig};
+use boxmeter_tests::scene::Scene as _;
 
 fn hurried(reload_within: &str, prepare: impl FnOnce(&mut Site)) -> Rig {
     let mut site = Site::new(VERSIONS[2], &[named("trojan-tls")]);

@@ -14,6 +14,18 @@ use std::time::Duration;
 pub trait Scene {
     fn users(&self) -> &[User];
     fn target(&self) -> Target;
+
+    fn alice(&self) -> &User {
+        &self.users()[0]
+    }
+
+    fn bob(&self) -> &User {
+        &self.users()[1]
+    }
+
+    fn exchange(&self, user: &User, up: u64, down: u64) -> Result<(), String> {
+        user.proxy.exchange(self.target(), up, down).map_err(|error| error.to_string())
+    }
 }
 
 /// Drives all users, a few at a time. Who saw connections dropped by the proxy itself, and what failed.

@@ -15,6 +15,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig};
+use boxmeter_tests::scene::Scene as _;
 
 /// The most that passes beyond a quota: one packet of the largest size for each CPU.
 fn overshoot_max() -> u64 {

@@ -41,18 +41,6 @@ impl Rig {
         Rig { agent, site }
     }
 
-    pub fn alice(&self) -> &User {
-        &self.site.users[0]
-    }
-
-    pub fn bob(&self) -> &User {
-        &self.site.users[1]
-    }
-
-    pub fn exchange(&self, user: &User, up: u64, down: u64) -> Result<(), String> {
-        user.proxy.exchange(self.site.target, up, down).map_err(|error| error.to_string())
-    }
-
     pub fn until_text(&self, what: &str, is_so: impl Fn(&str) -> bool) {
         wait(what, || match self.site.text() {
             text if is_so(&text) => Ok(()),

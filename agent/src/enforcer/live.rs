@@ -71,6 +71,25 @@ impl LiveError {
     }
 }
 
+/// A kind of inbound whose users can be changed while it runs.
+#[derive(Clone, Copy)]
+enum Manager {
+    Vmess,
+    Vless,
+    Trojan,
+}
+
+impl Manager {
+    fn of(kind: &str) -> Result<Self, LiveError> {
+        match kind {
+            "vmess" => Ok(Manager::Vmess),
+            "vless" => Ok(Manager::Vless),
+            "trojan" => Ok(Manager::Trojan),
+            other => Err(LiveError::Unsupported(other.to_owned())),
+        }
+    }
+}
+
 /// The running proxy's own list of users.
 pub struct Live {
     kind: Kind,
@@ -122,8 +141,8 @@ impl Live {
     ///
     /// # Errors
     /// See [`LiveError`].
-    pub async fn add(&mut self, tag: &str, sort: &str, user: &str, entry: &str) -> Result<(), LiveError> {
-        let account = self.account(sort, entry)?;
+    async fn add(&mut self, tag: &str, manager: Manager, user: &str, entry: &str) -> Result<(), LiveError> {
+        let account = self.account(manager, entry);
         self.remove(tag, user).await?;
         let level = number(entry, "level");
         let user = proto::User { level, email: user.to_owned(), account: Some(account) };
@@ -146,39 +165,36 @@ impl Live {
         if inbound.is_some_and(|inbound| !inbound.tagged) {
             return Err(LiveError::Untagged);
         }
-        // Such a handler knows no users, so that nobody can be taken out of it either.
-        if let Some(inbound) = inbound.filter(|inbound| !has_user_manager(&inbound.kind)) {
-            return Err(LiveError::Unsupported(inbound.kind.clone()));
-        }
+        // A handler that knows no users has nobody to take out either.
+        let manager = inbound.map(|inbound| Manager::of(&inbound.kind)).transpose()?;
         let user = |inbound: &Inbound| inbound.users.iter().find(|user| *user.name == **name).cloned();
-        let Some((inbound, user)) = inbound.and_then(|inbound| Some((inbound, user(inbound)?))) else {
+        let Some((manager, user)) = manager.zip(inbound.and_then(user)) else {
             self.remove(written, name).await?;
             return Ok(false);
         };
         let file = files.iter().find(|file| *file.path == user.file);
         let entry = file.and_then(|file| file.text.get(user.range.clone())).unwrap_or_default();
-        self.add(written, &inbound.kind, name, entry).await?;
+        self.add(written, manager, name, entry).await?;
         Ok(true)
     }
 
-    fn account(&self, sort: &str, entry: &str) -> Result<proto::TypedMessage, LiveError> {
+    fn account(&self, manager: Manager, entry: &str) -> proto::TypedMessage {
         let value = |key| text(entry, key);
-        Ok(match sort {
-            "vmess" => {
+        match manager {
+            Manager::Vmess => {
                 let account = proto::VmessAccount { id: value("id"), alter_id: number(entry, "alterid") };
                 self.typed("proxy.vmess.Account", &account)
             }
-            "vless" => {
+            Manager::Vless => {
                 let encryption = "none".to_owned();
                 let account = proto::VlessAccount { id: value("id"), flow: value("flow"), encryption };
                 self.typed("proxy.vless.Account", &account)
             }
-            "trojan" => {
+            Manager::Trojan => {
                 let account = proto::TrojanAccount { password: value("password"), flow: value("flow") };
                 self.typed("proxy.trojan.Account", &account)
             }
-            other => return Err(LiveError::Unsupported(other.to_owned())),
-        })
+        }
     }
 
     fn package(&self) -> &'static str {
@@ -257,11 +273,6 @@ pub async fn tell_all(
         }
     }
     Ok(())
-}
-
-/// Can users of this kind of inbound be changed while it runs, as [`Live`] knows them?
-fn has_user_manager(kind: &str) -> bool {
-    matches!(kind, "vmess" | "vless" | "trojan")
 }
 
 fn entry_node(entry: &str) -> Option<Node> {
