@@ -27,6 +27,17 @@ pub const COUNTER_MAX: u64 = 1 << 58;
 /// take their time to answer.
 const START_UNSURE_MS: u64 = 3_000;
 
+/// What the tag of a service's own account is called, after the service's name. No listener has it by accident.
+pub const TAG: &str = "(reported)";
+
+/// Is it the tag of a service's own account?
+pub fn is_tag(tag: &str) -> bool {
+    tag.rsplit_once('/').is_some_and(|(_, last)| last == TAG)
+}
+
+/// Readings in a row of an older start than the one that was read last, after which that one is taken to be gone.
+const OLDER_MAX: u32 = 12;
+
 /// Names a counter within its service: a hash, so that it does not matter what the service calls it.
 pub type Key = [u8; 16];
 
@@ -49,6 +60,28 @@ impl Life {
     }
 }
 
+/// What an answer says of itself, for where no process can be asked. A service may answer from two starts in turn
+/// for a while, each with counters of its own, as nginx does whose program is exchanged while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// When whoever answers was started, or has read its configuration (Unix milliseconds).
+    pub loaded_ms: u64,
+    /// When it answered, by the same clock.
+    pub at_ms: u64,
+    /// Requests since its start, however often it has read its configuration; `None`: it does not say.
+    pub requests: Option<u64>,
+}
+
+/// What a reading is, beside the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    Same,
+    /// All counters have begun at 0 since.
+    Anew,
+    /// Of a start that was followed by another already.
+    Older,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
     pub key: Key,
@@ -63,6 +96,7 @@ pub struct Counter {
 pub struct Reading {
     /// `None`: it cannot be told.
     pub life: Option<Life>,
+    pub document: Option<Document>,
     pub counters: Vec<Counter>,
     /// Counters that were left out: not numbers, or beyond [`COUNTER_MAX`]. They are taken for unchanged.
     pub refused: Vec<Key>,
@@ -72,6 +106,7 @@ pub struct Reading {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Before {
     pub life: Option<Life>,
+    pub document: Option<Document>,
     pub cursors: HashMap<Key, [u64; 2]>,
 }
 
@@ -87,8 +122,10 @@ pub enum Whose {
 /// What a reading said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// It was the first one ever: nothing of it is counted.
+    /// It was the first one ever, or of a start that came back: nothing of it is counted.
     pub baseline: bool,
+    /// It is of a start that was followed by another already, and was not taken.
+    pub older: bool,
     /// The service was started anew since the last one.
     pub restarted: bool,
     /// Counters that are lower than they were though the service was not: forgotten and begun again, or set
@@ -106,6 +143,7 @@ pub struct Progress {
     /// The number of the reading up to which this goes; it only grows.
     pub reading: u64,
     pub life: Option<Life>,
+    pub document: Option<Document>,
     /// No cursor from before holds any more.
     pub anew: bool,
     /// `None`: the counter is gone.
@@ -118,6 +156,9 @@ pub struct Progress {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     life: Option<Life>,
+    document: Option<Document>,
+    /// Readings in a row of an older start.
+    older: u32,
     /// `None` until the baseline.
     cursors: Option<HashMap<Key, [u64; 2]>>,
     sums: BTreeMap<UserId, [u64; 2]>,
@@ -132,26 +173,55 @@ pub struct Tally {
 impl Tally {
     /// `None`: the service was never seen.
     pub fn new(before: Option<Before>) -> Self {
-        let (life, cursors) = before.map_or((None, None), |before| (before.life, Some(before.cursors)));
-        Tally { life, cursors, ..Tally::default() }
+        match before {
+            Some(Before { life, document, cursors }) => {
+                Tally { life, document, cursors: Some(cursors), ..Tally::default() }
+            }
+            None => Tally::default(),
+        }
+    }
+
+    /// Which start a reading is of. A process that is known decides; where none is, what the answer says of itself.
+    fn start(&self, reading: &Reading) -> Start {
+        if let (Some(old), Some(new)) = (self.life, reading.life) {
+            return if old.is(&new) { Start::Same } else { Start::Anew };
+        }
+        let (Some(old), Some(new)) = (self.document, reading.document) else { return Start::Same };
+        // Of a clock that was set back nothing can be told.
+        if new.loaded_ms < old.loaded_ms && new.at_ms >= old.at_ms {
+            return Start::Older;
+        }
+        let fell = matches!((old.requests, new.requests), (Some(old), Some(new)) if new < old);
+        // A configuration that was read anew leaves the counters; that is no start.
+        if new.loaded_ms != old.loaded_ms && fell { Start::Anew } else { Start::Same }
     }
 
     /// Takes a complete reading.
     pub fn take(&mut self, reading: &Reading, whose: impl Fn(&str) -> Whose) -> Taken {
         self.reading += 1;
-        let mut taken = Taken { baseline: self.cursors.is_none(), ..Taken::default() };
+        let start = self.start(reading);
+        self.older = if start == Start::Older { self.older + 1 } else { 0 };
+        if (1..=OLDER_MAX).contains(&self.older) {
+            return Taken { older: true, ..Taken::default() };
+        }
+        // One that came back for good has counted on from where nobody knows any more.
+        let came_back = start == Start::Older;
+        let mut taken =
+            Taken { baseline: self.cursors.is_none() || came_back, ..Taken::default() };
         let before = self.cursors.take().unwrap_or_default();
-        taken.restarted = matches!((self.life, reading.life), (Some(old), Some(new)) if !old.is(&new));
+        taken.restarted = start == Start::Anew;
         // The start is kept as it was first told, so that it cannot creep. Where a reading does not tell it, no
         // later one may be compared with what was before: counters that fell here would be taken twice.
-        if taken.restarted || self.life.is_some() != reading.life.is_some() {
+        let told = self.life.is_some() != reading.life.is_some();
+        let loaded = |document: Option<Document>| document.map(|document| document.loaded_ms);
+        if taken.restarted || came_back || told {
             self.life = reading.life;
+        }
+        if taken.restarted || taken.baseline || told || loaded(self.document) != loaded(reading.document) {
             self.changed = Some(self.reading);
         }
-        if taken.baseline {
-            self.changed = Some(self.reading);
-        }
-        let before = if taken.restarted { self.begin_anew() } else { before };
+        self.document = reading.document;
+        let before = if taken.restarted || came_back { self.begin_anew() } else { before };
         let mut step = Step { before: &before, after: HashMap::with_capacity(before.len()), taken };
         for counter in &reading.counters {
             self.one(counter, &mut step, &whose);
@@ -226,6 +296,7 @@ impl Tally {
         Some(Progress {
             reading: self.reading,
             life: self.life,
+            document: self.document,
             anew: self.anew.is_some(),
             cursors: self.moved.keys().map(|key| (*key, cursors.get(key).copied())).collect(),
             sums: self.grown.keys().map(sum).collect(),

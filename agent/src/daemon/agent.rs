@@ -128,6 +128,7 @@ impl Agent {
         self.directory.users = by_id(users);
         self.directory.inbounds = Arc::new(inbounds);
         self.directory.tags = Arc::new(tags);
+        self.reports.take_over(&self.commits.ledger).await;
         match self.commits.ledger.reported_connections().await {
             Ok(connections) => self.meter.attributor.reported_before(connections),
             Err(error) => tracing::warn!("how far reported connections were: {error}"),
@@ -414,6 +415,7 @@ impl Agent {
         match self.proxies.applied(&mut self.meter, synced) {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
+                self.reports.users_moved();
                 self.directory.users = newest(&self.directory.users, applied.users);
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);

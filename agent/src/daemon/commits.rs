@@ -13,6 +13,7 @@ use crate::{
     },
     ledger::{
         Batch, CommitError, Committed, InboundNo, InboundRecord, Ledger, NewEvent, Reply, Reported, Row,
+        ServiceProgress,
     },
 };
 
@@ -154,7 +155,10 @@ impl Commits {
                         self.waiting.remove(&slot);
                     }
                 }
-                if let Some(reported) = running.reported {
+                if let Some(mut reported) = running.reported {
+                    // Neither bytes nor cursors of those are there: both are told again.
+                    let refused = |service: &ServiceProgress| committed.services_refused.contains(&service.service);
+                    reported.services.retain(|service| !refused(service));
                     let sums = reported.services.iter().flat_map(|service| &service.progress.sums);
                     self.told.extend(sums.map(|(user, _)| *user));
                     self.told.extend(reported.rows.iter().map(|row| row.user));

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     core::counters::{Life, Reading},
-    enforcer::nginx::Nginx,
+    enforcer::nginx::MASTER,
     fault,
     source::{
         life,
@@ -28,8 +28,8 @@ pub type Api = Option<(SocketAddr, Option<PathBuf>)>;
 
 /// How a service is asked.
 pub enum Way {
-    /// nginx, with what finds its process: that tells one start from another.
-    Vts(Url, Nginx),
+    /// nginx.
+    Vts(Url),
     Stats(watch::Receiver<Api>),
 }
 
@@ -90,7 +90,7 @@ impl Counted {
 impl Way {
     async fn read(&self) -> Result<Reading, String> {
         match self {
-            Way::Vts(url, nginx) => vts(url, nginx).await,
+            Way::Vts(url) => vts(url).await,
             Way::Stats(api) => {
                 let api = api.borrow().clone();
                 let (addr, netns) = api.ok_or("its configuration has no API, or was not read yet")?;
@@ -101,23 +101,20 @@ impl Way {
     }
 }
 
-/// nginx says nothing that tells one start from another; its process does. It is looked at before and after, so
-/// that the counters are of that one.
-async fn vts(url: &Url, nginx: &Nginx) -> Result<Reading, String> {
-    let before = life_of(nginx).await;
+/// nginx's process tells one start from another, where it is on this machine and the one that answers: it is looked
+/// at before and after, so that the counters are of that one.
+async fn vts(url: &Url) -> Result<Reading, String> {
+    let before = life_of(url.addr).await;
     let reading = vts::read(url, None).await.map_err(|error| error.to_string())?;
-    let after = life_of(nginx).await;
+    let after = life_of(url.addr).await;
     match (before, after) {
         (Some(before), Some(after)) if before.is(&after) => Ok(Reading { life: Some(before), ..reading }),
-        (None, None) => Ok(reading),
-        _ => Err("nginx was restarted while it was asked; it is asked again".to_owned()),
+        (Some(_), Some(_)) => Err("nginx was restarted while it was asked; it is asked again".to_owned()),
+        // Two of them, or none here: what the answer says of itself decides.
+        _ => Ok(reading),
     }
 }
 
-/// `None` where no process can be found for certain, as of an nginx on another machine.
-async fn life_of(nginx: &Nginx) -> Option<Life> {
-    let nginx = nginx.clone();
-    let found = tokio::task::spawn_blocking(move || nginx.find()).await;
-    let master = found.ok()?.ok()??;
-    life::of_process(master.pid, master.start_ticks)
+async fn life_of(addr: SocketAddr) -> Option<Life> {
+    tokio::task::spawn_blocking(move || life::of_listener(addr, MASTER)).await.ok()?
 }

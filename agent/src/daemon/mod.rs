@@ -30,6 +30,7 @@ mod proxies;
 mod proxy;
 mod questions;
 mod refusals;
+mod refused;
 mod reported;
 mod reports;
 mod shared;

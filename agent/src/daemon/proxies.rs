@@ -12,10 +12,12 @@ use super::{
     people,
     proxy::{self, Changes, Proxy},
     shared::Directory,
-    tallies,
 };
 use crate::{
-    core::event::{InboundIndex, Network, SourceEvent},
+    core::{
+        counters,
+        event::{InboundIndex, Network, SourceEvent},
+    },
     kernel::{self, Namespace, WatchPort},
     ledger::{CommitError, FoundInbound, InboundRecord, Ledger, UserRecord},
     service::{self, Service},
@@ -206,12 +208,15 @@ impl Proxies {
             self.apply_again = true;
             return Ok(());
         }
-        anyhow::ensure!(
-            self.all.is_empty() || self.all.iter().any(|proxy| proxy.config.is_some()),
-            "no proxy's configuration was ever read"
-        );
         self.check_tags()?;
         let remembered = self.remembered(meter, directory);
+        // Services that keep totals themselves need no configuration of a proxy; but what the kernel watches stays.
+        let none = !self.all.is_empty() && self.all.iter().all(|proxy| proxy.config.is_none());
+        let forgets = remembered.ports.is_empty() && !meter.kernel.inbounds().is_empty();
+        anyhow::ensure!(
+            !none || !more.inbounds.is_empty() && !forgets,
+            "no proxy's configuration was ever read"
+        );
         let (mut ports, mut namespaces, mut complete) = (remembered.ports, Vec::new(), true);
         for proxy in &mut self.all {
             let seen = proxy.namespace()?;
@@ -267,7 +272,7 @@ impl Proxies {
             let own = service::of_tag(&services, tag);
             let is_own = |proxy: &Proxy| Some(&proxy.service) == own && proxy.config.is_none();
             // What services report has no listener: it is found without a configuration.
-            self.all.iter().any(is_own) && !tallies::is_tag(tag)
+            self.all.iter().any(is_own) && !counters::is_tag(tag)
         };
         let mut remembered = Remembered::default();
         let records = directory.inbounds.iter().filter(|record| record.tombstoned_ms.is_none());

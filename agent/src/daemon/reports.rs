@@ -19,23 +19,26 @@ use super::{
     people,
     proxies::More,
     refusals::{self, Refusals},
+    refused,
     shared::Directory,
-    tallies::{self, Tallies},
+    tallies::{self, ADOPTED_MAX, Read, Tallies},
 };
 use crate::{
     clock,
     config::{AutoPath, Config, Service},
     core::{
-        counters::{Before, Reading},
+        counters::{self, Before, Reading},
         event::UserId,
     },
     enforcer::nginx::Nginx,
-    ledger::{CommitError, FoundInbound, Ledger, Reply, UserRecord},
+    ledger::{CommitError, FileState, FoundInbound, Gone, Ledger, Reply, UserRecord},
     source::vts::Url,
 };
 
 /// The part that people see when totals cannot be read.
 const TOTALS: &str = "service_totals";
+/// The part that people see when a service counts more names than are taken in.
+const NAMES: &str = "service_names";
 /// The part that people see when nginx does not refuse whom it should.
 const REFUSES: &str = "service_refuses";
 
@@ -44,7 +47,7 @@ struct One {
     name: Arc<str>,
     kind: &'static str,
     /// Whom it has as users; empty: whoever it counts.
-    users: Vec<Arc<str>>,
+    users: BTreeSet<Arc<str>>,
     /// Where it says them.
     place: String,
     /// Of V2Ray: where its API is, for who asks it.
@@ -52,6 +55,14 @@ struct One {
     pid: Option<u32>,
     /// Did the last question have an answer?
     answers: bool,
+    /// Of nginx: whom its file refused when this began.
+    refused_before: BTreeSet<String>,
+}
+
+/// What the ledger is asked.
+enum Asking {
+    Before(Arc<str>, Reply<Option<Before>>),
+    Gone(Reply<Gone>),
 }
 
 impl One {
@@ -66,8 +77,13 @@ pub struct Reports {
     all: Vec<One>,
     counted: Counted,
     refusals: Refusals,
-    /// What the ledger knows of a service, while it is asked.
-    asking: Option<(Arc<str>, Reply<Option<Before>>)>,
+    /// Names of deleted users; `None` until the ledger has said them: before that nobody is taken in.
+    gone: Option<Gone>,
+    /// The ledger may have others by now.
+    gone_is_old: bool,
+    asking: Option<Asking>,
+    /// There is no proxy beside these services that users could be written down for.
+    alone: bool,
     troubles: BTreeMap<(&'static str, Arc<str>), String>,
 }
 
@@ -76,11 +92,13 @@ pub enum News {
     Counted(counted::News),
     Refusal(refusals::News),
     Before(Arc<str>, Result<Option<Before>, CommitError>),
+    Gone(Result<Gone, CommitError>),
 }
 
 /// Begins to ask the services of the configuration. What was counted before is known when the ledger has said so.
 pub fn begin(agent: &mut Agent, config: &Config) {
     let reports = &mut agent.reports;
+    reports.alone = agent.proxies.all.is_empty();
     for service in config.services.iter().filter(|service| service.is_reported()) {
         reports.add(service, config);
     }
@@ -118,14 +136,15 @@ impl Reports {
             api: None,
             pid: None,
             answers: false,
+            refused_before: BTreeSet::new(),
         };
         let way = match Url::parse(&service.status) {
             Ok(url) if service.is_nginx() => {
-                let nginx = nginx_of(service, config);
                 if !service.refuse.as_os_str().is_empty() {
-                    self.refusals.add(Arc::clone(&name), nginx.clone());
+                    one.refused_before = refused::read(&service.refuse);
+                    self.refusals.add(Arc::clone(&name), nginx_of(service, config));
                 }
-                Way::Vts(url, nginx)
+                Way::Vts(url)
             }
             _ => {
                 let (sender, api) = watch::channel(None);
@@ -141,7 +160,8 @@ impl Reports {
     pub async fn next(&mut self) -> News {
         let asking = async {
             match &mut self.asking {
-                Some((service, reply)) => News::Before(Arc::clone(service), reply.await),
+                Some(Asking::Before(service, reply)) => News::Before(Arc::clone(service), reply.await),
+                Some(Asking::Gone(reply)) => News::Gone(reply.await),
                 None => std::future::pending().await,
             }
         };
@@ -152,12 +172,23 @@ impl Reports {
         }
     }
 
-    /// Asks the ledger what it knows of a service.
+    /// At the start: whom the ledger knows as deleted, before anybody is told who may connect.
+    pub async fn take_over(&mut self, ledger: &Ledger) {
+        match ledger.gone().await {
+            Ok(gone) => self.gone = Some(gone),
+            Err(error) => tracing::warn!("whose names were deleted: {error}"),
+        }
+    }
+
+    /// Asks the ledger what is not known yet, one by one.
     fn ask(&mut self, ledger: &Ledger, tallies: &Tallies) {
-        if self.asking.is_none()
-            && let Some(service) = tallies.unknown().pop()
-        {
-            self.asking = Some((Arc::clone(&service), ledger.service_before(service)));
+        if self.asking.is_some() || self.all.is_empty() {
+            return;
+        }
+        if self.gone.is_none() || std::mem::take(&mut self.gone_is_old) {
+            self.asking = Some(Asking::Gone(ledger.gone()));
+        } else if let Some(service) = tallies.unknown().pop() {
+            self.asking = Some(Asking::Before(Arc::clone(&service), ledger.service_before(service)));
         }
     }
 
@@ -168,10 +199,60 @@ impl Reports {
             let (tag, kind) = (tallies::tag(&one.name), one.kind.to_owned());
             more.inbounds.push(FoundInbound { tag: Arc::clone(&tag), kind, port: 0 });
             if one.is_nginx() {
-                more.users.insert(Arc::clone(&tag), one.members(&tag, directory, tallies));
+                more.users.insert(Arc::clone(&tag), self.members(one, &tag, directory, tallies));
             }
         }
         more
+    }
+
+    /// The users of an nginx: those of the ledger, those that are named, and those that it counts.
+    fn members(
+        &self,
+        one: &One,
+        tag: &str,
+        directory: &Directory,
+        tallies: &Tallies,
+    ) -> BTreeSet<Arc<str>> {
+        let living = || directory.users.values().map(|user| &**user).filter(|user| is_living(user));
+        let known = people::memberships(living(), &directory.inbounds);
+        let known = known.filter(|(of, _)| ***of == *tag).map(|(_, name)| name);
+        let present: BTreeSet<&Arc<str>> = living().map(|user| &user.name).collect();
+        let may = |name: &str| check_name(name).is_ok() && self.gone.as_ref().is_some_and(|gone| !gone.has(name));
+        let new = tallies.names(&one.name).chain(&one.users);
+        let new = new.filter(|name| present.contains(name) || may(name));
+        // Whoever is made where nothing else has users is one here.
+        let made = living().filter(|user| self.alone && user.file_state == FileState::Adding);
+        let all = known.chain(new).chain(made.map(|user| &user.name));
+        all.filter(|name| one.may_have(name)).cloned().collect()
+    }
+
+    /// What people changed of a user, and on which inbounds he was before. What the ledger has as well is taken
+    /// over here before anything else happens: no reading may come in between. True: services have to follow.
+    pub(super) fn user_changed(
+        &mut self,
+        now: &UserRecord,
+        before: Option<&UserRecord>,
+        directory: &Directory,
+    ) -> bool {
+        if self.all.is_empty() {
+            return false;
+        }
+        self.gone_is_old = true;
+        let Some(gone) = &mut self.gone else { return true };
+        if is_living(now) {
+            gone.remove(&now.name);
+            return true;
+        }
+        let on = before.unwrap_or(now).inbounds.iter();
+        let tags = on.filter_map(|no| directory.inbounds.iter().find(|inbound| inbound.no == *no));
+        let tags = tags.map(|inbound| Arc::clone(&inbound.tag)).filter(|tag| counters::is_tag(tag));
+        gone.add(&before.unwrap_or(now).name, tags);
+        true
+    }
+
+    /// Others may be users, or deleted, than was known.
+    pub(super) fn users_moved(&mut self) {
+        self.gone_is_old = true;
     }
 
     /// A reason for a part, or that it works; the reasons of all services stand together.
@@ -192,25 +273,16 @@ impl Reports {
 }
 
 impl One {
-    /// May somebody of this name be taken in by himself?
-    fn may_adopt(&self, name: &str, directory: &Directory) -> bool {
-        let wanted = self.users.is_empty() || self.users.iter().any(|user| **user == *name);
-        // Whoever was deleted stays so: nginx keeps his counters for as long as it likes.
-        let gone = || directory.users.values().any(|user| *user.name == *name);
-        self.is_nginx() && wanted && check_name(name).is_ok() && !gone()
+    /// May this name be a user of it?
+    fn may_have(&self, name: &str) -> bool {
+        self.users.is_empty() || self.users.contains(name)
     }
+}
 
-    /// Its users: those of the ledger, those that are named, and those that it counts.
-    fn members(&self, tag: &str, directory: &Directory, tallies: &Tallies) -> BTreeSet<Arc<str>> {
-        let living = directory.users.values().map(|user| &**user);
-        let known = people::memberships(living, &directory.inbounds);
-        let known = known.filter(|(of, _)| ***of == *tag).map(|(_, name)| name);
-        let present: BTreeSet<&Arc<str>> =
-            directory.users.values().filter(|user| is_living(user)).map(|user| &user.name).collect();
-        let new = tallies.names(&self.name).chain(&self.users);
-        let new = new.filter(|name| present.contains(name) || self.may_adopt(name, directory));
-        known.chain(new).cloned().collect()
-    }
+/// How many users have this tag.
+fn members_of(tag: &str, directory: &Directory) -> usize {
+    let living = directory.users.values().map(|user| &**user);
+    people::memberships(living, &directory.inbounds).filter(|(of, _)| ***of == *tag).count()
 }
 
 fn is_living(user: &UserRecord) -> bool {
@@ -229,6 +301,21 @@ impl Agent {
                 self.told(vec![part], vec![]);
             }
             News::Refusal(news) => self.refusal_news(news),
+            News::Gone(gone) => {
+                self.reports.asking = None;
+                match gone {
+                    // Somebody may have been deleted since the question.
+                    Ok(_) if self.reports.gone_is_old && self.reports.gone.is_some() => {}
+                    Ok(gone) => {
+                        self.reports.gone = Some(gone);
+                        self.tell_kept_out();
+                    }
+                    Err(error) => {
+                        self.reports.gone_is_old = true;
+                        tracing::warn!("whose names were deleted: {error}");
+                    }
+                }
+            }
             News::Before(service, before) => {
                 self.reports.asking = None;
                 match before {
@@ -250,18 +337,35 @@ impl Agent {
         let Some(one) = self.reports.all.iter_mut().find(|one| one.name == *service) else { return };
         one.answers = true;
         one.pid = reading.life.map(|life| life.pid).filter(|pid| *pid != 0);
-        let users = people::names(directory.users.values().map(|user| &**user));
-        let one = &*one;
-        let may = |name: &str| one.may_adopt(name, directory);
-        let new =
-            reading.counters.iter().any(|counter| !users.contains_key(&counter.name) && may(&counter.name));
-        let taken = self.commits.tallies.take(service, reading, &users, may);
         let part = self.reports.trouble(TOTALS, service, None);
+        let Some(one) = self.reports.all.iter().find(|one| one.name == *service) else { return };
+        let Some(gone) = &self.reports.gone else { return };
+        let users = people::names(directory.users.values().map(|user| &**user));
+        let members = one.is_nginx().then(|| members_of(&tallies::tag(service), directory));
+        let people = tallies::People { users: &users, gone, listed: &one.users, members };
+        let read = self.commits.tallies.take(service, reading, &people);
         self.told(vec![part], vec![]);
-        if new {
+        if let Some(read) = read {
+            self.totals_taken(service, read);
+        }
+    }
+
+    fn totals_taken(&mut self, service: &Arc<str>, read: Read) {
+        let Read { taken, new_names, too_many, gone_changed } = read;
+        let reason = (too_many > 0).then(|| {
+            format!(
+                "{too_many} names that it counts are nobody's: it has {ADOPTED_MAX} users already, or clients choose \
+                 the names; list whom it has by `users`"
+            )
+        });
+        let part = self.reports.trouble(NAMES, service, reason);
+        self.told(vec![part], vec![]);
+        if new_names {
             self.proxies.apply_again();
         }
-        let Some(taken) = taken else { return };
+        if gone_changed {
+            self.tell_kept_out();
+        }
         if taken.baseline {
             self.event("service_totals_began", None, json!({"service": &**service}));
         }
@@ -271,6 +375,7 @@ impl Agent {
         let [up, down] = taken.nobodys;
         self.meter.publisher.add_counter("service_bytes_of_nobody", up.saturating_add(down));
         self.meter.publisher.add_counter("service_counters_fell", taken.fell);
+        self.meter.publisher.add_counter("service_readings_older", u64::from(taken.older));
         for user in taken.grown {
             self.gate.first_seen(user, clock::billing());
         }
@@ -314,24 +419,22 @@ impl Agent {
         }
     }
 
-    /// Whom nginx refuses: those who may not connect, and those who were deleted while it still has their
-    /// locations.
+    /// Whom nginx refuses: those who may not connect, and those who were deleted. Of a purged one the name is
+    /// known only as long as nginx counts under it, or from the file until it was read.
     pub(super) fn tell_refused(&self, out: &BTreeSet<UserId>) {
+        let Some(gone) = &self.reports.gone else { return };
+        let living = || self.directory.users.values().filter(|user| is_living(user));
+        let (out, may): (Vec<_>, Vec<_>) = living().partition(|user| out.contains(&user.id));
+        let may: BTreeSet<&str> = may.into_iter().map(|user| &*user.name).collect();
         for one in self.reports.all.iter().filter(|one| one.is_nginx()) {
-            let tag = tallies::tag(&one.name);
-            let no =
-                self.directory.inbounds.iter().find(|inbound| inbound.tag == tag).map(|inbound| inbound.no);
-            let users = || self.directory.users.values();
-            let living: BTreeSet<&str> =
-                users().filter(|user| is_living(user)).map(|user| &*user.name).collect();
-            let deleted = |user: &UserRecord| {
-                !is_living(user)
-                    && user.purged_ms.is_none()
-                    && no.is_some_and(|no| user.inbounds.contains(&no))
-                    && !living.contains(&*user.name)
-            };
-            let refused = users().filter(|user| out.contains(&user.id) && is_living(user) || deleted(user));
-            self.reports.refusals.set(&one.name, &refused.map(|user| user.name.to_string()).collect());
+            let counted = self.commits.tallies.gone(&one.name);
+            let of_file = one.refused_before.iter().map(|name| &**name);
+            let of_file = of_file.filter(|name| counted.is_none() && gone.has(name));
+            let deleted = gone.by_tag.get(&tallies::tag(&one.name)).into_iter().flatten();
+            let deleted = deleted.chain(counted.into_iter().flatten()).map(|name| &**name).chain(of_file);
+            let refused = out.iter().map(|user| &*user.name).chain(deleted);
+            let refused = refused.filter(|name| one.may_have(name) && !may.contains(name));
+            self.reports.refusals.set(&one.name, &refused.map(str::to_owned).collect());
         }
     }
 

@@ -93,7 +93,7 @@ impl Agent {
         waits
     }
 
-    fn tell_kept_out(&self) {
+    pub(super) fn tell_kept_out(&self) {
         if let Some(out) = self.gate.kept_out() {
             self.tell_refused(&out);
             if !self.proxies.all.is_empty() {
@@ -356,6 +356,7 @@ impl Agent {
     fn note(&mut self, user: UserId, standing: Option<&Standing>) {
         let Some(known) = self.directory.users.get(&user) else { return };
         let Some(now) = standing.filter(|now| now.tombstoned_ms.is_none()) else {
+            self.reports.users_moved();
             Arc::make_mut(&mut self.directory.users).remove(&user);
             return;
         };
@@ -375,6 +376,12 @@ impl Agent {
 
     /// Somebody changed users in the ledger: from here on it is so.
     pub(super) fn users_changed(&mut self, now: Vec<UserNow>) -> Result<(), KernelError> {
+        for UserNow { record, .. } in &now {
+            let before = self.directory.users.get(&record.id).map(|user| &**user);
+            if self.reports.user_changed(record, before, &self.directory) {
+                self.proxies.apply_again();
+            }
+        }
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
         for UserNow { record, standing } in now {
             self.gate.reload(record.id, standing);

@@ -2,41 +2,60 @@
 //! ledger does not have; knows whose names are whose.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
+use boxmeter_web::api::names::check_name;
+
 use crate::{
     core::{
-        counters::{Before, Progress, Reading, Taken, Tally, Whose},
+        counters::{Before, Progress, Reading, TAG, Taken, Tally, Whose},
         event::UserId,
     },
-    ledger::{InboundNo, InboundRecord, ServiceProgress},
+    ledger::{Gone, InboundNo, InboundRecord, ServiceProgress},
 };
 
-/// What the tag of a service's own account is called, after the service's name. No listener has it by accident.
-pub const TAG: &str = "(reported)";
-
-/// Users of one service, beyond which no more are taken in by themselves.
-const ADOPTED_MAX: usize = 10_000;
+/// Users of one service, beyond which no more are taken in by themselves: clients may choose what is counted.
+pub const ADOPTED_MAX: usize = 10_000;
 
 struct One {
     /// `None` until the ledger has said what is known: before that nothing is taken.
     tally: Option<Tally>,
-    /// The names that its counters have, since the agent's start.
+    /// The names of users that its counters have, since the agent's start: those who are there, and those who are
+    /// about to be taken in.
     names: BTreeSet<Arc<str>>,
+    /// The names of deleted users that it counted last; `None`: it was not read yet.
+    gone: Option<BTreeSet<Arc<str>>>,
     inbound: Option<InboundNo>,
+}
+
+/// Who is who, for the counters of one service.
+pub struct People<'a> {
+    pub users: &'a BTreeMap<Arc<str>, UserId>,
+    pub gone: &'a Gone,
+    /// Whom the service has as users; empty: whoever it counts.
+    pub listed: &'a BTreeSet<Arc<str>>,
+    /// How many users it has; `None`: they come by its configuration alone.
+    pub members: Option<usize>,
+}
+
+/// What a reading said, of bytes and of names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    pub taken: Taken,
+    /// There are names that it had not before, of users or of those who are to be taken in.
+    pub new_names: bool,
+    /// Names that are nobody's because there are too many.
+    pub too_many: usize,
+    /// Other deleted users are counted than before.
+    pub gone_changed: bool,
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct Tallies {
     all: BTreeMap<Arc<str>, One>,
-}
-
-/// Is it the tag of a service's own account?
-pub fn is_tag(tag: &str) -> bool {
-    tag.rsplit_once('/').is_some_and(|(_, last)| last == TAG)
 }
 
 /// The tag of a service's own account.
@@ -47,7 +66,7 @@ pub fn tag(service: &str) -> Arc<str> {
 impl Tallies {
     /// Names must be unique.
     pub fn new(services: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let one = |name| (name, One { tally: None, names: BTreeSet::new(), inbound: None });
+        let one = |name| (name, One { tally: None, names: BTreeSet::new(), gone: None, inbound: None });
         Tallies { all: services.into_iter().map(one).collect() }
     }
 
@@ -72,30 +91,30 @@ impl Tallies {
         }
     }
 
-    /// Takes a reading; `None`: not yet. Names that `users` has are theirs; `may` says of others whether they are
-    /// about to be taken in.
-    pub fn take(
-        &mut self,
-        service: &str,
-        reading: &Reading,
-        users: &BTreeMap<Arc<str>, UserId>,
-        may: impl Fn(&str) -> bool,
-    ) -> Option<Taken> {
+    /// Takes a reading; `None`: not yet.
+    pub fn take(&mut self, service: &str, reading: &Reading, people: &People<'_>) -> Option<Read> {
         let one = self.all.get_mut(service)?;
         // Bytes that nothing can be kept under would wait in memory, and those in the service are safe.
         one.inbound?;
         let tally = one.tally.as_mut()?;
+        let mut names = Names { known: &mut one.names, gone: BTreeSet::new(), read: Read::default(), room: 0 };
+        names.room = people.room(names.known);
+        let mut owners: HashMap<&str, Whose> = HashMap::new();
         for counter in &reading.counters {
-            if one.names.len() < ADOPTED_MAX && (users.contains_key(&counter.name) || may(&counter.name)) {
-                one.names.insert(Arc::clone(&counter.name));
+            if !owners.contains_key(&*counter.name) {
+                owners.insert(&counter.name, names.whose(&counter.name, people));
             }
         }
-        let names = &one.names;
-        Some(tally.take(reading, |name| match users.get(name) {
-            Some(user) => Whose::User(*user),
-            None if names.contains(name) && may(name) => Whose::Soon,
-            None => Whose::Nobody,
-        }))
+        let Names { gone, mut read, .. } = names;
+        read.taken = tally.take(reading, |name| owners.get(name).copied().unwrap_or(Whose::Nobody));
+        read.gone_changed = one.gone.as_ref() != Some(&gone);
+        one.gone = Some(gone);
+        Some(read)
+    }
+
+    /// The names of deleted users that a service counted last; `None`: it was not read yet.
+    pub fn gone(&self, service: &str) -> Option<&BTreeSet<Arc<str>>> {
+        self.all.get(service)?.gone.as_ref()
     }
 
     /// The names that a service's counters had.
@@ -117,6 +136,56 @@ impl Tallies {
         for done in batch {
             if let Some(tally) = self.all.get_mut(&done.service).and_then(|one| one.tally.as_mut()) {
                 tally.committed(&done.progress);
+            }
+        }
+    }
+}
+
+impl People<'_> {
+    /// How many more may be taken in beside those who are about to be.
+    fn room(&self, known: &BTreeSet<Arc<str>>) -> usize {
+        let coming = known.iter().filter(|name| !self.users.contains_key(*name)).count();
+        ADOPTED_MAX.saturating_sub(self.members.unwrap_or_default().saturating_add(coming))
+    }
+}
+
+/// Names while a reading is looked at, each once.
+struct Names<'a> {
+    known: &'a mut BTreeSet<Arc<str>>,
+    gone: BTreeSet<Arc<str>>,
+    read: Read,
+    room: usize,
+}
+
+impl Names<'_> {
+    fn whose(&mut self, name: &Arc<str>, people: &People<'_>) -> Whose {
+        if !people.listed.is_empty() && !people.listed.contains(name) {
+            return Whose::Nobody;
+        }
+        let user = people.users.get(name).copied();
+        if people.gone.has(name) {
+            self.known.remove(name);
+            self.gone.insert(Arc::clone(name));
+            // His last bytes are his, as long as it is known who he was.
+            return user.map_or(Whose::Nobody, Whose::User);
+        }
+        match user {
+            Some(user) => {
+                self.read.new_names |= self.known.insert(Arc::clone(name)) && people.members.is_some();
+                Whose::User(user)
+            }
+            None if check_name(name).is_err() => Whose::Nobody,
+            // Its configuration has him, and was not read yet: his bytes wait.
+            None if people.members.is_none() || self.known.contains(name) => Whose::Soon,
+            None if self.room == 0 => {
+                self.read.too_many += 1;
+                Whose::Nobody
+            }
+            None => {
+                self.room -= 1;
+                self.known.insert(Arc::clone(name));
+                self.read.new_names = true;
+                Whose::Soon
             }
         }
     }
@@ -151,17 +220,52 @@ mod tests {
         }
     }
 
+    fn take(tallies: &mut Tallies, told: &Reading, people: &People<'_>) -> Option<Read> {
+        tallies.take("web", told, people)
+    }
+
+    /// Someone of these names, in a service that takes in whom it counts, or one that does not.
+    struct World {
+        users: BTreeMap<Arc<str>, UserId>,
+        gone: Gone,
+        listed: BTreeSet<Arc<str>>,
+        members: Option<usize>,
+    }
+
+    impl World {
+        fn new(users: &[&str]) -> World {
+            let users = users.iter().map(|name| (Arc::from(*name), ALICE)).collect();
+            World { users, gone: Gone::default(), listed: BTreeSet::new(), members: Some(0) }
+        }
+
+        fn people(&self) -> People<'_> {
+            let World { users, gone, listed, members } = self;
+            People { users, gone, listed, members: *members }
+        }
+    }
+
+    fn ready() -> Tallies {
+        let mut tallies = Tallies::new(["web".into()]);
+        tallies.set_before("web", Some(Before::default()));
+        tallies.set_inbounds(&[record("web/(reported)")]);
+        tallies
+    }
+
+    fn names(tallies: &Tallies) -> Vec<&str> {
+        tallies.names("web").map(|name| &**name).collect()
+    }
+
     #[test]
     fn nothing_is_taken_before_the_ledger_knows_where_to() {
-        let users = BTreeMap::from([("alice".into(), ALICE)]);
+        let world = World::new(&["alice"]);
         let mut tallies = Tallies::new(["web".into()]);
         let first = reading(&[(1, "alice", 5)]);
-        assert_eq!(tallies.take("web", &first, &users, |_| false), None);
+        assert_eq!(take(&mut tallies, &first, &world.people()), None);
         tallies.set_before("web", Some(Before::default()));
-        assert_eq!(tallies.take("web", &first, &users, |_| false), None);
+        assert_eq!(take(&mut tallies, &first, &world.people()), None);
         assert_eq!(tallies.unknown(), [""; 0].map(Arc::from));
         tallies.set_inbounds(&[record("web/(reported)")]);
-        tallies.take("web", &first, &users, |_| false).unwrap();
+        take(&mut tallies, &first, &world.people()).unwrap();
         let batch = tallies.batch();
         assert_eq!((batch[0].inbound, &batch[0].progress.sums[..]), (InboundNo(4), &[(ALICE, [5, 0])][..]));
         // It is known already: the ledger's later answer changes nothing.
@@ -169,21 +273,83 @@ mod tests {
         assert_eq!(tallies.batch(), batch);
         tallies.committed(&batch);
         assert_eq!(tallies.batch(), []);
-        assert_eq!(tallies.take("elsewhere", &first, &users, |_| false), None);
+        assert_eq!(tallies.take("elsewhere", &first, &world.people()), None);
     }
 
     #[test]
     fn whoever_may_be_taken_in_is_named_and_his_bytes_wait() {
-        let mut tallies = Tallies::new(["web".into()]);
-        tallies.set_before("web", Some(Before::default()));
-        tallies.set_inbounds(&[record("web/(reported)")]);
-        let told = reading(&[(1, "alice", 5), (2, "nobody", 7)]);
-        let may = |name: &str| name == "alice";
-        let taken = tallies.take("web", &told, &BTreeMap::new(), may).unwrap();
-        assert_eq!(taken.nobodys, [7, 0]);
-        assert_eq!(tallies.names("web").map(|name| &**name).collect::<Vec<_>>(), ["alice"]);
-        let users = BTreeMap::from([("alice".into(), ALICE)]);
-        tallies.take("web", &told, &users, may).unwrap();
+        let mut tallies = ready();
+        let told = reading(&[(1, "alice", 5), (2, "no\nname", 7)]);
+        let read = take(&mut tallies, &told, &World::new(&[]).people()).unwrap();
+        assert_eq!((read.taken.nobodys, read.new_names), ([7, 0], true));
+        assert_eq!(names(&tallies), ["alice"]);
+        // He is asked for once.
+        assert!(!take(&mut tallies, &told, &World::new(&[]).people()).unwrap().new_names);
+        take(&mut tallies, &told, &World::new(&["alice"]).people()).unwrap();
         assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [5, 0])]);
+    }
+
+    /// V2Ray counts a user before its configuration was read anew: nothing of him is lost.
+    #[test]
+    fn a_user_whom_the_configuration_brings_later_is_waited_for() {
+        let mut tallies = ready();
+        let world = |users| World { members: None, ..World::new(users) };
+        let read = take(&mut tallies, &reading(&[(1, "alice", 5)]), &world(&[]).people()).unwrap();
+        assert_eq!((read.taken.nobodys, read.new_names, read.too_many), ([0; 2], false, 0));
+        assert_eq!(names(&tallies), [""; 0], "he is not taken in from here");
+        take(&mut tallies, &reading(&[(1, "alice", 9)]), &world(&["alice"]).people()).unwrap();
+        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [9, 0])]);
+    }
+
+    #[test]
+    fn whoever_was_deleted_is_nobody_until_somebody_has_the_name() {
+        let mut tallies = ready();
+        let mut world = World::new(&[]);
+        let told = |bytes| reading(&[(1, "alice", bytes)]);
+        take(&mut tallies, &told(5), &world.people()).unwrap();
+        world.gone.add(&"alice".into(), ["web/(reported)".into()]);
+        for changed in [true, false] {
+            let read = take(&mut tallies, &told(5), &world.people()).unwrap();
+            assert_eq!((read.new_names, read.gone_changed), (false, changed));
+        }
+        assert_eq!(names(&tallies), [""; 0]);
+        assert_eq!(tallies.gone("web").unwrap(), &BTreeSet::from(["alice".into()]));
+        world.gone.remove("alice");
+        world.users = World::new(&["alice"]).users;
+        assert!(take(&mut tallies, &told(7), &world.people()).unwrap().gone_changed);
+        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [2, 0])], "what he moved meanwhile is nobody's");
+    }
+
+    #[test]
+    fn a_list_of_users_is_all_there_are() {
+        let mut tallies = ready();
+        let world =
+            World { listed: BTreeSet::from(["bob".into()]), ..World::new(&["alice", "bob"]) };
+        let told = reading(&[(1, "alice", 5), (2, "bob", 3), (3, "carol", 2)]);
+        let read = take(&mut tallies, &told, &world.people()).unwrap();
+        assert_eq!((read.taken.nobodys, names(&tallies)), ([7, 0], vec!["bob"]));
+        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [3, 0])]);
+    }
+
+    #[test]
+    fn more_names_than_are_taken_in_are_nobodys_and_ask_for_nothing() {
+        let mut tallies = ready();
+        let counter = |n: usize| {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            Counter { key, name: format!("user{n}").into(), bytes: [1, 0] }
+        };
+        let told = Reading { counters: (0..50_000).map(counter).collect(), ..Reading::default() };
+        let mut world = World { members: Some(10), ..World::new(&[]) };
+        for first in [true, false] {
+            let read = take(&mut tallies, &told, &world.people()).unwrap();
+            assert_eq!((read.new_names, read.too_many), (first, 40_010));
+            assert_eq!(tallies.names("web").count(), ADOPTED_MAX - 10);
+        }
+        // Taken in: they are members, and there is room for nobody else.
+        world.users = tallies.names("web").map(|name| (Arc::clone(name), ALICE)).collect();
+        world.members = Some(ADOPTED_MAX);
+        let read = take(&mut tallies, &told, &world.people()).unwrap();
+        assert_eq!((read.new_names, read.too_many), (false, 40_010));
     }
 }

@@ -9,6 +9,7 @@ use super::{
     commit::{Stale, user_id},
     cursors, deleting,
     error::CommitError,
+    gone::{self, Gone},
     idempotency,
     model::{AccountPeriod, UserRecord},
     parking, people, policies,
@@ -258,6 +259,11 @@ impl Ledger {
     /// How far the counters of a service were taken over; `None`: it was never seen.
     pub fn service_before(&self, service: Arc<str>) -> Reply<Option<Before>> {
         self.send(move |writer| cursors::before(&writer.connection, &service))
+    }
+
+    /// Names whose users somebody deleted.
+    pub fn gone(&self) -> Reply<Gone> {
+        self.send(|writer| gone::all(&writer.connection))
     }
 
     /// Claims the key of an import before its first change. Asked again after the agent has died in the

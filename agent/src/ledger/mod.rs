@@ -26,6 +26,7 @@ mod entries;
 mod error;
 mod forgetting;
 mod gate;
+mod gone;
 mod idempotency;
 pub mod import;
 mod intervals;
@@ -63,6 +64,7 @@ pub use deliveries::{
     Alerts, ChannelCounts, Delivery, Happened, NewDelivery, NotifyWanted, Outcome, Stage, WAIT_MS_MAX,
 };
 pub use error::{CommitError, LedgerError, QueryError};
+pub use gone::Gone;
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
     EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::records::{AdminRecord, FileState, Settings, StateRecord};
 pub use crate::core::period::{AccountPeriod, Kept};
 use crate::core::{
-    counters::Progress,
+    counters::{self, Progress},
     event::{Counters, Now, UserId},
 };
 
@@ -94,6 +94,8 @@ pub struct Committed {
     /// Readings that were refused: their bytes are not in the ledger, but for those of unknown users, which
     /// are unattributed. Each kind is recorded as an event once per slot and start of the agent.
     pub anomalies: Vec<Anomaly>,
+    /// Services of which nothing was taken: neither bytes nor how far they are.
+    pub services_refused: Vec<Arc<str>>,
 }
 
 /// A reading that cannot be right. The stored counts stay as they are.
@@ -189,6 +191,13 @@ pub struct FoundUser {
     pub name: Arc<str>,
     /// Tags. Those that the ledger does not know are ignored: call `sync_inbounds` before.
     pub inbounds: Vec<Arc<str>>,
+}
+
+impl FoundUser {
+    /// Is the name in no configuration, and only what services count under?
+    pub fn is_only_counted(&self) -> bool {
+        self.inbounds.iter().all(|tag| counters::is_tag(tag))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

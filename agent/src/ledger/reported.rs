@@ -27,7 +27,7 @@ const OPEN_KEPT_MS: i64 = 30 * 86_400_000;
 /// Rows that are removed at once, so that no tick is slow.
 const REMOVED_MAX: i64 = 1000;
 
-type Pair = [i64; 2];
+pub(super) type Pair = [i64; 2];
 
 fn pair(total: [u64; 2]) -> Option<Pair> {
     let one = |value: u64| i64::try_from(value).ok().filter(|value| *value <= COUNTER_MAX);
@@ -57,27 +57,31 @@ impl Tick<'_> {
         Ok(())
     }
 
-    pub(super) fn reported_or_refused(
+    fn reported_or_refused(
         &mut self,
         reporter: [u8; 16],
         row: &ReportedRow,
     ) -> rusqlite::Result<()> {
-        if let Some(kind) = self.reported_row(reporter, row)? {
-            let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
-            self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
+        match self.reported_delta(reporter, row)? {
+            Ok(delta) => self.add_reported(reporter, row, delta)?,
+            Err(kind) => {
+                let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
+                self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
+            }
         }
         Ok(())
     }
 
-    fn reported_row(
+    /// What is to be added, and where to; or why it cannot be.
+    pub(super) fn reported_delta(
         &mut self,
         reporter: [u8; 16],
         row: &ReportedRow,
-    ) -> rusqlite::Result<Option<AnomalyKind>> {
-        let Some(total) = pair(row.total) else { return Ok(Some(AnomalyKind::Reported)) };
+    ) -> rusqlite::Result<Result<(i64, Pair), AnomalyKind>> {
+        let Some(total) = pair(row.total) else { return Ok(Err(AnomalyKind::Reported)) };
         let key = match self.key(Some(row.user), row.inbound)? {
             Ok(key) => key,
-            Err(kind) => return Ok(Some(kind)),
+            Err(kind) => return Ok(Err(kind)),
         };
         let before: Option<Pair> = self
             .transaction
@@ -91,15 +95,24 @@ impl Tick<'_> {
             .optional()?;
         let before = before.unwrap_or_default();
         let delta = [total[0] - before[0], total[1] - before[1]];
-        if delta.iter().any(|delta| *delta < 0) {
-            return Ok(Some(AnomalyKind::Reported));
-        }
-        if delta != [0; 2] {
+        let fell = delta.iter().any(|delta| *delta < 0);
+        Ok(if fell { Err(AnomalyKind::Reported) } else { Ok((key, delta)) })
+    }
+
+    pub(super) fn add_reported(
+        &mut self,
+        reporter: [u8; 16],
+        row: &ReportedRow,
+        (key, delta): (i64, Pair),
+    ) -> rusqlite::Result<()> {
+        if let Some(total) = pair(row.total)
+            && delta != [0; 2]
+        {
             let place = Place { key, epoch_no: self.cache.epochs[self.epoch].no, starts: self.starts };
             add(self.transaction, &place, delta, self.at_ms, self.rev)?;
             move_cursor(self.transaction, reporter, row, total, self.rev)?;
         }
-        Ok(None)
+        Ok(())
     }
 
     fn reported_connection(&mut self, connection: &ReportedConnection) -> rusqlite::Result<()> {

@@ -13,7 +13,10 @@ use tonic::{
 use tower::service_fn;
 
 use super::{connect, life};
-use crate::core::counters::{COUNTER_MAX, COUNTERS_MAX, Counter, Key, Life, Reading};
+use crate::{
+    clock,
+    core::counters::{COUNTER_MAX, COUNTERS_MAX, Counter, Key, Life, Reading},
+};
 use boxmeter_web::api::names::NAME_BYTES_MAX;
 
 /// Generated from `proto/stats.proto`.
@@ -94,14 +97,16 @@ impl Stats {
         let after = self.life().await?;
         match (before, after) {
             (Some(before), Some(after)) if !before.is(&after) => Err(StatsError::Restarted),
-            _ => Ok(Reading { life: before.or(after), ..counters(answer.stat)? }),
+            // Where one is not told the counters may be of another start.
+            _ => Ok(Reading { life: before.and(after), ..counters(answer.stat)? }),
         }
     }
 
-    /// `None` where it does not say how long it runs.
+    /// `None` where it does not say how long it runs, or says it too late.
     async fn life(&mut self) -> Result<Option<Life>, StatsError> {
+        let asked_ns = clock::mono_ns();
         match self.client.get_sys_stats(Request::new(SysStatsRequest {})).await {
-            Ok(answer) => Ok(life::of_uptime(answer.into_inner().uptime.into())),
+            Ok(answer) => Ok(life::of_uptime(answer.into_inner().uptime.into(), (asked_ns, clock::mono_ns()))),
             Err(status) if status.code() == Code::Unimplemented => Ok(None),
             Err(status) => Err(self.failed(&status)),
         }

@@ -5,28 +5,48 @@
 //! Keys are what clients ask for. They may be of any length and no text at all, so that they are hashed as they
 //! come, and only names of users are kept.
 
-use std::{borrow::Cow, collections::HashSet, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    fmt,
+    io::{self, BufReader, Read},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
 
 use super::connect;
-use crate::core::counters::{COUNTER_MAX, COUNTERS_MAX, Counter, Key, Reading};
+use crate::core::counters::{COUNTER_MAX, COUNTERS_MAX, Counter, Document, Key, Reading};
 use boxmeter_web::api::names::NAME_BYTES_MAX;
 
-/// Bytes of an answer. A key takes some 1,700 of them.
-const ANSWER_MAX: usize = 48 << 20;
+/// Bytes of an answer: a key takes some 1,700 of them, and is read while they come. Nothing of them is kept but
+/// the counters.
+const ANSWER_MAX: usize = 512 << 20;
+
+/// Bytes of one text in it, which is kept whole until it is hashed. nginx itself takes no address that is longer
+/// than its buffers, of some kilobytes.
+const TEXT_MAX: usize = 16 << 20;
+
+/// Pieces of an answer that wait to be read.
+const PIECES_MAX: usize = 4;
 
 /// The whole answer is there in this time, or it failed.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// The group whose keys are users.
 const USERS: &str = "users";
+
+/// The group whose keys are countries.
+const COUNTRIES: &str = "country";
 
 /// Why there are no totals; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -90,18 +110,69 @@ impl Url {
 /// # Errors
 /// See [`VtsError`]; whatever it is, nothing is lost: the counters stay in nginx.
 pub async fn read(url: &Url, netns: Option<PathBuf>) -> Result<Reading, VtsError> {
-    let body = match tokio::time::timeout(ANSWER_LIMIT, fetch(url, netns)).await {
-        Ok(body) => body?,
-        Err(_) => return Err(VtsError::Silent { url: url.text.clone() }),
-    };
+    let (pieces, read) = mpsc::channel(PIECES_MAX);
     // A large answer takes a while, and the agent's loop is on this thread.
-    match tokio::task::spawn_blocking(move || parse(&body)).await {
-        Ok(read) => read,
-        Err(error) => Err(VtsError::Json(error.to_string())),
+    let parsed = tokio::task::spawn_blocking(move || parse(Pieces::new(read)));
+    let fetched = match tokio::time::timeout(ANSWER_LIMIT, fetch(url, netns, pieces)).await {
+        Ok(fetched) => fetched,
+        Err(_) => Err(VtsError::Silent { url: url.text.clone() }),
+    };
+    let parsed = parsed.await.map_err(|error| VtsError::Json(error.to_string()))?;
+    // What broke off was not read whole, whatever it looks like.
+    fetched.and(parsed)
+}
+
+/// An answer while it comes.
+struct Pieces {
+    pieces: mpsc::Receiver<Bytes>,
+    now: Bytes,
+    /// Within a text: its bytes so far.
+    text: Option<usize>,
+    escaped: bool,
+}
+
+impl Pieces {
+    fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Pieces { pieces, now: Bytes::new(), text: None, escaped: false }
+    }
+
+    /// No text may grow beyond all bounds: it is kept in memory.
+    fn check(&mut self) -> io::Result<()> {
+        for byte in &self.now {
+            let Some(length) = &mut self.text else {
+                self.text = (*byte == b'"').then_some(0);
+                continue;
+            };
+            *length += 1;
+            if *length > TEXT_MAX {
+                return Err(io::Error::other(format!("it has a text of more than {TEXT_MAX} bytes")));
+            }
+            match (self.escaped, byte) {
+                (true, _) => self.escaped = false,
+                (false, b'\\') => self.escaped = true,
+                (false, b'"') => self.text = None,
+                (false, _) => {}
+            }
+        }
+        Ok(())
     }
 }
 
-async fn fetch(url: &Url, netns: Option<PathBuf>) -> Result<Bytes, VtsError> {
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.now.is_empty() {
+            let Some(next) = self.pieces.blocking_recv() else { return Ok(0) };
+            self.now = next;
+            self.check()?;
+        }
+        let piece = self.now.split_to(self.now.len().min(into.len()));
+        into[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
+
+/// Hands an answer on, piece by piece, as long as somebody reads it.
+async fn fetch(url: &Url, netns: Option<PathBuf>, pieces: mpsc::Sender<Bytes>) -> Result<(), VtsError> {
     let addr = url.addr;
     let stream = connect::connect(addr, netns).await.map_err(|error| VtsError::Connect { addr, error })?;
     let broken = |error: hyper::Error| VtsError::Body(error.to_string());
@@ -118,21 +189,32 @@ async fn fetch(url: &Url, netns: Option<PathBuf>) -> Result<Bytes, VtsError> {
         if response.status() != StatusCode::OK {
             return Err(VtsError::Status { url: url.text.clone(), status: response.status() });
         }
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        Ok(body.map_err(|error| VtsError::Body(error.to_string()))?.to_bytes())
+        let (mut body, mut length) = (response.into_body(), 0_usize);
+        while let Some(frame) = body.frame().await {
+            let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
+            length = length.saturating_add(piece.len());
+            if length > ANSWER_MAX {
+                return Err(VtsError::Body("it is too long".to_owned()));
+            }
+            if pieces.send(piece).await.is_err() {
+                // Whoever reads it has found that it is none.
+                break;
+            }
+        }
+        Ok(())
     };
-    let body = answered.await;
+    let done = answered.await;
     driver.abort();
-    body
+    done
 }
 
 /// Reads an answer as a whole, or nothing of it.
 ///
 /// # Errors
 /// What is not the module's JSON, or too much.
-pub fn parse(body: &[u8]) -> Result<Reading, VtsError> {
+pub fn parse(body: impl Read) -> Result<Reading, VtsError> {
     let mut found = Found::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(body));
     let json = |error: serde_json::Error| VtsError::Json(error.to_string());
     Top(&mut found).deserialize(&mut deserializer).map_err(json)?;
     deserializer.end().map_err(json)?;
@@ -142,12 +224,17 @@ pub fn parse(body: &[u8]) -> Result<Reading, VtsError> {
     if found.full {
         return Err(VtsError::TooMany);
     }
-    Ok(found.reading)
+    let document = found.loaded_ms.zip(found.at_ms);
+    let document = document.map(|(loaded_ms, at_ms)| Document { loaded_ms, at_ms, requests: found.requests });
+    Ok(Reading { document, ..found.reading })
 }
 
 #[derive(Default)]
 struct Found {
     reading: Reading,
+    loaded_ms: Option<u64>,
+    at_ms: Option<u64>,
+    requests: Option<u64>,
     is_vts: bool,
     full: bool,
     /// The names that counters have, each kept once.
@@ -259,10 +346,43 @@ impl<'de> Visitor<'de> for Top<'_> {
             self.0.is_vts |= matches!(&*key, b"moduleVersion" | b"nginxVersion");
             match &*key {
                 b"filterZones" => map.next_value_seed(Groups(self.0))?,
+                b"loadMsec" => self.0.loaded_ms = map.next_value_seed(Count)?,
+                b"nowMsec" => self.0.at_ms = map.next_value_seed(Count)?,
+                b"connections" => self.0.requests = map.next_value_seed(Connections)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(())
+    }
+}
+
+/// `connections`: how many requests there were.
+struct Connections;
+
+impl<'de> DeserializeSeed<'de> for Connections {
+    type Value = Option<u64>;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Connections {
+    type Value = Option<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("counters of connections")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut requests = None;
+        while let Some(key) = map.next_key_seed(Raw)? {
+            match &*key {
+                b"requests" => requests = map.next_value_seed(Count)?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(requests)
     }
 }
 
@@ -317,6 +437,11 @@ impl<'de> Visitor<'de> for Keys<'_> {
         let Keys { found, group } = self;
         let colons = group.windows(2).position(|two| two == b"::");
         let head = &group[..colons.unwrap_or(group.len())];
+        // As the module's own documentation counts countries and the like: over all servers, and by no user.
+        if head == COUNTRIES.as_bytes() || group.ends_with(b"::*") {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(());
+        }
         while let Some(key) = map.next_key_seed(Raw)? {
             let zone = map.next_value_seed(ZoneSeed)?;
             let name = found.name(if head == USERS.as_bytes() { &key } else { head });

@@ -31,7 +31,7 @@ fn reading(life: Option<Life>, counters: &[(u8, &str, u64)]) -> Reading {
         name: name.into(),
         bytes: [bytes, 2 * bytes],
     });
-    Reading { life, counters: counters.collect(), refused: vec![] }
+    Reading { life, counters: counters.collect(), ..Reading::default() }
 }
 
 /// The ledger: what was committed.
@@ -46,7 +46,7 @@ struct Books {
 impl Books {
     fn commit(&mut self, progress: &Progress) {
         let known = self.known.get_or_insert_default();
-        known.life = progress.life;
+        (known.life, known.document) = (progress.life, progress.document);
         if progress.anew {
             known.cursors.clear();
         }
@@ -148,6 +148,51 @@ fn a_start_that_is_not_told_for_a_while_counts_nothing_twice() {
     assert_eq!(tally.sums[&ALICE], [130, 260]);
     assert!(tally.take(&reading(life(120_000), &[(1, "alice", 40)]), whose).restarted);
     assert_eq!(tally.sums[&ALICE], [170, 340]);
+}
+
+fn document(loaded_ms: u64, requests: u64, bytes: u64) -> Reading {
+    let document = Document { loaded_ms, at_ms: loaded_ms + requests, requests: Some(requests) };
+    Reading { document: Some(document), ..reading(None, &[(1, "alice", bytes)]) }
+}
+
+/// nginx on another machine: only its answers tell.
+#[test]
+fn without_a_process_the_answer_tells_a_restart_from_a_configuration_that_was_read_anew() {
+    let mut books = Books { known: Some(Before::default()), ..Books::default() };
+    let mut tally = books.next_agent();
+    tally.take(&document(1_000, 50, 100), whose);
+    let reloaded = tally.take(&document(2_000, 60, 110), whose);
+    assert_eq!((reloaded.restarted, tally.sums[&ALICE]), (false, [110, 220]));
+    commit(&mut tally, &mut books);
+    // Restarted, and higher than before already; also for the next agent.
+    for mut tally in [tally.clone(), books.next_agent()] {
+        let before = tally.sums.get(&ALICE).copied().unwrap_or_default()[0];
+        let taken = tally.take(&document(3_000, 5, 150), whose);
+        assert!(taken.restarted);
+        assert_eq!(tally.sums[&ALICE][0] - before, 150);
+    }
+}
+
+/// The program of a running nginx is exchanged: two of them answer in turn, each with its own counters.
+#[test]
+fn two_starts_that_answer_in_turn_count_nothing_twice() {
+    let mut tally = Tally::new(Some(Before::default()));
+    tally.take(&document(1_000, 5_000, 1_000_000), whose);
+    for step in 1..=5 {
+        // The new one, and then the old one again.
+        let taken = tally.take(&document(9_000, step * 10, step * 100), whose);
+        assert_eq!(taken.restarted, step == 1);
+        let taken = tally.take(&document(1_000, 9_000 + step, 1_000_000 + step), whose);
+        assert!(taken.older);
+    }
+    assert_eq!(tally.sums[&ALICE], [1_000_500, 2_001_000]);
+    // The exchange was given up: the old one is all there is, and counts from where it is.
+    for step in 1..OLDER_MAX {
+        assert!(tally.take(&document(1_000, 9_100 + u64::from(step), 2_000_000), whose).older);
+    }
+    assert!(tally.take(&document(1_000, 9_200, 2_000_000), whose).baseline);
+    tally.take(&document(1_000, 9_201, 2_000_001), whose);
+    assert_eq!(tally.sums[&ALICE], [1_000_501, 2_001_002]);
 }
 
 #[test]

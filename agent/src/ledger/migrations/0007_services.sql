@@ -8,6 +8,11 @@ CREATE TABLE services (
     boot                BLOB    CHECK (length(boot) = 16),
     pid                 INTEGER CHECK (pid >= 0),
     started_ms          INTEGER,
+    -- What its answer said of itself, where it does: when it has read its configuration, when it answered (both by
+    -- its own clock), and how many requests there were since its start.
+    loaded_ms           INTEGER CHECK (loaded_ms >= 0),
+    answered_ms         INTEGER CHECK (answered_ms >= 0),
+    requests            INTEGER CHECK (requests >= 0),
     -- Which reading of which start of the agent was committed last: an older one that comes late changes nothing.
     reporter            BLOB    NOT NULL CHECK (length(reporter) = 16),
     reading             INTEGER NOT NULL CHECK (reading >= 0),
@@ -24,3 +29,17 @@ CREATE TABLE service_cursors (
     download            INTEGER NOT NULL CHECK (download >= 0),
     PRIMARY KEY (service, key)
 ) STRICT, WITHOUT ROWID;
+
+-- Names whose users somebody deleted: a service that still counts one makes nobody of it, until somebody makes a
+-- user of that name again. Hashed with a salt, so that a purge leaves no name.
+CREATE TABLE gone_names (
+    hash                BLOB    NOT NULL PRIMARY KEY CHECK (length(hash) = 32),
+    at_ms               INTEGER NOT NULL,
+    rev                 INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE gone_salt (
+    only_row            INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
+    salt                BLOB    NOT NULL CHECK (length(salt) = 32)
+) STRICT;
+INSERT INTO gone_salt VALUES (1, randomblob(32));

@@ -40,6 +40,62 @@ fn groups_of_a_user_are_summed_over_their_keys_and_keys_of_users_are_users() {
     assert!(parse(REAL.as_bytes()).unwrap().counters.len() > 3, "a key per address");
 }
 
+/// It is written so by the module's own documentation.
+#[test]
+fn groups_of_countries_are_nobodys() {
+    let z = zone("1", "10");
+    let zones = format!("{{\"country::*\":{{\"CN\":{z}}},\"country::a.example\":{{\"US\":{z}}},\"agent::*\":{{\"x\":{z}}}}}");
+    assert_eq!(sums(&answer(&zones)), BTreeMap::new());
+}
+
+#[test]
+fn an_answer_says_of_which_start_it_is() {
+    let document = parse(REAL.as_bytes()).unwrap().document.unwrap();
+    let json: serde_json::Value = serde_json::from_str(REAL).unwrap();
+    let of = |value: &serde_json::Value| value.as_u64().unwrap();
+    assert_eq!((document.loaded_ms, document.at_ms), (of(&json["loadMsec"]), of(&json["nowMsec"])));
+    assert_eq!(document.requests, Some(of(&json["connections"]["requests"])));
+}
+
+/// By what comes in pieces: as many keys as are remembered, each of the length that the module writes.
+#[tokio::test]
+async fn the_tutorials_keys_are_read_in_pieces_whatever_they_are_in_sum() {
+    let (pieces, read) = mpsc::channel(PIECES_MAX);
+    let parsed = tokio::task::spawn_blocking(move || parse(Pieces::new(read)));
+    let filler = "0,".repeat(700);
+    let mut sent = 0;
+    let mut send = async |text: String| {
+        sent += text.len();
+        pieces.send(Bytes::from(text)).await.is_ok()
+    };
+    assert!(send("{\"moduleVersion\":\"v0.2.7\",\"filterZones\":{\"alice::h\":{".to_owned()).await);
+    for n in 0..COUNTERS_MAX {
+        let comma = if n == 0 { "" } else { "," };
+        let key = format!("{comma}\"/{n}\":{{\"inBytes\":1,\"times\":[{filler}0],\"outBytes\":2}}");
+        assert!(send(key).await);
+    }
+    assert!(send("}}}".to_owned()).await);
+    drop(pieces);
+    let reading = parsed.await.unwrap().unwrap();
+    assert_eq!(by_name(&reading)["alice"], [COUNTERS_MAX as u64, 2 * COUNTERS_MAX as u64]);
+    assert!(sent > 180_000_000 && sent < ANSWER_MAX, "{sent}");
+}
+
+#[tokio::test]
+async fn a_text_without_an_end_is_not_kept() {
+    let (pieces, read) = mpsc::channel(PIECES_MAX);
+    let parsed = tokio::task::spawn_blocking(move || parse(Pieces::new(read)));
+    let mut sent = 0_usize;
+    let piece = Bytes::from(vec![b'x'; 1 << 20]);
+    assert!(pieces.send(Bytes::from_static(b"{\"moduleVersion\\\"")).await.is_ok());
+    while pieces.send(piece.clone()).await.is_ok() {
+        sent += piece.len();
+        assert!(sent < 4 * TEXT_MAX, "it is read on");
+    }
+    let error = parsed.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("a text of more than"), "{error}");
+}
+
 #[test]
 fn names_are_told_apart_by_every_letter() {
     let zones = format!(
