@@ -49,6 +49,7 @@ fn parts(code: &str, found: &mut BTreeSet<String>) {
         "const PART: &str = \"",
         "const FORWARDED: &str = \"",
         "const TOTALS: &str = \"",
+        "const NAMES: &str = \"",
         "const REFUSES: &str = \"",
         "parts.push((\"",
         "Part { singbox: \"",

@@ -21,6 +21,11 @@ type Zones = BTreeMap<(String, String), [u64; 2]>;
 #[derive(Default)]
 struct State {
     zones: Zones,
+    /// When it has read its configuration.
+    loaded_ms: u64,
+    requests: u64,
+    /// The one before it, which answers every second time: its program was exchanged while it runs.
+    before: Option<Box<State>>,
     /// As of the last answer that went out whole.
     served: Zones,
     answers: u64,
@@ -43,6 +48,7 @@ impl Vts {
         let listener = netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let vts = Vts { state: Arc::default(), address };
+        vts.state.lock().unwrap().loaded_ms = now_ms();
         let state = Arc::clone(&vts.state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -62,6 +68,35 @@ impl Vts {
         let mut state = self.state.lock().unwrap();
         let zone = state.zones.entry((group.to_owned(), key.to_owned())).or_default();
         *zone = [zone[0] + bytes[0], zone[1] + bytes[1]];
+        state.requests += 1;
+    }
+
+    /// Many requests of many clients have ended, so that another start is no further soon.
+    pub fn was_busy(&self) {
+        self.state.lock().unwrap().requests += 1_000_000;
+    }
+
+    /// It has read its configuration anew, and counts on.
+    pub fn reload(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.loaded_ms = now_ms().max(state.loaded_ms + 1);
+    }
+
+    /// Its program was exchanged: a new one answers beside the old one, and counts from 0.
+    pub fn exchange(&self) {
+        let mut state = self.state.lock().unwrap();
+        let new = State {
+            loaded_ms: now_ms().max(state.loaded_ms + 1),
+            answers: state.answers,
+            ..State::default()
+        };
+        let old = std::mem::replace(&mut *state, new);
+        state.before = Some(Box::new(old));
+    }
+
+    /// The old one has gone.
+    pub fn exchanged(&self) {
+        self.state.lock().unwrap().before = None;
     }
 
     /// The key is evicted.
@@ -74,6 +109,8 @@ impl Vts {
         let mut state = self.state.lock().unwrap();
         state.zones.clear();
         state.served.clear();
+        state.requests = 0;
+        state.loaded_ms = now_ms().max(state.loaded_ms + 1);
     }
 
     /// Nobody is answered, or everybody again.
@@ -131,7 +168,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     if state.away {
         return;
     }
-    let body = state.instead.clone().unwrap_or_else(|| json(&state.zones).into_bytes());
+    state.requests += 1;
+    let second = state.answers % 2 == 1;
+    let answers = state.before.as_deref().filter(|_| second).unwrap_or(&state);
+    let body = state.instead.clone().unwrap_or_else(|| json(answers).into_bytes());
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -142,8 +182,14 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     state.answers += 1;
 }
 
+fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_millis()).unwrap()
+}
+
 /// As the module writes it, without what nobody reads.
-fn json(zones: &Zones) -> String {
+fn json(state: &State) -> String {
+    let State { zones, loaded_ms, requests, .. } = state;
     let mut groups: BTreeMap<&str, serde_json::Map<String, serde_json::Value>> = BTreeMap::new();
     for ((group, key), [upload, download]) in zones {
         let zone = serde_json::json!({"requestCounter": 1, "inBytes": upload, "outBytes": download,
@@ -151,6 +197,7 @@ fn json(zones: &Zones) -> String {
         groups.entry(group).or_default().insert(key.clone(), zone);
     }
     serde_json::json!({"hostName": "vm", "moduleVersion": "v0.2.7", "nginxVersion": "1.22.1",
+        "loadMsec": loaded_ms, "nowMsec": now_ms().max(*loaded_ms), "connections": {"active": 1, "requests": requests},
         "serverZones": {"*": {"inBytes": 1, "outBytes": 1}}, "filterZones": groups})
     .to_string()
 }
@@ -187,6 +234,17 @@ impl Nginx {
         );
         fs::write(nginx.config(), text).unwrap();
         nginx
+    }
+
+    /// Has it answer for the module, as a real one does itself; where. To be called before it is started.
+    pub fn answer_for(&self, vts: &Vts) -> String {
+        let status = format!(
+            "location /status/ {{ proxy_pass http://{}; proxy_buffering off; }}\nlocation /",
+            vts.address
+        );
+        let text = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), text.replacen("location /", &status, 1)).unwrap();
+        format!("http://127.0.0.1:{}/status/format/json", self.port)
     }
 
     pub fn config(&self) -> PathBuf {

@@ -5,7 +5,9 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod accounts;
 mod apart;
+mod counting;
 mod gate;
 mod hostile;
 mod metered;

@@ -57,7 +57,7 @@ impl Rig {
         agent.configure("ledger", "tick = \"200ms\"");
         agent.serve(&format!(
             "kind = \"nginx\"\nstatus = {:?}\nrefuse = {:?}\npid_file = {:?}\nevery = \"1s\"\n{more}",
-            vts.url(),
+            nginx.answer_for(&vts),
             nginx.refused(),
             nginx.pid_file()
         ));

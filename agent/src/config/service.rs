@@ -172,6 +172,12 @@ pub(super) fn check(services: &[Service]) -> Result<(), (&'static str, String)> 
     for (at, service) in services.iter().enumerate() {
         service.check()?;
         let name = service.identity().name;
+        let url = Url::parse(&service.status).ok().filter(|_| service.is_nginx());
+        let same = |other: &Service| Url::parse(&other.status).is_ok_and(|it| Some(it.addr) == url.as_ref().map(|it| it.addr));
+        if let Some(other) = services[..at].iter().find(|other| other.is_nginx() && same(other)) {
+            let what = format!("{name:?} and {:?} are one nginx: its bytes would count twice", other.identity().name);
+            return Err(("service.status", what));
+        }
         if services[..at].iter().any(|earlier| earlier.identity().name == name) {
             return Err((
                 "service.name",
@@ -221,6 +227,11 @@ mod tests {
             ("kind = \"nginx\"\nstatus = \"https://127.0.0.1/s\"", "http://"),
             ("kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\nrefuse = \"a.conf\"", "service.refuse"),
             ("kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\nrestart = \"never\"", "always reports"),
+            (
+                "kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\n[[service]]\nkind = \"nginx\"\nname = \"b\"\n\
+                 status = \"http://localhost:80/t\"",
+                "one nginx",
+            ),
             ("kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\nevery = \"11m\"", "service.every"),
             ("kind = \"v2ray\"\nconfig = [\"/x\"]\nusers = [\"a\"]", "nginx"),
             ("kind = \"v2ray\"", "service.config"),

@@ -82,8 +82,6 @@ pub struct Reports {
     /// The ledger may have others by now.
     gone_is_old: bool,
     asking: Option<Asking>,
-    /// There is no proxy beside these services that users could be written down for.
-    alone: bool,
     troubles: BTreeMap<(&'static str, Arc<str>), String>,
 }
 
@@ -98,7 +96,6 @@ pub enum News {
 /// Begins to ask the services of the configuration. What was counted before is known when the ledger has said so.
 pub fn begin(agent: &mut Agent, config: &Config) {
     let reports = &mut agent.reports;
-    reports.alone = agent.proxies.all.is_empty();
     for service in config.services.iter().filter(|service| service.is_reported()) {
         reports.add(service, config);
     }
@@ -221,7 +218,7 @@ impl Reports {
         let new = tallies.names(&one.name).chain(&one.users);
         let new = new.filter(|name| present.contains(name) || may(name));
         // Whoever is made where nothing else has users is one here.
-        let made = living().filter(|user| self.alone && user.file_state == FileState::Adding);
+        let made = living().filter(|user| directory.has_no_file() && user.file_state == FileState::Adding);
         let all = known.chain(new).chain(made.map(|user| &user.name));
         all.filter(|name| one.may_have(name)).cloned().collect()
     }

@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
+        counters,
         event::{Counters, InboundIndex, PolicyId, UserId},
         snapshot::Snapshot,
         terms::Terms,
@@ -82,6 +83,14 @@ pub struct Directory {
     pub enforcement: HandsStatus,
     pub committed_ms: Option<i64>,
     pub rev: i64,
+}
+
+impl Directory {
+    /// Is there nothing but services that count whoever comes, such as nginx? Their users are written down nowhere.
+    pub fn has_no_file(&self) -> bool {
+        let living = || self.inbounds.iter().filter(|inbound| inbound.tombstoned_ms.is_none());
+        living().next().is_some() && living().all(|inbound| counters::is_tag(&inbound.tag))
+    }
 }
 
 /// The picture after a tick.

@@ -14,7 +14,7 @@ use crate::{
     daemon::{
         backend::Answerer,
         gate::zone_of,
-        hands::{Brought, Newcomer},
+        hands::{Brought, New, Newcomer},
     },
     enforcer::users_edit::Credentials,
     fault,
@@ -69,10 +69,14 @@ impl Answerer {
         let policies = self.ledger.policies().await.map_err(refused)?;
         let drafts = users.iter().map(|user| self.draft(user, &policies));
         let drafts = answers.good(drafts.enumerate());
-        let newcomers = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
-        let prepared = self.hands.prepare(newcomers).await?;
+        let newcomers: Vec<Newcomer> = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
+        let without_files = self.picture().directory.has_no_file() && newcomers.iter().all(|one| one.inbounds.is_none());
+        let prepared = match without_files {
+            true => newcomers.iter().map(|_| Ok(New::default())).collect(),
+            false => self.hands.prepare(newcomers).await?,
+        };
         let whole = drafts.into_iter().zip(prepared).map(|((at, draft), prepared)| {
-            let with_entries = |prepared: crate::daemon::hands::New| {
+            let with_entries = |prepared: New| {
                 (NewRecord { entries: prepared.entries, ..draft }, prepared.credentials)
             };
             (at, prepared.map(with_entries))
@@ -90,7 +94,8 @@ impl Answerer {
             .map(|((at, logins), record)| (at, record.map(|record| (record, logins)).map_err(refused)));
         let made = answers.good(made);
         let names: Vec<String> = made.iter().map(|(_, (record, _))| record.name.to_string()).collect();
-        let mut failed = match self.hands.admit(names.clone()).await {
+        let admitted = if without_files { Ok(BTreeMap::new()) } else { self.hands.admit(names.clone()).await };
+        let mut failed = match admitted {
             Ok(failed) => failed,
             Err(error) => names.into_iter().map(|name| (name, error.clone())).collect::<BTreeMap<_, _>>(),
         };

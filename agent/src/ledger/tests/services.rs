@@ -16,7 +16,7 @@ fn batch(rig: &Rig, reporter: [u8; 16], progress: Progress) -> Batch {
 fn reading(life: Option<Life>, counters: &[(u8, u64)]) -> Reading {
     let counter =
         |&(n, bytes): &(u8, u64)| Counter { key: [n; 16], name: "alice".into(), bytes: [bytes, 2 * bytes] };
-    Reading { life, counters: counters.iter().map(counter).collect(), refused: vec![] }
+    Reading { life, counters: counters.iter().map(counter).collect(), ..Reading::default() }
 }
 
 fn before(rig: &Rig) -> Option<Before> {
@@ -89,6 +89,7 @@ fn without_a_place_for_the_bytes_no_cursor_moves() {
     lost.reported.as_mut().unwrap().services[0].inbound = InboundNo(77);
     let committed = rig.ledger.commit(lost).wait().unwrap();
     assert_eq!(committed.anomalies[0].kind, AnomalyKind::UnknownInbound);
+    assert_eq!(committed.services_refused, [Arc::from("web")]);
     assert_eq!((before(&rig), used(&rig)), (None, [0, 0]));
 }
 
@@ -108,4 +109,77 @@ fn a_hundred_thousand_counters_are_one_transaction_and_found_again() {
     assert_eq!(tally.len(), 100_000);
     read(&rig, NEXT_AGENT, &mut tally, &told);
     assert_eq!(used(&rig), [100_000, 200_000]);
+}
+
+/// One user's bytes are refused: no other's are taken without the cursors, and no cursor moves without the bytes.
+#[test]
+fn bytes_and_cursors_of_a_service_are_taken_together_or_not_at_all() {
+    let rig = Rig::new("UTC", &["alice", "bob"]);
+    let (alice, bob) = (user(&rig, 0), user(&rig, 1));
+    let progress = |reading: u64, bytes: [u64; 2]| Progress {
+        reading,
+        life: None,
+        document: None,
+        anew: false,
+        cursors: vec![([1; 16], Some([bytes[0], 0])), ([2; 16], Some([bytes[1], 0]))],
+        sums: vec![(alice, [bytes[0], 0]), (bob, [bytes[1], 0])],
+    };
+    rig.ledger.commit(batch(&rig, AGENT, progress(1, [10, 100]))).wait().unwrap();
+    let both = || [alice, bob].map(|user| standing(&rig, user).used.reported[0]);
+    // What bob is said to have fell.
+    let refused = rig.ledger.commit(batch(&rig, AGENT, progress(2, [20, 50]))).wait().unwrap();
+    assert_eq!(refused.services_refused, [Arc::from("web")]);
+    assert_eq!((both(), before(&rig).unwrap().cursors[&[1; 16]]), ([10, 100], [10, 0]));
+    // Read again, it is as if that had not been.
+    let taken = rig.ledger.commit(batch(&rig, AGENT, progress(2, [20, 150]))).wait().unwrap();
+    assert!(taken.services_refused.is_empty() && taken.anomalies.is_empty());
+    assert_eq!((both(), before(&rig).unwrap().cursors[&[2; 16]]), ([20, 150], [150, 0]));
+}
+
+/// Of a user whom the ledger does not know, as after a backup was restored: he holds up nobody else.
+#[test]
+fn bytes_of_a_stranger_hold_up_nobody() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let stranger = crate::core::event::UserId(uuid::Uuid::now_v7());
+    let mut tally = Tally::new(Some(Before::default()));
+    let told = reading(None, &[(1, 100), (2, 7)]);
+    let alice = user(&rig, 0);
+    let mut told = told;
+    told.counters[1].name = "stranger".into();
+    tally.take(&told, |name| Whose::User(if name == "alice" { alice } else { stranger }));
+    let done = rig.ledger.commit(batch(&rig, AGENT, tally.progress().unwrap())).wait().unwrap();
+    assert_eq!((done.anomalies[0].kind, done.services_refused.len()), (AnomalyKind::UnknownUser, 0));
+    assert_eq!((used(&rig), before(&rig).unwrap().cursors.len()), ([100, 200], 2));
+}
+
+fn counted(rig: &Rig, names: &[&str]) -> Vec<String> {
+    let account = FoundInbound { tag: "web/(reported)".into(), kind: "nginx".to_owned(), port: 0 };
+    rig.ledger.sync_inbounds(vec![account], start_ms()).wait().unwrap();
+    let found = names.iter().map(|name| FoundUser { name: Arc::from(*name), inbounds: vec!["web/(reported)".into()] });
+    let users = rig.ledger.sync_users(found.collect(), vec![], "unlimited".to_owned(), start_ms()).wait().unwrap();
+    users.iter().filter(|user| user.tombstoned_ms.is_none()).map(|user| user.name.to_string()).collect()
+}
+
+/// A service counts a name for as long as it likes, whatever became of its user.
+#[test]
+fn a_deleted_name_is_adopted_by_nothing_that_only_counts() {
+    let rig = Rig::new("UTC", &[]);
+    assert_eq!(counted(&rig, &["alice", "bob"]), ["alice", "bob"]);
+    let users = rig.ledger.users().wait().unwrap();
+    for one in &users {
+        rig.ledger.delete_user(one.id, None, asked()).wait().unwrap();
+    }
+    assert_eq!(counted(&rig, &[]), [""; 0]);
+    let gone = || rig.ledger.gone().wait().unwrap();
+    let by_tag = gone().by_tag;
+    assert_eq!(by_tag["web/(reported)"], ["alice".into(), "bob".into()].into());
+    rig.ledger.purge_deleted("bob".to_owned(), asked()).wait().unwrap();
+    assert!(gone().has("bob") && gone().has("alice") && !gone().has("carol"));
+    assert_eq!(gone().by_tag["web/(reported)"], ["alice".into()].into(), "nobody knows the other name");
+    assert_eq!(counted(&rig, &["alice", "bob", "carol"]), ["carol"]);
+    // Made again, by a person or in a proxy's file.
+    rig.ledger.create_user(new_user(&rig, "alice"), asked()).wait().unwrap();
+    sync(&rig.ledger, &["bob"], start_ms());
+    assert!(!gone().has("alice") && !gone().has("bob") && gone().by_tag.is_empty());
+    assert_eq!(counted(&rig, &["alice", "bob", "carol"]), ["alice", "bob", "carol"]);
 }

@@ -120,7 +120,7 @@ fn hostile_keys_are_counted_and_kept_short() {
         let more = [b"\"/", &[byte][..], b"\":", zone("1", "2").as_bytes(), b","].concat();
         text.splice(at..at, more);
     }
-    let reading = parse(&text).unwrap();
+    let reading = parse(&text[..]).unwrap();
     let found = by_name(&reading);
     assert_eq!(found["alice"], [5, 10]);
     assert_eq!(found[""], [1, 2], "a name that nobody can have is nobody's");
@@ -145,7 +145,7 @@ fn what_is_no_counter_is_left_out_and_no_answer_is_read_by_half() {
     {
         parse(other.as_bytes()).unwrap_err();
     }
-    assert!(parse(b"{\"nginxVersion\":\"1.22.1\"}").unwrap().counters.is_empty(), "no key yet");
+    assert!(parse(&b"{\"nginxVersion\":\"1.22.1\"}"[..]).unwrap().counters.is_empty(), "no key yet");
 }
 
 #[test]
