@@ -312,6 +312,11 @@ impl Tally {
         self.changed = self.changed.filter(|at| newer(*at));
     }
 
+    /// All bytes since this was made, whoever's.
+    pub fn sum(&self) -> [u64; 2] {
+        self.sums.values().fold([0; 2], |all, one| sum(all, *one))
+    }
+
     /// How many counters there are.
     pub fn len(&self) -> usize {
         self.cursors.as_ref().map_or(0, HashMap::len)

@@ -418,6 +418,7 @@ pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
         from: None,
         to: None,
         as_of: Some(as_of),
+        services: Vec::new(),
         dropped_bytes: None,
     }
 }

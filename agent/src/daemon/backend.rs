@@ -341,7 +341,8 @@ impl Backend for Answerer {
             ));
         }
         let reading = self.ask(Question::Audit).await?.map_err(ApiError::unavailable)?;
-        Ok(answers::audit(&reading, self.time(clock::wall_ms())))
+        let services = self.picture().directory.compared.iter().map(|one| self.reconciled(one)).collect();
+        Ok(Audit { services, ..answers::audit(&reading, self.time(clock::wall_ms())) })
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {

@@ -11,6 +11,7 @@ mod backend;
 mod care;
 mod changes;
 mod commits;
+mod compared;
 mod counted;
 mod delays;
 mod door;

@@ -189,6 +189,11 @@ impl Proxy {
         Some((api.addr, self.process.as_ref().and_then(process::Process::netns_path)))
     }
 
+    /// The same, where it has StatsService.
+    pub fn stats_api(&self) -> super::counted::Api {
+        self.api().filter(|_| self.config.as_ref().and_then(|it| it.grpc_api.as_ref()).is_some_and(|api| api.stats))
+    }
+
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.lost.iter().map(|(&name, &value)| (name, value))
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     agent::Agent,
+    compared::{self, Compared},
     counted::{self, Api, Counted, Way},
     people,
     proxies::More,
@@ -77,6 +78,7 @@ pub struct Reports {
     all: Vec<One>,
     counted: Counted,
     refusals: Refusals,
+    compared: Compared,
     /// Names of deleted users; `None` until the ledger has said them: before that nobody is taken in.
     gone: Option<Gone>,
     /// The ledger may have others by now.
@@ -98,6 +100,10 @@ pub fn begin(agent: &mut Agent, config: &Config) {
     let reports = &mut agent.reports;
     for service in config.services.iter().filter(|service| service.is_reported()) {
         reports.add(service, config);
+    }
+    // The kernel meters those; what they say themselves is compared with it.
+    for service in config.services.iter().filter(|service| !service.is_reported()) {
+        reports.compared.add(service.identity().name, &mut reports.counted);
     }
     agent.commits.tallies = Tallies::new(reports.all.iter().map(|one| Arc::clone(&one.name)));
 }
@@ -289,6 +295,14 @@ fn is_living(user: &UserRecord) -> bool {
 impl Agent {
     pub(super) fn report_news(&mut self, news: News) {
         match news {
+            News::Counted(counted::News { service, read }) if self.reports.compared.has(&service) => {
+                // One that cannot be asked is only not compared.
+                if let Ok(reading) = read {
+                    let kernel = compared::of_kernel(&service, self.meter.kernel.accounts(), &self.directory.tags);
+                    self.reports.compared.take(&service, &reading, kernel, clock::wall_ms());
+                    self.directory.compared = Arc::new(self.reports.compared.all());
+                }
+            }
             News::Counted(counted::News { service, read: Ok(reading) }) => {
                 self.totals_read(&service, &reading)
             }
@@ -406,6 +420,9 @@ impl Agent {
     /// Each tick: what services have to know, and what is to be known of them.
     pub(super) fn tell_services(&mut self) {
         self.reports.ask(&self.commits.ledger, &self.commits.tallies);
+        let proxies = &self.proxies.all;
+        let of = |name: &str| proxies.iter().find(|proxy| *proxy.service.name == *name)?.stats_api();
+        self.reports.compared.set_apis(of);
         for one in &self.reports.all {
             if let Some(api) = &one.api
                 && let Some(proxy) = self.proxies.all.iter().find(|proxy| proxy.service.name == one.name)

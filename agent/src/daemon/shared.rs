@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use boxmeter_web::api::types::{InboundStatus, KernelStatus, ServiceStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
-use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
+use super::{compared::Compare, gate::Rows, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
         counters,
@@ -76,6 +76,8 @@ pub struct Directory {
     pub singbox: SingboxStatus,
     /// The other proxies.
     pub services: Arc<Vec<ServiceStatus>>,
+    /// What they say themselves, beside the kernel's figures.
+    pub compared: Arc<Vec<Compare>>,
     pub source: Option<SourceKind>,
     pub source_connected: bool,
     /// What was decided about each user.

@@ -183,3 +183,60 @@ fn a_deleted_name_is_adopted_by_nothing_that_only_counts() {
     assert!(!gone().has("alice") && !gone().has("bob") && gone().by_tag.is_empty());
     assert_eq!(counted(&rig, &["alice", "bob", "carol"]), ["alice", "bob", "carol"]);
 }
+
+/// What was seen of a service, of which of its starts, and what that is in sum: in memory, or in the ledger.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    start: i64,
+    counters: [u64; 3],
+    sum: u64,
+}
+
+/// A hundred restarts of either side at random points, with the real ledger: nothing twice, and nothing lost that was
+/// committed or that the service still has.
+#[test]
+fn a_hundred_restarts_at_random_points_count_nothing_twice() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let rig = Rig::new("UTC", &["alice"]);
+    let alice = user(&rig, 0);
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let (mut start, mut counters, mut agent) = (0_i64, [0_u64; 3], 0_u8);
+    let (mut seen, mut committed) = (Seen::default(), Seen::default());
+    let mut tally = Tally::new(Some(Before::default()));
+    let mut restarts = [0; 2];
+    while restarts[0] + restarts[1] < 100 {
+        counters.iter_mut().for_each(|counter| *counter += random.random_range(0..1_000));
+        let life = Some(Life { boot: [3; 16], pid: 9, started_ms: start * 10_000 });
+        match random.random_range(0..6) {
+            0 => {
+                (start, counters) = (start + 1, [0; 3]);
+                restarts[0] += 1;
+            }
+            1 => {
+                // The agent dies; what it had not committed is read again, if the service still has it.
+                agent += 1;
+                seen = committed;
+                tally = Tally::new(before(&rig).or_else(|| Some(Before::default())));
+                restarts[1] += 1;
+            }
+            2 | 3 => {
+                let told: Vec<(u8, u64)> = (1..).zip(counters).collect();
+                tally.take(&reading(life, &told), |_| Whose::User(alice));
+                let base = if seen.start == start { seen.counters } else { [0; 3] };
+                let more: u64 = counters.iter().zip(base).map(|(now, base)| now - base).sum();
+                seen = Seen { start, counters, sum: seen.sum + more };
+            }
+            _ => {
+                let Some(progress) = tally.progress() else { continue };
+                rig.ledger.commit(batch(&rig, [agent; 16], progress.clone())).wait().unwrap();
+                committed = seen;
+                // Every now and then it dies before it knows that.
+                if random.random_range(0..4) > 0 {
+                    tally.committed(&progress);
+                }
+            }
+        }
+        assert_eq!(used(&rig)[0], committed.sum, "after {restarts:?}");
+    }
+    assert!(restarts.iter().all(|count| *count > 20), "{restarts:?}");
+}
