@@ -112,7 +112,10 @@ fn whoever_is_deleted_stays_out_and_is_nobody_until_he_is_made_again() {
     rig.grow("alice", [10, 20]);
     rig.agent.start();
     rig.later();
-    assert_eq!((rig.names(), rig.nginx.get("alice"), rig.nginx.get("bob")), (vec!["bob".to_owned()], 403, 200));
+    assert_eq!(
+        (rig.names(), rig.nginx.get("alice"), rig.nginx.get("bob")),
+        (vec!["bob".to_owned()], 403, 200)
+    );
     assert_eq!(rig.agent.events("user_adopted").len(), 2);
     // By an admin only. What he had tried meanwhile is nobody's.
     let before = rig.used("alice").unwrap();
@@ -195,4 +198,6 @@ fn nginx_is_counted_while_no_configuration_of_a_proxy_can_be_read() {
     rig.until_used("alice", [1, 2]);
     let status = rig.agent.done(&["status"]);
     assert!(status["degraded"].to_string().contains("service_config"), "{status}");
+    // So that all can be taken down.
+    fs::write(rig._scratch.join("v2ray.json"), "{}").unwrap();
 }

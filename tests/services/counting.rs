@@ -54,7 +54,8 @@ impl Away {
 
     fn used(&self) -> Result<[u64; 2], String> {
         let usage = self.agent.ask(&["usage"])?;
-        let row = usage["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["user"] == json!("alice")));
+        let row =
+            usage["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["user"] == json!("alice")));
         Ok(["reported_upload_bytes", "reported_download_bytes"]
             .map(|key| row.and_then(|row| row[key].as_u64()).unwrap_or_default()))
     }
@@ -69,6 +70,7 @@ fn a_restart_of_another_nginx_bills_nothing_again() {
     away.until_used([1_000, 2_000]);
     for _ in 0..2 {
         let mut here = Nginx::new(away.scratch.join("ng"), &away.netns, 30_883, &[]);
+        std::fs::write(here.refused(), "").unwrap();
         here.start();
         away.vts.until_asked(3);
         drop(here);
@@ -149,7 +151,8 @@ fn totals_of_stats_service_are_exact_over_restarts_of_both_sides() {
     });
     let used = |rig: &Rig| -> Result<[u64; 2], String> {
         let usage = rig.agent.ask(&["usage"])?;
-        let row = usage["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["user"] == json!(alice)));
+        let row =
+            usage["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["user"] == json!(alice)));
         Ok(["reported_upload_bytes", "reported_download_bytes"]
             .map(|key| row.and_then(|row| row[key].as_u64()).unwrap_or_default()))
     };
@@ -180,4 +183,32 @@ fn totals_of_stats_service_are_exact_over_restarts_of_both_sides() {
     }
     let downloads = used(&rig).unwrap()[1];
     assert!(downloads > 12 * MIB, "{downloads}");
+}
+
+/// Both figures are there: what the kernel counts is more by what encrypts it, and is all that is counted.
+#[test]
+fn what_a_metered_v2ray_says_itself_is_shown_beside_the_kernels_figures() {
+    needs_machine!();
+    let mut rig = Rig::of(V2raySite::new(&with_handler(), TUTORIAL_USERS));
+    rig.agent.hurries();
+    rig.agent.start();
+    let audit = |rig: &Rig| rig.agent.ask(&["audit"]);
+    wait("both are compared", || match audit(&rig)?["services"].as_array() {
+        Some(services) if services.len() == 1 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    rig.exchange(rig.alice(), 1_000, 2 * MIB).unwrap();
+    rig.exchange(rig.bob(), 0, MIB).unwrap();
+    let both = wait("both have grown", || {
+        let one = audit(&rig)?["services"][0].clone();
+        let of = |key: &str| one[key].as_u64().unwrap_or_default();
+        match [of("reported_download_bytes"), of("download_payload_bytes")] {
+            [told, kernel] if told == 3 * MIB && kernel > told => Ok([told, kernel]),
+            other => Err(format!("{other:?} {one}")),
+        }
+    });
+    assert!(both[1] < both[0] + both[0] / 10, "{both:?}");
+    let usage = rig.agent.done(&["usage"]);
+    assert!(!usage.to_string().contains("reported_download_bytes"), "{usage}");
+    assert_eq!(audit(&rig).unwrap()["difference_bytes"], json!(0));
 }

@@ -173,9 +173,14 @@ pub(super) fn check(services: &[Service]) -> Result<(), (&'static str, String)> 
         service.check()?;
         let name = service.identity().name;
         let url = Url::parse(&service.status).ok().filter(|_| service.is_nginx());
-        let same = |other: &Service| Url::parse(&other.status).is_ok_and(|it| Some(it.addr) == url.as_ref().map(|it| it.addr));
+        let same = |other: &Service| {
+            Url::parse(&other.status).is_ok_and(|it| Some(it.addr) == url.as_ref().map(|it| it.addr))
+        };
         if let Some(other) = services[..at].iter().find(|other| other.is_nginx() && same(other)) {
-            let what = format!("{name:?} and {:?} are one nginx: its bytes would count twice", other.identity().name);
+            let what = format!(
+                "{name:?} and {:?} are one nginx: its bytes would count twice",
+                other.identity().name
+            );
             return Err(("service.status", what));
         }
         if services[..at].iter().any(|earlier| earlier.identity().name == name) {

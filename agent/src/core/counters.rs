@@ -206,8 +206,7 @@ impl Tally {
         }
         // One that came back for good has counted on from where nobody knows any more.
         let came_back = start == Start::Older;
-        let mut taken =
-            Taken { baseline: self.cursors.is_none() || came_back, ..Taken::default() };
+        let mut taken = Taken { baseline: self.cursors.is_none() || came_back, ..Taken::default() };
         let before = self.cursors.take().unwrap_or_default();
         taken.restarted = start == Start::Anew;
         // The start is kept as it was first told, so that it cannot creep. Where a reading does not tell it, no

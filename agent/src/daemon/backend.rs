@@ -341,8 +341,7 @@ impl Backend for Answerer {
             ));
         }
         let reading = self.ask(Question::Audit).await?.map_err(ApiError::unavailable)?;
-        let services = self.picture().directory.compared.iter().map(|one| self.reconciled(one)).collect();
-        Ok(Audit { services, ..answers::audit(&reading, self.time(clock::wall_ms())) })
+        Ok(self.with_services(answers::audit(&reading, self.time(clock::wall_ms()))))
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {

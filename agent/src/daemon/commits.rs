@@ -157,7 +157,8 @@ impl Commits {
                 }
                 if let Some(mut reported) = running.reported {
                     // Neither bytes nor cursors of those are there: both are told again.
-                    let refused = |service: &ServiceProgress| committed.services_refused.contains(&service.service);
+                    let refused =
+                        |service: &ServiceProgress| committed.services_refused.contains(&service.service);
                     reported.services.retain(|service| !refused(service));
                     let sums = reported.services.iter().flat_map(|service| &service.progress.sums);
                     self.told.extend(sums.map(|(user, _)| *user));

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use boxmeter_web::api::types::Reconciled;
+use boxmeter_web::api::types::{Audit, Reconciled};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -105,14 +105,15 @@ impl Compared {
 }
 
 impl Answerer {
-    pub(super) fn reconciled(&self, one: &Compare) -> Reconciled {
-        Reconciled {
+    pub(super) fn with_services(&self, audit: Audit) -> Audit {
+        let one = |one: &Compare| Reconciled {
             service: one.service.to_string(),
             since: self.time(one.since_ms),
             traffic: answers::traffic(one.kernel),
             reported_upload_bytes: one.reported[0],
             reported_download_bytes: one.reported[1],
-        }
+        };
+        Audit { services: self.picture().directory.compared.iter().map(one).collect(), ..audit }
     }
 }
 
@@ -157,7 +158,13 @@ mod tests {
             user: user.then_some(UserId(Uuid::nil())),
             counters: Counters { payload: [1, 2], wire: [3, 4] },
         };
-        let all = [account(1, 1, false), account(256, 1, true), account(257, 1, true), account(258, 2, true), account(259, 3, true)];
+        let all = [
+            account(1, 1, false),
+            account(256, 1, true),
+            account(257, 1, true),
+            account(258, 2, true),
+            account(259, 3, true),
+        ];
         let sum = of_kernel("v2ray", all, &tags);
         assert_eq!(sum, Counters { payload: [2, 4], wire: [6, 8] });
     }

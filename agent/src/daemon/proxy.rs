@@ -191,7 +191,8 @@ impl Proxy {
 
     /// The same, where it has StatsService.
     pub fn stats_api(&self) -> super::counted::Api {
-        self.api().filter(|_| self.config.as_ref().and_then(|it| it.grpc_api.as_ref()).is_some_and(|api| api.stats))
+        self.api()
+            .filter(|_| self.config.as_ref().and_then(|it| it.grpc_api.as_ref()).is_some_and(|api| api.stats))
     }
 
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {

@@ -209,18 +209,13 @@ impl Reports {
     }
 
     /// The users of an nginx: those of the ledger, those that are named, and those that it counts.
-    fn members(
-        &self,
-        one: &One,
-        tag: &str,
-        directory: &Directory,
-        tallies: &Tallies,
-    ) -> BTreeSet<Arc<str>> {
+    fn members(&self, one: &One, tag: &str, directory: &Directory, tallies: &Tallies) -> BTreeSet<Arc<str>> {
         let living = || directory.users.values().map(|user| &**user).filter(|user| is_living(user));
         let known = people::memberships(living(), &directory.inbounds);
         let known = known.filter(|(of, _)| ***of == *tag).map(|(_, name)| name);
         let present: BTreeSet<&Arc<str>> = living().map(|user| &user.name).collect();
-        let may = |name: &str| check_name(name).is_ok() && self.gone.as_ref().is_some_and(|gone| !gone.has(name));
+        let may =
+            |name: &str| check_name(name).is_ok() && self.gone.as_ref().is_some_and(|gone| !gone.has(name));
         let new = tallies.names(&one.name).chain(&one.users);
         let new = new.filter(|name| present.contains(name) || may(name));
         // Whoever is made where nothing else has users is one here.
@@ -298,7 +293,8 @@ impl Agent {
             News::Counted(counted::News { service, read }) if self.reports.compared.has(&service) => {
                 // One that cannot be asked is only not compared.
                 if let Ok(reading) = read {
-                    let kernel = compared::of_kernel(&service, self.meter.kernel.accounts(), &self.directory.tags);
+                    let kernel =
+                        compared::of_kernel(&service, self.meter.kernel.accounts(), &self.directory.tags);
                     self.reports.compared.take(&service, &reading, kernel, clock::wall_ms());
                     self.directory.compared = Arc::new(self.reports.compared.all());
                 }

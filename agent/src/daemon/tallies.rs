@@ -97,7 +97,8 @@ impl Tallies {
         // Bytes that nothing can be kept under would wait in memory, and those in the service are safe.
         one.inbound?;
         let tally = one.tally.as_mut()?;
-        let mut names = Names { known: &mut one.names, gone: BTreeSet::new(), read: Read::default(), room: 0 };
+        let mut names =
+            Names { known: &mut one.names, gone: BTreeSet::new(), read: Read::default(), room: 0 };
         names.room = people.room(names.known);
         let mut owners: HashMap<&str, Whose> = HashMap::new();
         for counter in &reading.counters {
@@ -317,14 +318,17 @@ mod tests {
         world.gone.remove("alice");
         world.users = World::new(&["alice"]).users;
         assert!(take(&mut tallies, &told(7), &world.people()).unwrap().gone_changed);
-        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [2, 0])], "what he moved meanwhile is nobody's");
+        assert_eq!(
+            tallies.batch()[0].progress.sums,
+            [(ALICE, [2, 0])],
+            "what he moved meanwhile is nobody's"
+        );
     }
 
     #[test]
     fn a_list_of_users_is_all_there_are() {
         let mut tallies = ready();
-        let world =
-            World { listed: BTreeSet::from(["bob".into()]), ..World::new(&["alice", "bob"]) };
+        let world = World { listed: BTreeSet::from(["bob".into()]), ..World::new(&["alice", "bob"]) };
         let told = reading(&[(1, "alice", 5), (2, "bob", 3), (3, "carol", 2)]);
         let read = take(&mut tallies, &told, &world.people()).unwrap();
         assert_eq!((read.taken.nobodys, names(&tallies)), ([7, 0], vec!["bob"]));

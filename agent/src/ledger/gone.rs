@@ -57,7 +57,9 @@ fn salt(connection: &Connection) -> rusqlite::Result<Hash> {
 /// A user of this name was deleted.
 pub(super) fn add(transaction: &Transaction<'_>, name: &str, at_ms: i64, rev: i64) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("INSERT INTO gone_names VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = ?2, rev = ?3")?
+        .prepare_cached(
+            "INSERT INTO gone_names VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET at_ms = ?2, rev = ?3",
+        )?
         .execute(params![hash_of(&salt(transaction)?, name), at_ms, rev])?;
     Ok(())
 }

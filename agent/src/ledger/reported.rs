@@ -57,11 +57,7 @@ impl Tick<'_> {
         Ok(())
     }
 
-    fn reported_or_refused(
-        &mut self,
-        reporter: [u8; 16],
-        row: &ReportedRow,
-    ) -> rusqlite::Result<()> {
+    fn reported_or_refused(&mut self, reporter: [u8; 16], row: &ReportedRow) -> rusqlite::Result<()> {
         match self.reported_delta(reporter, row)? {
             Ok(delta) => self.add_reported(reporter, row, delta)?,
             Err(kind) => {

@@ -10,8 +10,7 @@ use super::{
     columns,
     commit::id_bytes,
     error::CommitError,
-    gone,
-    idempotency,
+    gone, idempotency,
     model::UserRecord,
     parking, people, policies,
     records::{

@@ -135,7 +135,8 @@ mod tests {
     /// A process of the right title that listens elsewhere is not the one that answers.
     #[test]
     fn a_start_is_taken_only_from_who_listens_at_the_address() {
-        let (here, title) = (TcpListener::bind("127.0.0.1:0").unwrap(), fs::read("/proc/self/cmdline").unwrap());
+        let (here, title) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), fs::read("/proc/self/cmdline").unwrap());
         let title = String::from_utf8(title).unwrap();
         let addr = here.local_addr().unwrap();
         let own = of_listener(addr, &title).unwrap();

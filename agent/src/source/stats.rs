@@ -106,7 +106,9 @@ impl Stats {
     async fn life(&mut self) -> Result<Option<Life>, StatsError> {
         let asked_ns = clock::mono_ns();
         match self.client.get_sys_stats(Request::new(SysStatsRequest {})).await {
-            Ok(answer) => Ok(life::of_uptime(answer.into_inner().uptime.into(), (asked_ns, clock::mono_ns()))),
+            Ok(answer) => {
+                Ok(life::of_uptime(answer.into_inner().uptime.into(), (asked_ns, clock::mono_ns())))
+            }
             Err(status) if status.code() == Code::Unimplemented => Ok(None),
             Err(status) => Err(self.failed(&status)),
         }

@@ -9,7 +9,7 @@ use std::{
     borrow::Cow,
     collections::HashSet,
     fmt,
-    io::{self, BufReader, Read},
+    io::{BufReader, Read},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -28,13 +28,13 @@ use super::connect;
 use crate::core::counters::{COUNTER_MAX, COUNTERS_MAX, Counter, Document, Key, Reading};
 use boxmeter_web::api::names::NAME_BYTES_MAX;
 
+mod pieces;
+
+use pieces::Pieces;
+
 /// Bytes of an answer: a key takes some 1,700 of them, and is read while they come. Nothing of them is kept but
 /// the counters.
 const ANSWER_MAX: usize = 512 << 20;
-
-/// Bytes of one text in it, which is kept whole until it is hashed. nginx itself takes no address that is longer
-/// than its buffers, of some kilobytes.
-const TEXT_MAX: usize = 16 << 20;
 
 /// Pieces of an answer that wait to be read.
 const PIECES_MAX: usize = 4;
@@ -120,55 +120,6 @@ pub async fn read(url: &Url, netns: Option<PathBuf>) -> Result<Reading, VtsError
     let parsed = parsed.await.map_err(|error| VtsError::Json(error.to_string()))?;
     // What broke off was not read whole, whatever it looks like.
     fetched.and(parsed)
-}
-
-/// An answer while it comes.
-struct Pieces {
-    pieces: mpsc::Receiver<Bytes>,
-    now: Bytes,
-    /// Within a text: its bytes so far.
-    text: Option<usize>,
-    escaped: bool,
-}
-
-impl Pieces {
-    fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
-        Pieces { pieces, now: Bytes::new(), text: None, escaped: false }
-    }
-
-    /// No text may grow beyond all bounds: it is kept in memory.
-    fn check(&mut self) -> io::Result<()> {
-        for byte in &self.now {
-            let Some(length) = &mut self.text else {
-                self.text = (*byte == b'"').then_some(0);
-                continue;
-            };
-            *length += 1;
-            if *length > TEXT_MAX {
-                return Err(io::Error::other(format!("it has a text of more than {TEXT_MAX} bytes")));
-            }
-            match (self.escaped, byte) {
-                (true, _) => self.escaped = false,
-                (false, b'\\') => self.escaped = true,
-                (false, b'"') => self.text = None,
-                (false, _) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() {
-            let Some(next) = self.pieces.blocking_recv() else { return Ok(0) };
-            self.now = next;
-            self.check()?;
-        }
-        let piece = self.now.split_to(self.now.len().min(into.len()));
-        into[..piece.len()].copy_from_slice(&piece);
-        Ok(piece.len())
-    }
 }
 
 /// Hands an answer on, piece by piece, as long as somebody reads it.

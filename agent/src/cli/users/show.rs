@@ -96,8 +96,7 @@ fn usage(context: &Context, user: &User) -> Lines {
         ("user.packages", bytes(user.packages.remaining_bytes)),
         ("user.traffic", traffic(context, &user.traffic)),
     ];
-    let share =
-        |share: &ServiceShare| format!("{}: {}", safe_cut(&share.service, 40), both(context, share));
+    let share = |share: &ServiceShare| format!("{}: {}", safe_cut(&share.service, 40), both(context, share));
     lines.extend(user.services.iter().map(|one| ("user.share", share(one))));
     lines
 }
@@ -192,7 +191,10 @@ mod tests {
             reported_download_bytes: reported,
         };
         let text = both(&context, &share(kernel, Some(5 << 20)));
-        assert!(text.contains("2.00 KiB") && text.contains("reported") && text.contains("5.00 MiB"), "{text}");
+        assert!(
+            text.contains("2.00 KiB") && text.contains("reported") && text.contains("5.00 MiB"),
+            "{text}"
+        );
         assert!(!both(&context, &share(kernel, None)).contains("reported"));
         let told = both(&context, &share(Traffic::default(), Some(1)));
         assert!(told.starts_with("reported"), "{told}");

@@ -70,15 +70,15 @@ impl Answerer {
         let drafts = users.iter().map(|user| self.draft(user, &policies));
         let drafts = answers.good(drafts.enumerate());
         let newcomers: Vec<Newcomer> = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
-        let without_files = self.picture().directory.has_no_file() && newcomers.iter().all(|one| one.inbounds.is_none());
+        let without_files =
+            self.picture().directory.has_no_file() && newcomers.iter().all(|one| one.inbounds.is_none());
         let prepared = match without_files {
             true => newcomers.iter().map(|_| Ok(New::default())).collect(),
             false => self.hands.prepare(newcomers).await?,
         };
         let whole = drafts.into_iter().zip(prepared).map(|((at, draft), prepared)| {
-            let with_entries = |prepared: New| {
-                (NewRecord { entries: prepared.entries, ..draft }, prepared.credentials)
-            };
+            let with_entries =
+                |prepared: New| (NewRecord { entries: prepared.entries, ..draft }, prepared.credentials);
             (at, prepared.map(with_entries))
         });
         let (places, records): (Vec<_>, Vec<_>) =
@@ -94,7 +94,8 @@ impl Answerer {
             .map(|((at, logins), record)| (at, record.map(|record| (record, logins)).map_err(refused)));
         let made = answers.good(made);
         let names: Vec<String> = made.iter().map(|(_, (record, _))| record.name.to_string()).collect();
-        let admitted = if without_files { Ok(BTreeMap::new()) } else { self.hands.admit(names.clone()).await };
+        let admitted =
+            if without_files { Ok(BTreeMap::new()) } else { self.hands.admit(names.clone()).await };
         let mut failed = match admitted {
             Ok(failed) => failed,
             Err(error) => names.into_iter().map(|name| (name, error.clone())).collect::<BTreeMap<_, _>>(),

@@ -155,8 +155,11 @@ fn bytes_of_a_stranger_hold_up_nobody() {
 fn counted(rig: &Rig, names: &[&str]) -> Vec<String> {
     let account = FoundInbound { tag: "web/(reported)".into(), kind: "nginx".to_owned(), port: 0 };
     rig.ledger.sync_inbounds(vec![account], start_ms()).wait().unwrap();
-    let found = names.iter().map(|name| FoundUser { name: Arc::from(*name), inbounds: vec!["web/(reported)".into()] });
-    let users = rig.ledger.sync_users(found.collect(), vec![], "unlimited".to_owned(), start_ms()).wait().unwrap();
+    let found = names
+        .iter()
+        .map(|name| FoundUser { name: Arc::from(*name), inbounds: vec!["web/(reported)".into()] });
+    let users =
+        rig.ledger.sync_users(found.collect(), vec![], "unlimited".to_owned(), start_ms()).wait().unwrap();
     users.iter().filter(|user| user.tombstoned_ms.is_none()).map(|user| user.name.to_string()).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{pieces::TEXT_MAX, *};
 use crate::core::counters::by_name;
 
 /// By the module 0.2.7 in Debian's nginx.
@@ -44,7 +44,9 @@ fn groups_of_a_user_are_summed_over_their_keys_and_keys_of_users_are_users() {
 #[test]
 fn groups_of_countries_are_nobodys() {
     let z = zone("1", "10");
-    let zones = format!("{{\"country::*\":{{\"CN\":{z}}},\"country::a.example\":{{\"US\":{z}}},\"agent::*\":{{\"x\":{z}}}}}");
+    let zones = format!(
+        "{{\"country::*\":{{\"CN\":{z}}},\"country::a.example\":{{\"US\":{z}}},\"agent::*\":{{\"x\":{z}}}}}"
+    );
     assert_eq!(sums(&answer(&zones)), BTreeMap::new());
 }
 
