@@ -147,6 +147,13 @@ fn hostile_names_are_refused_as_others_and_whoever_is_deleted_stays_out() {
     rig.nginx.until("hostile", 200);
     let users = rig.agent.done(&["users", "list"])["users"].to_string();
     assert!(!users.contains("lines"), "such a name is no user's: {users}");
+    // Deleted, he goes on trying, and nginx goes on counting him.
+    rig.agent.done(&["users", "delete", HOSTILE, "--yes"]);
+    rig.nginx.until("hostile", 403);
+    rig.vts.grow("users::example.org", HOSTILE, [1, 2]);
+    rig.vts.until_asked(4);
+    assert_eq!(rig.nginx.get("hostile"), 403);
+    assert_eq!(rig.agent.done(&["users", "list"])["users"].as_array().map(Vec::len), Some(1));
 }
 
 /// What nginx does not take is taken back and told; it follows by itself when it can.

@@ -11,7 +11,6 @@ use tokio::{
 
 use crate::{
     core::counters::{Life, Reading},
-    enforcer::nginx::MASTER,
     fault,
     source::{
         life,
@@ -19,6 +18,9 @@ use crate::{
         vts::{self, Url},
     },
 };
+
+/// What a master process of nginx calls itself.
+const MASTER: &str = "nginx: master process ";
 
 /// Readings that wait for the agent's loop. Each is a whole service's.
 const WAITING_MAX: usize = 1;

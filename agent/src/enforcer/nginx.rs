@@ -38,7 +38,7 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What a master process calls itself.
-pub const MASTER: &str = "nginx: master process ";
+const MASTER: &str = "nginx: master process ";
 
 /// Why nginx does not refuse whom it should. The file is as it was before.
 #[derive(Debug, thiserror::Error)]

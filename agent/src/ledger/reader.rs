@@ -5,7 +5,6 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -23,7 +22,7 @@ use super::{
     records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
     restore, schema, shares, standing, wallet,
 };
-use crate::core::event::{Counters, UserId};
+use crate::core::event::UserId;
 
 /// Waits for the moments in which even a reader needs a lock: recovery of the write-ahead log.
 const BUSY: Duration = Duration::from_secs(2);
@@ -235,7 +234,7 @@ impl Reader {
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub fn by_inbound(&self, user: UserId) -> Result<Vec<(Arc<str>, Counters, [u64; 2])>, QueryError> {
+    pub fn by_inbound(&self, user: UserId) -> Result<Vec<shares::Share>, QueryError> {
         shares::by_inbound(&self.connection, user)
     }
 

@@ -7,11 +7,11 @@ use rusqlite::Connection;
 use super::error::QueryError;
 use crate::core::event::{Counters, UserId};
 
+/// A tag, what the kernel counted there, and what was reported.
+pub type Share = (Arc<str>, Counters, [u64; 2]);
+
 /// What the kernel counted, and what was reported; by tag. Inbounds without a byte are not there.
-pub(super) fn by_inbound(
-    connection: &Connection,
-    user: UserId,
-) -> Result<Vec<(Arc<str>, Counters, [u64; 2])>, QueryError> {
+pub(super) fn by_inbound(connection: &Connection, user: UserId) -> Result<Vec<Share>, QueryError> {
     let mut statement = connection.prepare_cached(
         "SELECT i.tag, sum(t.upload_payload), sum(t.download_payload), sum(t.upload_wire), sum(t.download_wire),
                 sum(t.reported_upload), sum(t.reported_download)

@@ -142,7 +142,7 @@ mod tests {
         let own = of_listener(addr, &title).unwrap();
         assert_eq!(own.pid, std::process::id());
         assert_eq!(of_listener(addr, "nginx: master process "), None);
-        let elsewhere: SocketAddr = (([192, 0, 2, 1], addr.port())).into();
+        let elsewhere: SocketAddr = ([192, 0, 2, 1], addr.port()).into();
         assert_eq!(of_listener(elsewhere, &title), None, "another machine's address");
         drop(here);
         assert_eq!(of_listener(addr, &title), None, "nobody listens");
