@@ -13,6 +13,7 @@ use boxmeter_tests::{
 use serde_json::json;
 
 use crate::rig::{MIB, Rig, Stream};
+use crate::troubles::until_well;
 use boxmeter_tests::scene::Scene as _;
 
 fn until_config(rig: &Rig, what: &str, is_so: impl Fn(&str) -> bool) {
@@ -151,6 +152,37 @@ fn a_user_being_added_keeps_inbounds_and_credentials() {
     rig.done(&["users", "import", file.to_str().unwrap()]);
     assert_eq!(rig.show("carol")["state"], json!("active"));
     assert_eq!(rig.config().matches("carol").count(), 1);
+}
+
+/// Killed before the file has the entry; then somebody else gets the same password by hand. Who was being added cannot
+/// come in any more, is given up, and holds up nobody.
+#[test]
+fn a_user_being_added_whose_password_was_taken_is_given_up() {
+    needs_machine!();
+    let mut rig = Rig::new(VERSIONS[2], "trojan-tls");
+    rig.agent.stop();
+    rig.agent.fails_at(Some("user-created"));
+    rig.agent.start();
+    let file = rig.site.scratch.join("import.csv");
+    std::fs::write(&file, "username,password\ncarol,her own word\ndave,his own word\n").unwrap();
+    rig.agent.command(&["users", "import", file.to_str().unwrap()]);
+    rig.agent.dies();
+    let mut config: serde_json::Value = serde_json::from_str(&rig.config()).unwrap();
+    let users = config["inbounds"][0]["users"].as_array_mut().unwrap();
+    users.push(json!({"name": "dora", "password": "her own word"}));
+    std::fs::write(rig.site.config(), config.to_string()).unwrap();
+    rig.agent.fails_at(None);
+    rig.agent.start();
+    until_config(&rig, "dave is in", |config| config.contains("dave"));
+    wait("carol is given up", || match &rig.events("user_not_added")[..] {
+        [told] if told.to_string().contains("password") => Ok(()),
+        told => Err(format!("{told:?}")),
+    });
+    assert!(!rig.config().contains("carol"));
+    assert_eq!(rig.refused(&["users", "show", "carol"])["error"]["kind"], json!("not_found"));
+    until_well(&rig);
+    rig.done(&["users", "disable", &rig.alice().name]);
+    until_config(&rig, "alice is out", |config| !config.contains(&*rig.alice().name));
 }
 
 /// The file has the new user, and then the rest fails: the user is taken out of it again, is never taken for

@@ -13,7 +13,7 @@ use boxmeter::{
     source::Setting,
 };
 
-use crate::server::{Server, USERS, V12, V13, V14, free_port, mixed, wait_for};
+use crate::server::{Server, USERS, V12, V13, V14, binary, free_port, mixed, wait_for};
 
 fn singbox(server: &Server) -> Editor {
     Editor {
@@ -177,6 +177,42 @@ fn an_unhealthy_reload_is_taken_back_and_reloaded() {
     assert!(matches!(error, EditError::RolledBack { .. }), "{error} after {:?}", start.elapsed());
     assert_eq!(server.text("a.json"), mixed(port, ""));
     wait_for("the old port again", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+}
+
+/// A command of the admin's that restarts sing-box: another process runs after it, and is the one to be told.
+#[test]
+fn an_unhealthy_restart_by_a_command_is_taken_back_by_it() {
+    let (port, second) = (free_port(), free_port());
+    let server = Server::start(V14, port, &[("a.json", &mixed(port, ""))]);
+    let pid = server.dir.path().join("pid");
+    std::fs::write(&pid, process::find(&server.config()).unwrap().pid.to_string()).unwrap();
+    let script = format!(
+        "kill $(cat {pid}); while [ -d /proc/$(cat {pid}) ] && ! grep -q '^State:.Z' /proc/$(cat {pid})/status; \
+         do sleep 0.02; done; setsid {} run -C {} >/dev/null 2>&1 </dev/null & echo $! > {pid}",
+        binary(V14).display(),
+        server.dir.path().display(),
+        pid = pid.display(),
+    );
+    let singbox = Editor { reload: Reload::Command(script), ..singbox(&server) };
+    let _ends = Ends(pid);
+    let edit = edit(&server, mixed(second, ""));
+    let error = singbox.apply(&[edit], || Err("no".into())).unwrap_err();
+    assert!(matches!(error, EditError::RolledBack { .. }), "{error}");
+    assert!(error.to_string().contains("was told to read it"), "{error}");
+    assert_eq!(server.text("a.json"), mixed(port, ""));
+    wait_for("the old port again", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+}
+
+/// Ends the process whose number a file has.
+struct Ends(std::path::PathBuf);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(pid) = std::fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok()) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,19 @@ const AT_ONCE: &[&str] = &["gate"];
 /// Parts of the contract that later work brings; said so that nobody takes them for tested.
 const NOT_BUILT: &[&str] = &[];
 
+/// From usage to the gate: who used how much, that nothing is missing, who is limited and why, and what comes next.
+const DEMO_SHOWS: &[&str] = &[
+    "$ boxmeter usage",
+    "alice",
+    "$ boxmeter audit",
+    "alice's download ended by itself; bob went on",
+    "limited",
+    "of 32.0 MiB",
+    "Try in another terminal",
+    "The panel is at http://",
+    "its kernel programs are removed",
+];
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Soak tests, every inbound and version, fuzzing at full length
@@ -97,6 +110,7 @@ impl Run<'_> {
             let threads = if AT_ONCE.contains(&&*target) { "--test-threads=2" } else { "--test-threads=1" };
             self.tests(&target, &["-p", &package, "--test", &target], &[threads])?;
         }
+        self.check("demo", demo);
         self.package();
         self.older_kernel();
         self.server();
@@ -253,6 +267,27 @@ fn clippy() -> Result<()> {
         "--",
         "-Dwarnings",
     ]))
+}
+
+/// What README tells a newcomer to run: it ends by itself without a terminal, and has shown the main job then.
+///
+/// # Errors
+/// It fails, or does not show what it should.
+fn demo() -> Result<()> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["run", "--demo"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("the demonstration does not start")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!("the demonstration ended with {}:\n{text}", output.status);
+    }
+    match DEMO_SHOWS.iter().find(|words| !text.contains(**words)) {
+        Some(missing) => bail!("the demonstration does not show {missing:?}:\n{text}"),
+        None => Ok(()),
+    }
 }
 
 /// Every test target of the workspace as (package, target), in the order of stages.

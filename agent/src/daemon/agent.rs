@@ -40,6 +40,7 @@ use crate::{
     fault,
     kernel::{Events, KernelError},
     ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
+    source,
 };
 
 /// Sightings taken in one turn, so that the kernel's news and the tick get their turn under load.
@@ -238,8 +239,10 @@ impl Agent {
         self.told(heard.parts, heard.events);
         match &event {
             SourceEvent::Connected { .. } | SourceEvent::Disconnected { .. } => self.listen(),
-            SourceEvent::Lost { .. } => self.guard.source_lost(at, clock::mono_ns()),
-            SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
+            SourceEvent::Lost { counter, .. } if !source::is_of_one_connection(counter) => {
+                self.guard.source_lost(at, clock::mono_ns());
+            }
+            SourceEvent::Lost { .. } | SourceEvent::Sighting(_) | SourceEvent::Ended { .. } => {}
         }
         self.delays.heard(&event);
         self.meter.source_event(event);

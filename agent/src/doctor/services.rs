@@ -13,6 +13,7 @@ use crate::{
         process::Process,
     },
     source::{Choice, choose_access_log},
+    v2ray::config::PROXY_PROTOCOL,
 };
 
 /// What was read of one.
@@ -96,7 +97,15 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     api(facts, config, &mut found);
     for inbound in &config.inbounds {
         hidden(facts, inbound, &mut found);
-        if let Some(note) = inbound.note {
+        if inbound.note == Some(PROXY_PROTOCOL) {
+            found.push(finding(
+                "service-proxy-protocol",
+                Severity::Fail,
+                format!("{}: behind the PROXY protocol nobody's connections are known", inbound.tag),
+                PROXY_PROTOCOL,
+                "Let clients connect to it themselves, without `acceptProxyProtocol`; a balancer of IP packets keeps addresses.",
+            ));
+        } else if let Some(note) = inbound.note {
             let title =
                 format!("{}: users of an inbound of type {} are not told apart", inbound.tag, inbound.kind);
             found.push(finding(
@@ -275,6 +284,10 @@ mod tests {
         }
         let with_handler = text.replace("\"StatsService\"", "\"HandlerService\"");
         assert!(ids(&facts(&with_handler)).contains(&("service-api", Severity::Ok)));
+        let believes =
+            "\"port\": 30443, \"streamSettings\": {\"tcpSettings\": {\"acceptProxyProtocol\": true}}";
+        let behind = text.replacen("\"port\": 30443", believes, 1);
+        assert!(ids(&facts(&behind)).contains(&("service-proxy-protocol", Severity::Fail)), "{behind}");
         let open = with_handler.replacen("\"listen\":\"127.0.0.1\"", "\"listen\":\"0.0.0.0\"", 1);
         assert!(ids(&facts(&open)).contains(&("service-api-open", Severity::Fail)));
         let odd = r#"{"inbounds": [{"protocol": "socks", "port": "1-9", "settings": {"accounts": []}}]}"#;

@@ -122,9 +122,10 @@ impl Editor {
         backups.note(&running)?;
         let done = self.swap(edits, old, &kept);
         running.written_at = Some(Moment::now());
-        // Nothing was written where it failed. A note that says too much costs a reload and loses nothing.
+        // Nothing is as written where it failed, but for what could not be put back. A note that says too much
+        // costs a reload and loses nothing.
         let noted = match (&done, before) {
-            (Ok(()), _) => backups.note(&running),
+            (Ok(()) | Err(EditError::Stuck { .. }), _) => backups.note(&running),
             (Err(_), Some(before)) => backups.note(&before),
             (Err(_), None) => backups.forget(),
         };
@@ -295,6 +296,7 @@ impl Editor {
             self.note_told(false);
             return Ok(false);
         }
+        let process = &self.of_now(process);
         if back.is_empty() || process.alive() && back.iter().all(|back| back.untouched) {
             self.note_told(false);
             let after =

@@ -105,6 +105,19 @@ impl Editor {
         }
     }
 
+    /// Whether another process may run after it was told to read its files.
+    fn is_replaced(&self) -> bool {
+        // A command of the admin's may restart sing-box.
+        matches!(self.reload, Reload::Command(_)) || !self.service.is_singbox()
+    }
+
+    /// The process that runs now, where one has followed the one that was told.
+    pub(super) fn of_now(&self, told: &Process) -> Process {
+        let next = || self.service.find(&self.config).ok();
+        let followed = if !told.alive() && self.is_replaced() { next() } else { None };
+        followed.unwrap_or_else(|| told.clone())
+    }
+
     /// A reload is done when every port of the new configuration has a new listener: until then the
     /// old ones answer. And it must last: a start that fails ends sing-box a moment later.
     pub(super) fn wait(
@@ -114,12 +127,11 @@ impl Editor {
         healthy: &mut impl FnMut() -> Result<(), String>,
     ) -> Result<(), String> {
         let deadline = clock::mono_ns() + HEALTHY_WITHIN.as_nanos() as u64 / fault::hurry();
-        let own_way = matches!(self.reload, Reload::Command(_)) || !self.service.is_singbox();
+        let own_way = self.is_replaced();
         let program = self.service.kind.title();
         let wanted = ports(&self.service.read(&self.config).map_err(|error| error.to_string())?);
         let mut well_since: Option<u64> = None;
         loop {
-            // A command of the admin's may restart sing-box.
             let process = match process.alive() {
                 true => process.clone(),
                 false if own_way => match self.service.find(&self.config) {

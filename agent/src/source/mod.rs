@@ -51,6 +51,20 @@ pub type Events = mpsc::Sender<SourceEvent>;
 /// Turns true once, at the end.
 pub type Shutdown = watch::Receiver<bool>;
 
+/// Whether what is counted there are lines that say too little of *one* connection. Clients can make those at
+/// will, and they say nothing of other connections; everything else that is lost may have been anybody's.
+pub fn is_of_one_connection(counter: &str) -> bool {
+    const OWN: [&str; 6] = [
+        log_line::USER_UNKNOWN,
+        log_line::USER_AMBIGUOUS,
+        log_line::ADDRESS_UNPARSABLE,
+        api_state::SOURCE_UNPARSABLE,
+        api_state::USER_UNNAMED,
+        access_log::ZONE_UNKNOWN,
+    ];
+    OWN.contains(&counter)
+}
+
 /// First and longest pause before the next try to connect.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub const RETRY_MAX: Duration = Duration::from_secs(5);

@@ -23,6 +23,10 @@ use crate::{
 const NAMELESS: &str =
     "V2Ray's access log does not name users of this type: all of its bytes are unattributed";
 
+/// Behind a load balancer, whose connections are the ones that the kernel sees.
+pub const PROXY_PROTOCOL: &str = "With `acceptProxyProtocol` the log has the client's address in place of that of the connection: nothing \
+     tells which connection it is, all of its bytes are unattributed, and none of its users' limits hold";
+
 /// The option that names a user of an inbound type.
 pub fn name_key(kind: &str) -> &'static str {
     match kind {
@@ -231,7 +235,11 @@ fn inbound(index: usize, node: &Node, service: &Service) -> Result<Inbound, Wron
         shares_sockets: matches!(transport.as_deref(), Some("http" | "h2" | "grpc" | "gun")),
         loses_port: over_http,
         reported_udp: false,
-        note: (service.kind == Kind::V2ray && name_key(&kind) == "user").then_some(NAMELESS),
+        note: match service.kind == Kind::V2ray && name_key(&kind) == "user" {
+            _ if stream.is_some_and(believes_proxy_protocol) => Some(PROXY_PROTOCOL),
+            true => Some(NAMELESS),
+            false => None,
+        },
         detour: None,
         detour_from: Vec::new(),
         tls: stream.and_then(|stream| text(stream, "security")).is_some_and(|name| name != "none"),
@@ -241,6 +249,13 @@ fn inbound(index: usize, node: &Node, service: &Service) -> Result<Inbound, Wron
         kind,
         transport,
     })
+}
+
+/// The option is the socket's, or that of a transport.
+fn believes_proxy_protocol(stream: &Node) -> bool {
+    let places = ["sockopt", "tcpsettings", "rawsettings", "wssettings", "httpupgradesettings"];
+    let says = |place: &&str| Some(stream.get(place)?.get("acceptproxyprotocol")?.bool() == Some(true));
+    places.iter().any(|place| says(&place).unwrap_or(false))
 }
 
 fn found_user(name: &str, index: usize, node: &Node) -> FoundUser {

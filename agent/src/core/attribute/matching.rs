@@ -101,13 +101,6 @@ fn one(candidate: &Candidate, user: UserNo) -> Judgement {
 
 /// The reported address is true.
 pub(super) fn judge_true_address(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judgement {
-    // Where several inbounds are possible, a line may be of one more stream on the user's own flow, while
-    // another of the same address and port, behind NAT, is somebody else's.
-    let unsure = sighting.inbounds.len() > 1 && matches!(sighting.when, When::Between(..));
-    let open = |(_, flow): &&Candidate| flow.is_open() && flow.owner == Some(user);
-    if let Some((at, _)) = candidates.iter().find(open).filter(|_| unsure) {
-        return Judgement::Repeat(*at);
-    }
     match candidates {
         [] => Judgement::NoFlow,
         [candidate] => one(candidate, user),
@@ -121,6 +114,11 @@ pub(super) fn judge_true_address(candidates: &[Candidate], sighting: &Waiting, u
 
 /// A log does not say when, but it names the same connection in the same way, and a TCP flow has one
 /// connection: of several flows, an owned one is out unless by its own connection.
+///
+/// Where every line has a name of its own, one more stream on a flow that the user has looks like the first
+/// line of another flow. If somebody else has that other flow, his own line tells in a moment; after that it
+/// is this user's: a client that dials two inbounds from one port is not rare, and somebody else behind the same
+/// address, with the same port, who does not say a word for so long, is.
 fn judge_log(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judgement {
     let connection = short(sighting.connection);
     if let Some(same) = candidates.iter().find(|(_, flow)| flow.is_owned() && flow.connection == connection) {
@@ -128,8 +126,15 @@ fn judge_log(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judg
     }
     let tcp = candidates.iter().all(|(at, _)| at.0.network == Network::Tcp);
     let mut unowned = candidates.iter().filter(|(_, flow)| !flow.is_owned());
-    match (unowned.next(), unowned.next()) {
-        (Some(only), None) if tcp => one(only, user),
+    let mine = candidates.iter().find(|(_, flow)| flow.owner == Some(user));
+    let now_or_later = |judgement| if sighting.final_decision { judgement } else { Judgement::Later };
+    match (unowned.next(), unowned.next(), mine) {
+        (Some(only), None, None) if tcp => one(only, user),
+        (Some(&(flow, _)), None, Some(_)) if tcp => {
+            now_or_later(Judgement::Own { flow, by_port: false, weak: true })
+        }
+        (None, _, Some(&(flow, _))) => Judgement::Repeat(flow),
+        (Some(_), _, Some(&(flow, _))) => now_or_later(Judgement::Repeat(flow)),
         _ => Judgement::Ambiguous,
     }
 }

@@ -65,8 +65,6 @@ pub(super) struct Worker {
     refused: BTreeSet<String>,
     /// The proxies whose check has refused the last edit.
     check_refused: BTreeSet<Service>,
-    /// Users who are being added are left out of the plan.
-    without_new: bool,
 }
 
 /// What planning needs, read at one moment.
@@ -101,6 +99,8 @@ struct Done {
     missed: Vec<Missed>,
     /// Proxies whose files were not read or not written. All others have what was planned.
     failures: Failures,
+    /// Users who are still being added.
+    adding: BTreeMap<String, UserId>,
 }
 
 impl Done {
@@ -152,7 +152,6 @@ impl Worker {
             removed,
             refused: BTreeSet::new(),
             check_refused: BTreeSet::new(),
-            without_new: false,
         }
     }
 
@@ -291,7 +290,7 @@ impl Worker {
                     wanted.insert(name, Want::Deleted);
                 }
             } else if user.tombstoned_ms.is_some() {
-            } else if user.file_state == FileState::Adding && (self.without_new || !own.is_empty()) {
+            } else if user.file_state == FileState::Adding {
                 // Each comes in by an edit that says so: one that sing-box does not take would hold up others.
             } else if out {
                 wanted.insert(name, Want::Out);
@@ -328,6 +327,10 @@ impl Worker {
             errors.extend(words::error_of(&plan, name, want).map(|error| (name.clone(), error)));
         }
         let ids = living(&users);
+        let adding = (users.iter())
+            .filter(|user| user.tombstoned_ms.is_none() && user.file_state == FileState::Adding)
+            .map(|user| (user.name.to_string(), user.id))
+            .collect();
         failures.extend(self.carry_out(&plan, &ids).await?);
         let services_here = self.services_here();
         let touched = plan.changes.iter().map(|change| (&change.user, &change.inbound));
@@ -351,7 +354,7 @@ impl Worker {
             self.settle_removed(&users, &wanted, &removing, &told).await?;
         }
         self.settle_note().await;
-        Ok(Done { plan, errors, missed: told.missed, failures })
+        Ok(Done { plan, errors, missed: told.missed, failures, adding })
     }
 
     /// Which proxies' files could not be written, and why.

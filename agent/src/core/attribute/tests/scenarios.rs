@@ -3,6 +3,9 @@
 use super::*;
 use Network::{Tcp, Udp};
 
+/// See [`DECIDE_AFTER_NS`](super::super::limits::DECIDE_AFTER_NS).
+const DECIDE_MS: u64 = super::super::limits::DECIDE_AFTER_NS / MS;
+
 const PEER: &str = "203.0.113.7:51000";
 
 fn tcp(id: u64, opened_ms: u64) -> FlowSeen {
@@ -354,5 +357,34 @@ fn a_line_that_may_be_on_several_inbounds_takes_nobody_elses_flow() {
     // On none of the inbounds that it may be on.
     world.sights(Sighting { inbound: "gone".into(), ..line("d", "alice", &[]) }, 203);
     assert_eq!(world.core.counters().sightings_unknown_inbound, 1);
+    world.assert_balanced();
+}
+
+/// A client that dials two inbounds from one port has both flows, though the second line could be of the first.
+#[test]
+fn a_port_used_on_two_inbounds_is_its_users_on_both() {
+    let line =
+        |id: &str| Sighting { or_inbounds: [Arc::from(tag(SHADOWSOCKS))].into(), ..logged(id, "alice") };
+    let mut world = World::new();
+    world.opens(tcp(1, 100), 100);
+    world.sights(line("a"), 101);
+    let second = flow(2, SHADOWSOCKS, Tcp, PEER, 200);
+    world.opens(second, 200);
+    assert_eq!(world.sights(line("b"), 201), [], "it may be one more stream of the first");
+    assert_eq!(world.ticks(201 + DECIDE_MS), own(second, "alice", OwnerBy::ClashLogs), "nobody else has it");
+    world.assert_balanced();
+}
+
+/// A late line of a stream on a flow that has ended does not take the next flow of the same address and port.
+#[test]
+fn a_late_line_leaves_the_next_flow_to_whose_line_comes() {
+    let mut world = World::new();
+    world.opens(tcp(1, 100), 100);
+    world.sights(logged("a", "alice"), 101);
+    world.closes(1, 110);
+    world.opens(tcp(2, 120), 120);
+    assert_eq!(world.sights(logged("b", "alice"), 121), [], "a stream of the first flow, or the second's");
+    assert_eq!(world.sights(logged("c", "bob"), 122), own(tcp(2, 120), "bob", OwnerBy::ClashLogs));
+    assert_eq!(world.ticks(122 + DECIDE_MS), []);
     world.assert_balanced();
 }

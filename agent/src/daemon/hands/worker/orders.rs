@@ -18,7 +18,7 @@ use crate::{
         reconcile::{Want, Wanted},
         users_edit::Credentials,
     },
-    ledger::{Asked, FileState},
+    ledger::Asked,
 };
 
 /// Checks that sing-box may refuse in one order; each takes a good part of a second, and everything else waits.
@@ -46,44 +46,38 @@ impl Worker {
     }
 
     pub(super) async fn follow(&mut self) -> Result<(), ApiError> {
-        self.check_refused.clear();
         let done = match self.reconcile(Wanted::new()).await {
-            Ok(done) if self.check_refused.is_empty() => done.failure(),
-            Err(failure) if self.check_refused.is_empty() => Err(failure),
-            _ => self.follow_without_new().await,
+            Ok(done) => {
+                let failure = done.failure();
+                self.admit_left(done.adding).await.and(failure)
+            }
+            Err(failure) => Err(failure),
         };
         self.outcome(done.clone()).await;
         done.map_err(ApiError::unavailable)
     }
 
-    /// sing-box does not take what is wanted of everybody: an agent that died while it added users may have left
-    /// one whose entry is refused. Everybody else first, then those who are being added; who is refused alone
-    /// is given up.
-    async fn follow_without_new(&mut self) -> Result<(), Failure> {
-        self.without_new = true;
-        let done = self.reconcile(Wanted::new()).await;
-        self.without_new = false;
-        let missed = done?.failure();
-        let users = self.find().await?.users.into_iter();
-        let new: BTreeMap<String, UserId> = users
-            .filter(|user| user.file_state == FileState::Adding && user.tombstoned_ms.is_none())
-            .map(|user| (user.name.to_string(), user.id))
-            .collect();
-        let failed = self.admit(new.keys().cloned().collect()).await;
+    /// An agent that died while it added users has left them on their way. Whoever cannot come in, since sing-box
+    /// does not take the entry, or since a name, a credential or the inbound is not free any more, is given up:
+    /// who added them was never told that it was done.
+    async fn admit_left(&mut self, adding: BTreeMap<String, UserId>) -> Result<(), Failure> {
+        if adding.is_empty() {
+            return Ok(());
+        }
+        let failed = self.admit(adding.keys().cloned().collect()).await;
+        let (hopeless, others): (Vec<_>, Vec<_>) = (failed.into_iter())
+            .partition(|(_, error)| matches!(error.kind, ErrorKind::Invalid | ErrorKind::Conflict));
         let mut given_up = Vec::new();
-        for (name, error) in failed.iter().filter(|(_, error)| error.kind == ErrorKind::Invalid) {
-            let Some(&id) = new.get(name) else { continue };
+        for (name, error) in hopeless {
+            let Some(&id) = adding.get(&name) else { continue };
             let asked = Asked::new("agent", clock::wall_ms());
-            match self.ledger.give_up_adding(id, error.message.clone(), asked).await {
+            match self.ledger.give_up_adding(id, error.message, asked).await {
                 Ok(_) => given_up.push(id),
                 Err(error) => tracing::warn!(name, "giving up a user who cannot be added: {error}"),
             }
         }
         self.send(HandsNews::Moved(given_up)).await;
-        match failed.into_values().find(|error| error.kind != ErrorKind::Invalid) {
-            Some(error) => Err(error.message),
-            None => missed,
-        }
+        others.into_iter().next().map_or(Ok(()), |(_, error)| Err(error.message))
     }
 
     /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by

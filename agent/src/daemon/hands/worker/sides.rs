@@ -34,6 +34,9 @@ pub(in crate::daemon::hands) struct Side {
     pub within: Duration,
     /// Which process the files were last known to be read by.
     process: Option<(u32, u64)>,
+    /// For which reading of the configuration and which process it was asked how it is told changes: that
+    /// parses files and asks the service manager.
+    asked: Option<(u64, Option<(u32, u64)>)>,
     /// A process was there at the last look, or there was no look yet.
     runs: bool,
     /// The files as they were read or written last: another text is somebody else's.
@@ -60,6 +63,7 @@ impl Side {
             reloads,
             within,
             process: None,
+            asked: None,
             runs: true,
             texts: None,
             first: true,
@@ -73,6 +77,22 @@ impl Side {
 
     pub fn service(&self) -> &Service {
         &self.proxy.service
+    }
+
+    /// Whether it has an API, and who restarts it, as of now.
+    async fn learn_how_told(&mut self, of: (u64, Option<(u32, u64)>)) {
+        if self.asked == Some(of) {
+            return;
+        }
+        let asked = self.proxy.clone();
+        let known = blocking(move || Ok((asked.is_by_hand(), live::api_of(&asked)))).await;
+        let Ok((by_hand, api)) = known else { return };
+        self.by_hand = by_hand;
+        // A configuration that cannot be read says nothing new, and is asked again.
+        if let Ok(api) = api {
+            self.has_live = api.is_some();
+            self.asked = Some(of);
+        }
     }
 
     /// Whether it is to read its files now, and why. One that has an API is told by that, unless it did not
@@ -119,19 +139,14 @@ impl Worker {
             };
             let side = &mut self.sides[at];
             side.proxy = proxy.clone();
-            let asked = proxy.clone();
-            let known = blocking(move || Ok((asked.is_by_hand(), live::api_of(&asked)))).await;
-            // A configuration that cannot be read says nothing new.
-            if let Ok((by_hand, api)) = known {
-                side.by_hand = by_hand;
-                side.has_live = api.map_or(side.has_live, |api| api.is_some());
-            }
-            if let Some(process) = &proxy.process
-                && side.process != Some((process.pid, process.start_ticks))
+            let process = proxy.process.as_ref().map(|process| (process.pid, process.start_ticks));
+            side.learn_how_told((now.looks, process)).await;
+            if let Some(running) = &proxy.process
+                && side.process != process
             {
                 // Another process has read the files as they were when it began.
-                side.reloads.restarted(clock::mono_ns().saturating_sub(ns(process.age())));
-                side.process = Some((process.pid, process.start_ticks));
+                side.reloads.restarted(clock::mono_ns().saturating_sub(ns(running.age())));
+                side.process = process;
                 side.live_again_ns = 0;
                 side.refuses_live = false;
                 side.for_restart.clear();
