@@ -145,14 +145,15 @@ fn a_second_agent_is_refused() {
     exact(&site, &agent, &Dropped::new());
 }
 
-/// An agent that does not get to run for seconds: the kernel counts on, and later knows whose it was.
+/// An agent that does not get to run for seconds, or for a minute: the kernel counts on, and later knows whose it was.
 #[test]
-fn agent_stopped_for_seconds() {
+fn agent_stopped_for_a_while() {
     needs_machine!();
     let (mut site, agent) = metered("trojan-tls");
+    let seconds = if long() { 60 } else { 3 };
     under_traffic(&site, || {
         agent.process().signal(Signal::SIGSTOP);
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::sleep(Duration::from_secs(seconds));
         agent.process().signal(Signal::SIGCONT);
     });
     site.stop_client();
@@ -185,6 +186,28 @@ fn ledger_locked_by_another_program() {
         let status = agent.ask(&["status"])?;
         if status["ok"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
     });
+}
+
+/// The agent dies while another program holds the ledger: what it could not write is in the kernel.
+#[test]
+fn agent_killed_while_the_ledger_is_locked() {
+    needs_machine!();
+    let (mut site, mut agent) = metered("trojan-tls");
+    let other = rusqlite::Connection::open(site.scratch.join("ledger/ledger.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    exchange(&site, 0).unwrap();
+    wait_degraded(&agent);
+    agent.kill();
+    // The next one says so and ends: it would not know what was counted before.
+    agent.spawn();
+    agent.dies();
+    let log = std::fs::read_to_string(site.scratch.join("agent.log")).unwrap();
+    assert!(log.contains("is locked by another program; close it and start again"), "{log}");
+    other.execute_batch("ROLLBACK").unwrap();
+    agent.start();
+    exchange(&site, 1).unwrap();
+    site.stop_client();
+    exact(&site, &agent, &Dropped::new());
 }
 
 /// The agent dies while the ledger's disk is full: the kernel is the queue.

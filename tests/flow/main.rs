@@ -11,4 +11,5 @@
 
 mod bench;
 mod faults;
+mod missing;
 mod shapes;

@@ -179,6 +179,14 @@ impl Agent {
         self.netns.enter(&mut self.configured(&words)).output().unwrap()
     }
 
+    /// A command with `--json`, started by other programs with their own arguments.
+    pub fn command_in(&self, starters: &[&str], words: &[&str]) -> Output {
+        let command = self.configured(&[&["--json"][..], words].concat());
+        let mut started = Command::new(starters[0]);
+        started.args(&starters[1..]).arg(command.get_program()).args(command.get_args());
+        self.netns.enter(&mut started).output().unwrap()
+    }
+
     /// A command's answer.
     ///
     /// # Errors

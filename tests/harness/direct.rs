@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The port of a site's first inbound.
-const PORT: u16 = 21_000;
+pub const PORT: u16 = 21_000;
 /// Everything is on one machine: what takes longer is broken.
 const IO_LIMIT: Duration = Duration::from_secs(20);
 
@@ -20,7 +20,14 @@ const IO_LIMIT: Duration = Duration::from_secs(20);
 /// No free port, or sing-box refuses.
 pub fn connect(site: &Site, user: &str, password: &str) -> io::Result<TcpStream> {
     let server: SocketAddr = SocketAddr::new(SERVER[0].parse().map_err(io::Error::other)?, PORT);
-    let mut stream = TcpStream::connect_timeout(&server, IO_LIMIT)?;
+    sign_in(TcpStream::connect_timeout(&server, IO_LIMIT)?, site, user, password)
+}
+
+/// As [`connect`], over a connection that is there.
+///
+/// # Errors
+/// sing-box refuses.
+pub fn sign_in(mut stream: TcpStream, site: &Site, user: &str, password: &str) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(IO_LIMIT))?;
     stream.set_nodelay(true)?;
     let SocketAddr::V4(target) = site.target.tcp else { return Err(io::Error::other("an IPv4 target")) };

@@ -78,6 +78,12 @@ impl Relay {
         Relay { address, truth, peers }
     }
 
+    /// From now on UDP comes from other ports, as behind a NAT that has forgotten its clients.
+    pub fn rebind(&self) {
+        // The readers of the old sockets go on.
+        self.peers.lock().unwrap().clear();
+    }
+
     /// Peer addresses of the UDP conversations that the server sees now.
     pub fn udp_peers(&self) -> Vec<SocketAddr> {
         self.peers.lock().unwrap().values().map(|s| s.local_addr().unwrap()).collect()

@@ -1,10 +1,14 @@
 //! What stays, what is refused, and what is left behind.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use boxmeter::{
     core::event::Network,
-    kernel::{Kernel, KernelError, Namespace, WatchPort},
+    kernel::{Kernel, KernelConfig, KernelError, Namespace, WatchPort},
 };
 use boxmeter_common::{ABI_VERSION, maps};
 
@@ -51,7 +55,10 @@ fn replacing_the_programs_under_traffic_misses_nothing() {
     let slot = rig.account(inbound);
     let (client, server) = connect(&listener);
     rig.own(&rig.socket(port_of(&client)).unwrap(), slot);
+    // Of an object by its path no program is kept.
+    let object = committed();
     let config = rig.mount.config();
+    let config = KernelConfig { object: config.object.or(Some(object.path().to_owned())), ..config };
     let Rig { kernel, events, mount } = rig;
     drop((kernel, events));
     let kernel = std::thread::scope(|scope| {
@@ -67,6 +74,56 @@ fn replacing_the_programs_under_traffic_misses_nothing() {
     assert_eq!(kernel.counters(slot).payload, [300_000_000, 300_000_000]);
     assert_eq!(kernel.audit().difference_bytes(), 0);
     drop((kernel, mount));
+}
+
+/// The object that is in the program, as a file.
+fn committed() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), include_bytes!("../../agent/src/kernel/boxmeter.bpf.o")).unwrap();
+    file
+}
+
+/// The verifier looks at the programs once, not at each start; another object is loaded, and its like kept no more.
+#[test]
+fn a_restart_takes_the_same_programs_as_they_are() {
+    let mount = Mount::new();
+    let config = KernelConfig { object: None, ..mount.config() };
+    drop(Kernel::open(&config).unwrap());
+    let first = program_ids(&mount);
+    drop(Kernel::open(&config).unwrap());
+    assert_eq!(program_ids(&mount), first);
+    // Half of them are none.
+    let kept = || {
+        let names = fs::read_dir(mount.pins()).unwrap().flatten().map(|entry| entry.path());
+        let mut kept: Vec<PathBuf> = names
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("program_"))
+            .collect();
+        kept.sort();
+        kept
+    };
+    assert_eq!(kept().len(), 5, "{:?}", kept());
+    fs::remove_file(&kept()[2]).unwrap();
+    drop(Kernel::open(&config).unwrap());
+    let second = program_ids(&mount);
+    assert!(second.iter().all(|id| !first.contains(id)), "{first:?} {second:?}");
+    assert_eq!(kept().len(), 5, "{:?}", kept());
+    let object = committed();
+    let other = KernelConfig { object: Some(object.path().to_owned()), ..mount.config() };
+    drop(Kernel::open(&other).unwrap());
+    let third = program_ids(&mount);
+    assert!(third.iter().all(|id| !second.contains(id)), "{second:?} {third:?}");
+    assert!(kept().is_empty(), "{:?}", kept());
+    Kernel::open(&config).unwrap().detach().unwrap();
+    assert!(!mount.pins().exists());
+}
+
+/// Of the attached programs.
+fn program_ids(mount: &Mount) -> [u32; 3] {
+    LINKS.map(|name| {
+        let link = aya::programs::links::PinnedLink::from_pin(mount.pins().join(name)).unwrap();
+        let link: aya::programs::links::FdLink = link.into();
+        link.info().unwrap().program_id()
+    })
 }
 
 #[test]

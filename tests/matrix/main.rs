@@ -6,6 +6,7 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
+mod addresses;
 mod carries;
 mod hostile;
 mod metered;

@@ -23,7 +23,7 @@ const LONG_STAGE_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 const ORDER: &[&str] = &["kernel", "source", "cli", "flow"];
 /// Targets whose tests have namespaces and agents of their own and mostly wait: two of them run at a time, but for
 /// those that say that they run alone. In others kernel programs are counted.
-const AT_ONCE: &[&str] = &["gate"];
+const AT_ONCE: &[&str] = &["gate", "notify", "panel", "share"];
 /// Parts of the contract that later work brings; said so that nobody takes them for tested.
 const NOT_BUILT: &[&str] = &[];
 

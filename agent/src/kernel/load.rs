@@ -26,6 +26,7 @@ use boxmeter_common::{
 use super::{
     accounts::Directory,
     error::KernelError,
+    kept::Identity,
     limits,
     netns::Namespace,
     pins::{self, Pins, State},
@@ -98,7 +99,7 @@ pub(super) struct Programs {
 
 impl Kernel {
     /// Loads the programs and attaches them, or replaces pinned ones of the same layout without a
-    /// gap: their maps, counters and owners stay.
+    /// gap: their maps, counters and owners stay, and so do the programs where they are the same.
     ///
     /// # Errors
     /// Another agent holds the pins, they have another layout, or the machine lacks something: the
@@ -117,13 +118,23 @@ impl Kernel {
             State::Whole(meta) => Some(meta),
         };
         let netns_aware = probe::netns_cookie_in_skb();
-        let mut ebpf = load_maps(config, &pins, netns_aware)?;
-        let programs = load_programs(&mut ebpf)?;
+        let globals = Globals::new(netns_aware);
+        // An object from outside is for tests, which want it loaded.
+        let identity = config.object.is_none().then(|| Identity::of(OBJECT, &globals.values()));
+        let kept = found.and(identity.as_ref()).and_then(|identity| Programs::kept(&pins, identity));
+        let is_new = kept.is_none();
+        let programs = match kept {
+            Some(programs) => programs,
+            None => load_programs(&mut load_maps(config, &pins, &globals)?)?,
+        };
         let links = attach(&pins, &programs, &cgroup)?;
         let meta = match found {
             Some(meta) => meta,
             None => write_meta(&pins)?,
         };
+        if is_new {
+            programs.keep(&pins, identity.as_ref())?;
+        }
         Self::assemble(pins, meta, netns_aware, programs, links)
     }
 
@@ -207,14 +218,31 @@ fn open_cgroup(path: Option<&Path>) -> Result<File, KernelError> {
     if kind == nix::sys::statfs::CGROUP2_SUPER_MAGIC { Ok(file) } else { Err(not()) }
 }
 
-fn load_maps(config: &KernelConfig, pins: &Pins, netns_aware: bool) -> Result<Ebpf, KernelError> {
+/// Values that are put into the object before the kernel sees it.
+struct Globals {
+    netns_cookie: u32,
+    ordered_loads: u32,
+}
+
+impl Globals {
+    fn new(netns_aware: bool) -> Globals {
+        Globals {
+            netns_cookie: u32::from(netns_aware),
+            ordered_loads: u32::from(cfg!(target_arch = "x86_64")),
+        }
+    }
+
+    fn values(&self) -> [u32; 2] {
+        [self.netns_cookie, self.ordered_loads]
+    }
+}
+
+fn load_maps(config: &KernelConfig, pins: &Pins, globals: &Globals) -> Result<Ebpf, KernelError> {
     let btf = Btf::from_sys_fs().map_err(|_| KernelError::NoBtf)?;
-    let flag = u32::from(netns_aware);
-    let ordered_loads = u32::from(cfg!(target_arch = "x86_64"));
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &flag, true).override_global(
+    loader.btf(Some(&btf)).override_global("NETNS_COOKIE", &globals.netns_cookie, true).override_global(
         "ORDERED_LOADS",
-        &ordered_loads,
+        &globals.ordered_loads,
         true,
     );
     for name in pins::MAPS {

@@ -10,6 +10,7 @@ mod commands;
 mod destroy;
 mod drain;
 mod error;
+mod kept;
 mod limits;
 mod load;
 mod netns;

@@ -45,6 +45,9 @@ pub const MAPS: [&str; 20] = [
     maps::WATCHED,
 ];
 
+/// How the names of pinned programs begin.
+pub const PROGRAM: &str = "program_";
+
 /// The pin directory, locked.
 #[derive(Debug)]
 pub struct Pins {
@@ -92,7 +95,8 @@ impl Pins {
             fs::read_dir(&self.path).map_err(KernelError::io(format!("reading {}", self.path.display())))?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !LINKS.contains(&name.as_str()) && !MAPS.contains(&name.as_str()) {
+            let ours = LINKS.contains(&&*name) || MAPS.contains(&&*name) || name.starts_with(PROGRAM);
+            if !ours {
                 return Err(KernelError::ForeignPins { path: self.path.clone(), what: name });
             }
             any = true;
@@ -115,9 +119,13 @@ impl Pins {
     /// Removes what boxmeter pinned: links first, so that nothing counts into maps that go away.
     pub fn clear(&self) -> Result<(), KernelError> {
         for name in LINKS.iter().chain(MAPS.iter()) {
-            remove(&self.at(name))?;
+            self.remove_pin(name)?;
         }
-        Ok(())
+        self.clear_programs()
+    }
+
+    pub(super) fn remove_pin(&self, name: &str) -> Result<(), KernelError> {
+        remove(&self.at(name))
     }
 
     /// Clears, and removes the directory and the lock.

@@ -125,7 +125,12 @@ pub(super) fn give_up_adding(
         transaction,
         "user_not_added",
         Some(id),
-        json!({ "name": &*user.name, "why": why, "severity": "warning" }),
+        json!({
+            "message": format!("{} could not be added: {why}", user.name),
+            "name": &*user.name,
+            "why": why,
+            "severity": "warning",
+        }),
         rev,
     )?;
     known(transaction, id)

@@ -255,7 +255,7 @@ fn inbound(index: usize, node: &Node, service: &Service) -> Result<Inbound, Wron
 fn believes_proxy_protocol(stream: &Node) -> bool {
     let places = ["sockopt", "tcpsettings", "rawsettings", "wssettings", "httpupgradesettings"];
     let says = |place: &&str| Some(stream.get(place)?.get("acceptproxyprotocol")?.bool() == Some(true));
-    places.iter().any(|place| says(&place).unwrap_or(false))
+    places.iter().any(|place| says(place).unwrap_or(false))
 }
 
 fn found_user(name: &str, index: usize, node: &Node) -> FoundUser {

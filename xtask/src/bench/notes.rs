@@ -25,8 +25,8 @@ and 500 connections; how it divides was not measured.
 * **A tick with 10,000 users and 100,000 flows.** It is within 50 ms, and at one a second it is 2.6 to 3.3 % of a core, \
 not 2 %: most of it is reading the kernel's counters and the walk over UDP peers.
 * **Memory with 100 users.** Some 19 of the 28 MiB are the program's own text, which the kernel can drop and read again.
-* **A restart with 10,000 users.** More than half of it is the kernel's verifier, which looks at the programs anew; \
-they go on counting and cutting meanwhile.
+* **A restart with 10,000 users.** More than half of that figure was the kernel's verifier. Since then a restart takes \
+the same programs as they are, which was not measured anew; they go on counting and cutting meanwhile.
 * **Edit of a configuration with 10,000 users.** What is planned takes half of the aim. The rest is `sing-box check` on \
 the new text, which the row beside it has alone, and files that are written through to the disk before anything is \
 replaced: the texts in force, what is noted about them, the new one.
@@ -62,7 +62,7 @@ sing-box 自己的包经过程序，请用 `[kernel] cgroup` 指定它的控制�
 * **10,000 用户、100,000 连接的内存**：从 100 用户、500 连接起，agent 自身的内存增加 84 MiB；具体构成尚未测量。
 * **10,000 用户、100,000 流时的 tick**：在 50 ms 之内；每秒一次时占一个核的 2.6–3.3 %，未达到 2 %。大部分用于读取内核计数器和遍历 UDP 对端。
 * **100 用户的内存**：28 MiB 中约 19 MiB 是程序自身的代码，内核可以随时丢弃并重新读取。
-* **10,000 用户时的重启**：一半以上是内核校验器重新检查程序的时间；其间程序照常计数和切断。
+* **10,000 用户时的重启**：该数字的一半以上是内核校验器的时间。此后重启会直接沿用相同的程序，尚未重新测量；其间程序照常计数和切断。
 * **编辑含 10,000 用户的配置**：规划只用了目标的一半；其余是对新文本运行 `sing-box check`（旁边一行单独列出），以及在替换之前把现行文本、\
 相关记录和新文本写入磁盘。
 * **超出额度后新打开的连接**：内核在知道连接属于谁之后才能切断，即打开后的几毫秒；在本机回环的速度下每个连接约 1 MB。

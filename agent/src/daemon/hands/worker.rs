@@ -99,7 +99,7 @@ struct Done {
     missed: Vec<Missed>,
     /// Proxies whose files were not read or not written. All others have what was planned.
     failures: Failures,
-    /// Users who are still being added.
+    /// Users who are still being added, and may come in.
     adding: BTreeMap<String, UserId>,
 }
 
@@ -290,7 +290,7 @@ impl Worker {
                     wanted.insert(name, Want::Deleted);
                 }
             } else if user.tombstoned_ms.is_some() {
-            } else if user.file_state == FileState::Adding {
+            } else if user.file_state == FileState::Adding && (!out || !own.is_empty()) {
                 // Each comes in by an edit that says so: one that sing-box does not take would hold up others.
             } else if out {
                 wanted.insert(name, Want::Out);
@@ -327,8 +327,10 @@ impl Worker {
             errors.extend(words::error_of(&plan, name, want).map(|error| (name.clone(), error)));
         }
         let ids = living(&users);
+        let may_come = |id: &UserId| self.around.kept_out.as_ref().is_some_and(|out| !out.contains(id));
         let adding = (users.iter())
             .filter(|user| user.tombstoned_ms.is_none() && user.file_state == FileState::Adding)
+            .filter(|user| may_come(&user.id))
             .map(|user| (user.name.to_string(), user.id))
             .collect();
         failures.extend(self.carry_out(&plan, &ids).await?);
