@@ -48,6 +48,8 @@ fn parts(code: &str, found: &mut BTreeSet<String>) {
         ".degrade(\"",
         "const PART: &str = \"",
         "const FORWARDED: &str = \"",
+        "const TOTALS: &str = \"",
+        "const REFUSES: &str = \"",
         "parts.push((\"",
         "Part { singbox: \"",
         ", service: \"",

@@ -9,4 +9,6 @@ mod apart;
 mod gate;
 mod hostile;
 mod metered;
+mod nginx;
+mod reported;
 mod rig;

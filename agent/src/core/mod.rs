@@ -6,6 +6,7 @@
 pub mod account;
 pub mod attribute;
 pub mod clock_map;
+pub mod counters;
 pub mod crowd;
 pub mod event;
 mod few;

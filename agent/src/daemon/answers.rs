@@ -129,7 +129,7 @@ pub fn totals(answer: &UsageAnswer) -> BTreeMap<UserId, Traffic> {
 }
 
 /// Most users have no such bytes at all.
-fn shown(reported: u64) -> Option<u64> {
+pub(super) fn shown(reported: u64) -> Option<u64> {
     (reported > 0).then_some(reported)
 }
 

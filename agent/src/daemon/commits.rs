@@ -1,12 +1,15 @@
 //! Batches on their way to the ledger: one at a time, each with the newest absolute counts.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{meter::Tick, reported::ReportedSums};
+use super::{meter::Tick, reported::ReportedSums, tallies::Tallies};
 use crate::{
     core::{
         account::{self, Anomaly},
-        event::{Counters, InboundIndex, Now, Slot},
+        event::{Counters, InboundIndex, Now, Slot, UserId},
     },
     ledger::{
         Batch, CommitError, Committed, InboundNo, InboundRecord, Ledger, NewEvent, Reply, Reported, Row,
@@ -19,6 +22,10 @@ pub struct Commits {
     waiting: BTreeMap<Slot, account::Row>,
     inbounds: BTreeMap<InboundIndex, InboundNo>,
     reported: ReportedSums,
+    /// Services that keep totals themselves.
+    pub tallies: Tallies,
+    /// Of whom reported bytes have come into the ledger.
+    told: BTreeSet<UserId>,
     running: Option<Running>,
 }
 
@@ -37,6 +44,8 @@ impl Commits {
             waiting: BTreeMap::new(),
             inbounds: BTreeMap::new(),
             reported: ReportedSums::new(rand::random()),
+            tallies: Tallies::default(),
+            told: BTreeSet::new(),
             running: None,
         }
     }
@@ -49,6 +58,7 @@ impl Commits {
                 self.inbounds.insert(index, record.no);
             }
         }
+        self.tallies.set_inbounds(records);
     }
 
     /// For how long one has been under way.
@@ -63,6 +73,11 @@ impl Commits {
     /// Whether the ledger has everything that was read, as far as it can take it.
     pub fn is_current(&self) -> bool {
         !self.waiting.values().any(|row| self.inbounds.contains_key(&row.owner.inbound))
+    }
+
+    /// Of whom reported bytes have come into the ledger since the last call.
+    pub fn take_told(&mut self) -> BTreeSet<UserId> {
+        std::mem::take(&mut self.told)
     }
 
     pub fn take(&mut self, tick: Tick) {
@@ -112,7 +127,7 @@ impl Commits {
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
             .collect();
-        let reported = self.reported.batch(&self.inbounds);
+        let reported = self.reported.batch(&self.inbounds, self.tallies.batch());
         let batch = Batch {
             epoch,
             at,
@@ -140,7 +155,11 @@ impl Commits {
                     }
                 }
                 if let Some(reported) = running.reported {
+                    let sums = reported.services.iter().flat_map(|service| &service.progress.sums);
+                    self.told.extend(sums.map(|(user, _)| *user));
+                    self.told.extend(reported.rows.iter().map(|row| row.user));
                     self.reported.committed(&reported, &self.inbounds);
+                    self.tallies.committed(&reported.services);
                 }
                 Ok(committed)
             }

@@ -11,6 +11,7 @@ mod backend;
 mod care;
 mod changes;
 mod commits;
+mod counted;
 mod delays;
 mod door;
 mod figures;
@@ -28,10 +29,13 @@ mod people;
 mod proxies;
 mod proxy;
 mod questions;
+mod refusals;
 mod reported;
+mod reports;
 mod shared;
 mod shares;
 mod steering;
+mod tallies;
 mod totals;
 mod troubles;
 mod watchdog;
@@ -136,7 +140,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
             backups: backups.clone(),
         });
     }
-    for service in &config.services {
+    for service in config.proxies() {
         let identity = service.identity();
         ways.push(Editor {
             config: service.config.clone(),
@@ -153,7 +157,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
 
 /// How long removals may wait for a reload or restart.
 fn patience(config: &Config) -> std::collections::BTreeMap<Service, std::time::Duration> {
-    let others = config.services.iter().map(|service| (service.identity(), service.restart_within));
+    let others = config.proxies().map(|service| (service.identity(), service.restart_within));
     std::iter::once((Service::singbox(), config.singbox.reload_within)).chain(others).collect()
 }
 
@@ -164,11 +168,12 @@ fn proxies(config: &Config, hands: &hands::Hands) -> Proxies {
         let owners = Owners::Singbox(config.singbox.source.into());
         Proxy::new(Service::singbox(), config.singbox.config.clone(), owners, removed())
     });
-    let others = config.services.iter().map(|service| {
-        let owners = Owners::AccessLog(match &service.access_log {
-            AutoPath::Auto => None,
-            AutoPath::Path(path) => Some(path.clone()),
-        });
+    let others = config.proxies().map(|service| {
+        let owners = match &service.access_log {
+            _ if service.is_reported() => Owners::Nobody,
+            AutoPath::Auto => Owners::AccessLog(None),
+            AutoPath::Path(path) => Owners::AccessLog(Some(path.clone())),
+        };
         Proxy::new(service.identity(), service.config.clone(), owners, removed())
     });
     Proxies::new(singbox.into_iter().chain(others).collect(), config.billing.default_policy.clone())
@@ -269,6 +274,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         news,
         commits: Commits::new(ledger),
         proxies,
+        reports: reports::Reports::default(),
         pictures,
         directory: Directory::default(),
         totals: Totals::new(zone),
@@ -283,6 +289,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),
     };
+    reports::begin(&mut agent, config);
     told_at_start(&mut agent, config, cut_off);
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;

@@ -12,6 +12,7 @@ use super::{
     people,
     proxy::{self, Changes, Proxy},
     shared::Directory,
+    tallies,
 };
 use crate::{
     core::event::{InboundIndex, Network, SourceEvent},
@@ -55,6 +56,13 @@ struct Remembered {
     users: people::Managed,
 }
 
+/// What there is besides the proxies' configurations: the accounts of services that keep totals themselves.
+#[derive(Default)]
+pub struct More {
+    pub inbounds: Vec<FoundInbound>,
+    pub users: people::Managed,
+}
+
 /// What followed from the configurations.
 pub struct Applied {
     pub users: Vec<UserRecord>,
@@ -68,8 +76,12 @@ impl Proxies {
         Proxies { all, default_policy, applying: None, apply_again: true, troubles: BTreeMap::new() }
     }
 
-    /// What happens next; there is at least one proxy. May be called again without having ended.
+    /// What happens next. May be called again without having ended.
     pub async fn next(&mut self) -> News {
+        if self.all.is_empty() {
+            // Services that have no inbounds, and nothing else.
+            return News::Synced(synced(&mut self.applying).await);
+        }
         let proxies = self.all.iter_mut().map(|proxy| Box::pin(proxy.next()));
         let (at, news) = tokio::select! {
             synced = synced(&mut self.applying) => return News::Synced(synced),
@@ -188,14 +200,14 @@ impl Proxies {
         meter: &mut Meter,
         ledger: &Ledger,
         directory: &Directory,
-        now_ms: i64,
+        (more, now_ms): (More, i64),
     ) -> anyhow::Result<()> {
         if self.applying.is_some() {
             self.apply_again = true;
             return Ok(());
         }
         anyhow::ensure!(
-            self.all.iter().any(|proxy| proxy.config.is_some()),
+            self.all.is_empty() || self.all.iter().any(|proxy| proxy.config.is_some()),
             "no proxy's configuration was ever read"
         );
         self.check_tags()?;
@@ -205,7 +217,9 @@ impl Proxies {
             let seen = proxy.namespace()?;
             complete &= seen.is_some() && proxy.config.is_some();
             let namespace = seen.map_or_else(Namespace::own, Ok)?;
-            if let Some(config) = &proxy.config {
+            if let Some(config) = &proxy.config
+                && !proxy.is_reported()
+            {
                 ports.extend(people::ports(proxy.service.kind, config, namespace.cookie()));
             }
             namespaces.push(namespace);
@@ -228,9 +242,11 @@ impl Proxies {
         let unread = remembered.inbounds.iter().map(|inbound| Arc::clone(&inbound.tag));
         let unread: Vec<Arc<str>> = stale.chain(unread).collect();
         let found = configs().flat_map(|(kind, config)| people::inbounds(kind, config));
-        let inbounds = ledger.sync_inbounds(found.chain(remembered.inbounds).collect(), now_ms);
+        let found = found.chain(remembered.inbounds).chain(more.inbounds);
+        let inbounds = ledger.sync_inbounds(found.collect(), now_ms);
         let mut managed = self.managed(directory);
         managed.extend(remembered.users);
+        managed.extend(more.users);
         let elsewhere = configs().flat_map(|(_, config)| &config.inbounds).filter(|inbound| inbound.managed);
         let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).chain(unread).collect();
         let found = people::users(configs().map(|(_, config)| config), &managed);
@@ -249,7 +265,9 @@ impl Proxies {
         let services: Vec<Service> = self.all.iter().map(|proxy| proxy.service.clone()).collect();
         let unread = |tag: &str| {
             let own = service::of_tag(&services, tag);
-            self.all.iter().any(|proxy| Some(&proxy.service) == own && proxy.config.is_none())
+            let is_own = |proxy: &Proxy| Some(&proxy.service) == own && proxy.config.is_none();
+            // What services report has no listener: it is found without a configuration.
+            self.all.iter().any(is_own) && !tallies::is_tag(tag)
         };
         let mut remembered = Remembered::default();
         let records = directory.inbounds.iter().filter(|record| record.tombstoned_ms.is_none());

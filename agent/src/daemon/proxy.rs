@@ -33,6 +33,8 @@ pub enum Owners {
     Singbox(Setting),
     /// In the access log, at this place if it is named.
     AccessLog(Option<PathBuf>),
+    /// Nowhere: it keeps totals itself, and the kernel does not watch it.
+    Nobody,
 }
 
 /// A part of what a proxy does for boxmeter, as people see it when it does not.
@@ -174,6 +176,17 @@ impl Proxy {
 
     pub fn try_event(&mut self) -> Option<SourceEvent> {
         self.events.try_recv().ok()
+    }
+
+    /// Does it keep totals itself?
+    pub fn is_reported(&self) -> bool {
+        matches!(self.owners, Owners::Nobody)
+    }
+
+    /// Where its gRPC API is, and in which network namespace.
+    pub fn api(&self) -> super::counted::Api {
+        let api = self.config.as_ref()?.grpc_api.as_ref()?;
+        Some((api.addr, self.process.as_ref().and_then(process::Process::netns_path)))
     }
 
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -392,6 +405,11 @@ impl Proxy {
         let version = self.version.as_deref().and_then(process::major_minor);
         let chosen = match &self.owners {
             Owners::Singbox(setting) => source::choose(config, *setting, version),
+            Owners::Nobody => {
+                // Whether its totals can be read is told elsewhere.
+                changes.source |= !std::mem::replace(&mut self.connected, true);
+                return;
+            }
             Owners::AccessLog(named) => {
                 source::choose_access_log(&self.service, config, named.as_deref(), self.process.as_ref())
             }

@@ -95,7 +95,10 @@ impl Agent {
 
     fn tell_kept_out(&self) {
         if let Some(out) = self.gate.kept_out() {
-            self.hands.want(out);
+            self.tell_refused(&out);
+            if !self.proxies.all.is_empty() {
+                self.hands.want(out);
+            }
         }
     }
 

@@ -55,7 +55,7 @@ pub fn gather(config: &Config) -> Vec<Facts> {
             service,
         }
     };
-    config.services.iter().map(one).collect()
+    config.proxies().map(one).collect()
 }
 
 /// All findings, the good ones too.

@@ -104,7 +104,7 @@ impl Editor {
     /// The words that ask for a check, and the option before each file.
     fn check_words(&self) -> io::Result<(&'static [&'static str], &'static str)> {
         match self.service.kind {
-            Kind::Singbox => Ok((&["check", "--disable-color"], "-c")),
+            Kind::Singbox | Kind::Nginx => Ok((&["check", "--disable-color"], "-c")),
             Kind::Xray => Ok((&["run", "-test"], "-c")),
             Kind::V2ray => {
                 let exe = match (&self.binary, self.running_process()) {

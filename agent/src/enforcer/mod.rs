@@ -8,6 +8,7 @@ mod command;
 pub mod editor;
 pub mod live;
 pub mod managed;
+pub mod nginx;
 pub mod reconcile;
 #[cfg(test)]
 mod reconcile_tests;

@@ -7,7 +7,7 @@ use rusqlite::Transaction;
 
 use super::{
     commit::{Stale, user_id},
-    deleting,
+    cursors, deleting,
     error::CommitError,
     idempotency,
     model::{AccountPeriod, UserRecord},
@@ -22,6 +22,7 @@ use super::{
     writer::{Ledger, Reply, Writer},
 };
 use crate::core::{
+    counters::Before,
     event::{PolicyId, UserId},
     terms::Terms,
 };
@@ -252,6 +253,11 @@ impl Ledger {
     /// How far each connection was taken over by earlier starts of the agent.
     pub fn reported_connections(&self) -> Reply<HashMap<Arc<str>, [u64; 2]>> {
         self.send(|writer| reported::connections(&writer.connection))
+    }
+
+    /// How far the counters of a service were taken over; `None`: it was never seen.
+    pub fn service_before(&self, service: Arc<str>) -> Reply<Option<Before>> {
+        self.send(move |writer| cursors::before(&writer.connection, &service))
     }
 
     /// Claims the key of an import before its first change. Asked again after the agent has died in the

@@ -18,6 +18,7 @@ mod bucket;
 mod cache;
 mod columns;
 mod commit;
+mod cursors;
 mod deleting;
 mod deliveries;
 mod endings;
@@ -65,7 +66,7 @@ pub use error::{CommitError, LedgerError, QueryError};
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
     EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,
-    ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
+    ReportedConnection, ReportedRow, Row, ServiceProgress, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use notices::{Notice, NoticeOf};
 pub use open::Check;

@@ -6,8 +6,11 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::records::{AdminRecord, FileState, Settings, StateRecord};
-use crate::core::event::{Counters, Now, UserId};
 pub use crate::core::period::{AccountPeriod, Kept};
+use crate::core::{
+    counters::Progress,
+    event::{Counters, Now, UserId},
+};
 
 /// An inbound's number in this ledger; it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +51,17 @@ pub struct Reported {
     pub rows: Vec<ReportedRow>,
     /// How far each connection is of which bytes are in `rows`: the next start counts on from there.
     pub connections: Vec<ReportedConnection>,
+    /// Services that keep totals themselves.
+    pub services: Vec<ServiceProgress>,
+}
+
+/// Bytes of one service's counters, and how far those are: both are written, or neither.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceProgress {
+    pub service: Arc<str>,
+    /// What its bytes are kept under.
+    pub inbound: InboundNo,
+    pub progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -235,7 +235,7 @@ impl Reader {
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub fn by_inbound(&self, user: UserId) -> Result<Vec<(Arc<str>, Counters)>, QueryError> {
+    pub fn by_inbound(&self, user: UserId) -> Result<Vec<(Arc<str>, Counters, [u64; 2])>, QueryError> {
         shares::by_inbound(&self.connection, user)
     }
 

@@ -37,13 +37,13 @@ fn pair(total: [u64; 2]) -> Option<Pair> {
 impl Tick<'_> {
     pub(super) fn reported(&mut self, reported: &Reported) -> rusqlite::Result<()> {
         for row in &reported.rows {
-            if let Some(kind) = self.reported_row(reported.reporter, row)? {
-                let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
-                self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
-            }
+            self.reported_or_refused(reported.reporter, row)?;
         }
         for connection in &reported.connections {
             self.reported_connection(connection)?;
+        }
+        for service in &reported.services {
+            self.service(reported.reporter, service)?;
         }
         if !reported.connections.is_empty() {
             self.transaction
@@ -53,6 +53,18 @@ impl Tick<'_> {
                           LIMIT ?3)",
                 )?
                 .execute(params![self.at_ms - ENDED_KEPT_MS, self.at_ms - OPEN_KEPT_MS, REMOVED_MAX])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reported_or_refused(
+        &mut self,
+        reporter: [u8; 16],
+        row: &ReportedRow,
+    ) -> rusqlite::Result<()> {
+        if let Some(kind) = self.reported_row(reporter, row)? {
+            let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
+            self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
         }
         Ok(())
     }

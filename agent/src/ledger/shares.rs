@@ -7,13 +7,14 @@ use rusqlite::Connection;
 use super::error::QueryError;
 use crate::core::event::{Counters, UserId};
 
-/// By tag; inbounds without a byte are not there.
+/// What the kernel counted, and what was reported; by tag. Inbounds without a byte are not there.
 pub(super) fn by_inbound(
     connection: &Connection,
     user: UserId,
-) -> Result<Vec<(Arc<str>, Counters)>, QueryError> {
+) -> Result<Vec<(Arc<str>, Counters, [u64; 2])>, QueryError> {
     let mut statement = connection.prepare_cached(
-        "SELECT i.tag, sum(t.upload_payload), sum(t.download_payload), sum(t.upload_wire), sum(t.download_wire)
+        "SELECT i.tag, sum(t.upload_payload), sum(t.download_payload), sum(t.upload_wire), sum(t.download_wire),
+                sum(t.reported_upload), sum(t.reported_download)
          FROM usage_keys k JOIN usage_totals t ON t.key_no = k.no JOIN inbounds i ON i.no = k.inbound_no
          WHERE k.user_id = ?1 GROUP BY i.no ORDER BY i.tag",
     )?;
@@ -21,7 +22,7 @@ pub(super) fn by_inbound(
         let tag: String = row.get(0)?;
         let bytes = |at| row.get::<_, i64>(at).map(|bytes| u64::try_from(bytes).unwrap_or(0));
         let counters = Counters { payload: [bytes(1)?, bytes(2)?], wire: [bytes(3)?, bytes(4)?] };
-        Ok((Arc::from(tag), counters))
+        Ok((Arc::from(tag), counters, [bytes(5)?, bytes(6)?]))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -178,7 +178,7 @@ pub fn version_of_kind(kind: Kind, exe: &Path) -> io::Result<String> {
 /// In this order: V2Ray 4 knows no word `version`, and would start with it as a server.
 fn version_arguments(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Singbox => &["version"],
+        Kind::Singbox | Kind::Nginx => &["version"],
         Kind::V2ray | Kind::Xray => &["-version", "version"],
     }
 }
@@ -209,6 +209,7 @@ fn parse_version(kind: Kind, text: &str) -> Option<String> {
         Kind::Singbox => "sing-box version ",
         Kind::V2ray => "V2Ray ",
         Kind::Xray => "Xray ",
+        Kind::Nginx => "nginx ",
     };
     let version = text.lines().next()?.strip_prefix(head)?;
     Some(version.split_whitespace().next()?.to_owned())
@@ -310,13 +311,15 @@ pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
     let serves = match kind {
         Kind::Singbox => args.iter().any(|arg| arg == "run"),
         Kind::V2ray | Kind::Xray => v2ray::process::serves(&args),
+        // Its process is found by who has it follow (`enforcer::nginx`).
+        Kind::Nginx => false,
     };
     if !(program.starts_with(kind.program()) || called == kind.program()) || !serves {
         return None;
     }
     let cwd = fs::read_link(proc("cwd")).ok()?;
     let (config_args, raw_args) = match kind {
-        Kind::Singbox => config_args(&args, &cwd),
+        Kind::Singbox | Kind::Nginx => config_args(&args, &cwd),
         Kind::V2ray | Kind::Xray => v2ray::process::config_args(&args, &cwd, &exe),
     };
     let namespace = |name: &str| identity(&proc(name)).map(|(_, inode)| inode);
@@ -388,7 +391,8 @@ fn config_args(args: &[OsString], cwd: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
     (paths, raw)
 }
 
-fn start_ticks(pid: u32) -> io::Result<u64> {
+/// When a process began, in clock ticks after the boot.
+pub fn start_ticks(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold spaces and parentheses.
     let after = stat.rsplit_once(") ").map(|(_, after)| after).unwrap_or_default();

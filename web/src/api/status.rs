@@ -150,6 +150,11 @@ pub struct ServiceShare {
     pub service: String,
     #[serde(flatten)]
     pub traffic: Traffic,
+    /// What it reported itself, where the kernel does not count; never part of the columns above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_upload_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_download_bytes: Option<u64>,
 }
 
 /// One watched listener.

@@ -97,7 +97,13 @@ fn usage(context: &Context, user: &User) -> Lines {
         ("user.traffic", traffic(context, &user.traffic)),
     ];
     lines.extend(user.services.iter().map(|share| {
-        ("user.share", format!("{}: {}", safe_cut(&share.service, 40), traffic(context, &share.traffic)))
+        // What it reports has no wire bytes, and is not beside what the kernel counts.
+        let reported = [share.reported_upload_bytes, share.reported_download_bytes];
+        let shown = match reported.map(Option::unwrap_or_default) {
+            [0, 0] => traffic(context, &share.traffic),
+            [up, down] => format!("↑ {}  ↓ {}", bytes(up), bytes(down)),
+        };
+        ("user.share", format!("{}: {shown}", safe_cut(&share.service, 40)))
     }));
     lines
 }

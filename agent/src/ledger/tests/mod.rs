@@ -26,6 +26,7 @@ mod people;
 mod ranges;
 mod reported;
 mod restore;
+mod services;
 mod sharing;
 mod space;
 mod ticks;
