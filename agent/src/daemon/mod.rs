@@ -275,6 +275,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         commits: Commits::new(ledger),
         proxies,
         reports: reports::Reports::default(),
+        users_known: false,
         pictures,
         directory: Directory::default(),
         totals: Totals::new(zone),

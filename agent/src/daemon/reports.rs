@@ -294,6 +294,10 @@ impl Agent {
                 let part = self.reports.trouble(REFUSES, &service, Some(reason));
                 self.told(vec![part], vec![]);
             }
+            refusals::News::Waits { service, reason } => {
+                let part = self.reports.trouble(REFUSES, &service, Some(reason));
+                self.told(vec![part], vec![]);
+            }
             refusals::News::Mended { service } => {
                 let part = self.reports.trouble(REFUSES, &service, None);
                 self.told(vec![part], vec![]);
@@ -317,6 +321,9 @@ impl Agent {
     /// Whom nginx refuses: those who may not connect, and those who were deleted while it still has their
     /// locations.
     pub(super) fn tell_refused(&self, out: &BTreeSet<UserId>) {
+        if !self.users_known {
+            return;
+        }
         for one in self.reports.all.iter().filter(|one| one.is_nginx()) {
             let tag = tallies::tag(&one.name);
             let no =
