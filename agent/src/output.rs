@@ -90,10 +90,19 @@ mod tests {
         let endless = run(Command::new("sh").args(["-c", "yes"]), Duration::from_millis(200));
         assert_eq!(endless.unwrap_err().kind(), io::ErrorKind::TimedOut);
         // Somebody else holds the stream.
-        assert_eq!(shell("echo a; sleep 30 & echo $! >&2").map(|output| {
-            let pid: i32 = String::from_utf8_lossy(&output.stderr).trim().parse().unwrap();
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-            output.stdout
-        }).unwrap(), b"a\n");
+        assert_eq!(
+            shell("echo a; sleep 30 & echo $! >&2")
+                .map(|output| {
+                    let pid: i32 = String::from_utf8_lossy(&output.stderr).trim().parse().unwrap();
+                    nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid),
+                        nix::sys::signal::Signal::SIGKILL,
+                    )
+                    .unwrap();
+                    output.stdout
+                })
+                .unwrap(),
+            b"a\n"
+        );
     }
 }

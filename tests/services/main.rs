@@ -10,5 +10,7 @@ mod gate;
 mod hostile;
 mod metered;
 mod nginx;
+mod refused;
 mod reported;
 mod rig;
+mod together;

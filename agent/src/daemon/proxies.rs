@@ -1,7 +1,11 @@
 //! All proxies beside the agent: what each of them sees becomes one directory of watched ports, one list
 //! of inbounds and one of users.
 
-use std::{collections::{BTreeMap, BTreeSet}, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use boxmeter_web::api::types::{InboundStatus, ServiceStatus, SingboxStatus, SourceKind};
@@ -300,9 +304,7 @@ impl Proxies {
         let reads_as = |tag: &str| {
             names.iter().find(|&&name| tag.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
         };
-        if let Some((inbound, name)) =
-            tags.find_map(|inbound| Some((inbound, reads_as(&inbound.tag)?)))
-        {
+        if let Some((inbound, name)) = tags.find_map(|inbound| Some((inbound, reads_as(&inbound.tag)?))) {
             let tag = &inbound.tag;
             bail!(
                 "the tag {tag:?} of sing-box reads as one of the service {name:?}; give that another `name`"

@@ -139,7 +139,8 @@ async fn follow(
     mut wanted: watch::Receiver<Option<BTreeSet<String>>>,
     news: mpsc::Sender<News>,
 ) {
-    let mut worker = Worker { service, nginx, trouble: None, failed: false, left_out: Vec::new(), reloaded_ns: None };
+    let mut worker =
+        Worker { service, nginx, trouble: None, failed: false, left_out: Vec::new(), reloaded_ns: None };
     loop {
         let refused = wanted.borrow_and_update().clone();
         let mut pause = hurried(LOOK);

@@ -99,10 +99,13 @@ impl Nginx {
                 None => {}
             }
         }
-        if let Some(config) = &self.config
-            && all.len() > 1
-        {
-            all.retain(|master| master.option("-c").is_some_and(|path| Path::new(&path) == config));
+        if let Some(config) = &self.config {
+            let is_named = |master: &Master| master.option("-c").map(|path| Path::new(&path) == config);
+            all.retain(|master| is_named(master) != Some(false));
+            // One that was started without it reads its usual one, and may be another.
+            if all.iter().any(|master| is_named(master) == Some(true)) {
+                all.retain(|master| is_named(master) == Some(true));
+            }
         }
         if all.len() > 1 {
             let pids: Vec<String> = all.iter().map(|master| master.pid.to_string()).collect();

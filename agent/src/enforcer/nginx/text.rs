@@ -87,6 +87,8 @@ mod tests {
         assert_eq!(names(&text), hostile.into_iter().map(str::to_owned).collect());
         assert!(is_own(text.as_bytes()) && is_own(b" \n") && !is_own(b"server {}") && !is_own(b"\xff"));
         // Whatever somebody makes of it is no panic.
-        assert!(names("    \"~^\\x\\z\" 1;\n    \"~^\\xzz\\z\" 1;\n    \"~^\u{e9}\u{540d}\\z\" 1;").is_empty());
+        assert!(
+            names("    \"~^\\x\\z\" 1;\n    \"~^\\xzz\\z\" 1;\n    \"~^\u{e9}\u{540d}\\z\" 1;").is_empty()
+        );
     }
 }
