@@ -261,6 +261,39 @@ fn who_is_refused_comes_back_when_boxmeter_leaves() {
     rig.nginx.until("user1", 403);
 }
 
+/// Status, process, file, include: each has its finding.
+#[test]
+fn doctor_says_what_nginx_lacks() {
+    needs_machine!();
+    let mut rig = Rig::still(30_881, true);
+    let found = |rig: &Rig| {
+        let doctor = rig.agent.command(&["doctor"]);
+        let answer: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+        let all = answer["findings"].as_array().unwrap().iter();
+        let of = |it: &serde_json::Value| format!("{} {}", it["id"], it["severity"]).replace('"', "");
+        all.map(of).filter(|it| it.starts_with("service-")).collect::<Vec<_>>()
+    };
+    let none = found(&rig);
+    for wanted in ["service-totals ok", "service-process fail", "service-refuse warn"] {
+        assert!(none.contains(&wanted.to_owned()), "{none:?}");
+    }
+    rig.run();
+    // Debian's nginx has no module that counts.
+    let wanted = ["service-totals ok", "service-process ok", "service-keys fail", "service-refuse-asked ok"];
+    assert_eq!(found(&rig), wanted);
+    let text = fs::read_to_string(rig.nginx.config()).unwrap();
+    let include = format!("include {};", rig.nginx.refused().display());
+    let without = text.replace(
+        &include,
+        "map $uri $boxmeter_user { default a; } map $uri $boxmeter_refused { default 0; }",
+    );
+    fs::write(rig.nginx.config(), without).unwrap();
+    assert!(found(&rig).contains(&"service-refuse-asked fail".to_owned()));
+    fs::write(rig.nginx.config(), text).unwrap();
+    rig.vts.instead(Some(b"<html>".to_vec()));
+    assert!(found(&rig).contains(&"service-totals fail".to_owned()));
+}
+
 /// Nor are those of somebody else that read as a sing-box with the same configuration.
 #[test]
 fn processes_that_call_themselves_sing_box_are_no_second_one() {
@@ -291,4 +324,20 @@ fn processes_that_call_themselves_sing_box_are_no_second_one() {
         used => Err(used.to_string()),
     });
     others.into_iter().for_each(Process::kill);
+}
+
+/// A tag of sing-box that reads as nginx's would mix the two up.
+#[test]
+fn a_tag_of_sing_box_that_reads_as_nginx_is_refused() {
+    needs_machine!();
+    let mut rig = Rig::still(30_881, true);
+    let config = rig.scratch.join("sing-box.json");
+    let inbound = json!({"type": "trojan", "tag": "nginx/a", "listen": "127.0.0.1", "listen_port": 21_000,
+        "users": [{"name": "user1", "password": "p"}]});
+    fs::write(&config, json!({"inbounds": [inbound]}).to_string()).unwrap();
+    let file = rig.scratch.join("boxmeter.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(file, text.replace("config = []", &format!("config = [{config:?}]"))).unwrap();
+    rig.agent.start_unheard();
+    rig.until_degraded("configuration", Some("reads as one of the service"));
 }

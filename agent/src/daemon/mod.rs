@@ -57,6 +57,7 @@ use tokio::{
 pub use answers::{every_page, ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leave, Leaving, Left, detach, leaving};
 pub use listen::{PANEL_USER, panel_user};
+pub use reports::nginx_of;
 
 use agent::Agent;
 use backend::Answerer;
