@@ -181,8 +181,7 @@ fn a_reload_that_does_not_come_about_is_made_up_for() {
     rig.agent.kill();
     // The signal of before is lost with this one.
     let text = rig.nginx.refused_text();
-    rig.nginx.process().signal(Signal::SIGKILL);
-    rig.nginx.stop();
+    rig.nginx.kill();
     fs::write(rig.nginx.refused(), text.replace("\"~^user1\\z\" 1;", "")).unwrap();
     rig.nginx.start();
     fs::write(rig.nginx.refused(), &text).unwrap();

@@ -51,7 +51,8 @@ pub fn names(text: &str) -> BTreeSet<String> {
 }
 
 fn name(pattern: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::new(), pattern);
+    // All that is written is ASCII; what somebody else has put there is no name.
+    let (mut bytes, mut rest) = (Vec::new(), Some(pattern).filter(|pattern| pattern.is_ascii())?);
     while let Some(first) = rest.chars().next() {
         if first == '\\' {
             bytes.push(u8::from_str_radix(rest.get(2..4)?, 16).ok()?);
