@@ -238,9 +238,9 @@ fn keys(facts: &Facts, dump: &str) -> Finding {
         ),
         (None, Some(user)) if !facts.are_named => warn(
             format!("{name}: whoever chooses {user} chooses who pays"),
-            format!(
-                "A user's name comes from a variable. Where that is what a client sends, he can blame another user, and make new ones."
-            ),
+            "A user's name comes from a variable. Where that is what a client sends, he can blame another user, and \
+             make new ones."
+                .to_owned(),
             "List `users` in its [[service]], and take the name from what nginx has checked, as $remote_user or $ssl_client_s_dn_cn.",
         ),
         _ => {
