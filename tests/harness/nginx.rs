@@ -233,18 +233,6 @@ impl Nginx {
         self.process = None;
     }
 
-    /// Killed, with all that it had made: nobody listens any more.
-    pub fn kill(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.kill();
-        }
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        wait("its workers have ended", || match self.netns.run(|| TcpStream::connect(address)) {
-            Ok(_) => Err("somebody listens".to_owned()),
-            Err(_) => Ok(()),
-        });
-    }
-
     /// What a location answers.
     pub fn get(&self, path: &str) -> u16 {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
