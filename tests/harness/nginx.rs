@@ -283,6 +283,10 @@ impl Nginx {
         self.process.as_ref().expect("nginx runs").pid()
     }
 
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("nginx runs")
+    }
+
     pub fn stop(&mut self) {
         self.process = None;
     }

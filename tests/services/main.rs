@@ -12,5 +12,7 @@ mod gate;
 mod hostile;
 mod metered;
 mod nginx;
+mod refused;
 mod reported;
 mod rig;
+mod together;

@@ -22,54 +22,82 @@ use crate::rig::MIB;
 /// A name that would end every quotation.
 const HOSTILE: &str = "a\"; return 200; # \\z'";
 
-struct Rig {
+pub struct Rig {
     /// The first to be dropped: it needs the others' folders.
-    agent: Agent,
-    nginx: Nginx,
-    vts: Vts,
-    _scratch: Scratch,
+    pub agent: Agent,
+    pub nginx: Nginx,
+    pub vts: Vts,
+    pub netns: Netns,
+    pub scratch: Scratch,
 }
 
 impl Rig {
-    /// The agent runs, and then nginx.
-    fn new(more: &str) -> Rig {
-        let mut rig = Rig::still(more);
-        rig.agent.start();
-        wait("the file is there", || match rig.nginx.refused().is_file() {
-            true => Ok(()),
-            false => Err("not yet".to_owned()),
-        });
-        rig.nginx.start();
-        rig.vts.until_asked(2);
+    /// The agent runs, and then nginx; its totals are told also while it does not run.
+    pub fn new() -> Rig {
+        let mut rig = Rig::still(30_881, true);
+        rig.run();
         rig
     }
 
-    fn still(more: &str) -> Rig {
+    /// The agent runs, and then nginx, which tells its totals itself.
+    fn answering() -> Rig {
+        let mut rig = Rig::told(30_881, true, Nginx::answer_for);
+        rig.run();
+        rig
+    }
+
+    pub fn run(&mut self) {
+        self.agent.start();
+        wait("the file is there", || match self.nginx.refused().is_file() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+        self.nginx.start();
+        self.vts.until_asked(2);
+    }
+
+    /// Nothing runs. nginx is named to the agent by its pid file, or by its configuration. What it has counted is
+    /// told also while it does not run.
+    pub fn still(port: u16, by_pid: bool) -> Rig {
+        Rig::told(port, by_pid, |_, vts| vts.url())
+    }
+
+    /// Nothing runs; `status` says where the totals are told.
+    fn told(port: u16, by_pid: bool, status: impl FnOnce(&Nginx, &Vts) -> String) -> Rig {
         let (scratch, netns) = (Scratch::new(), Netns::new());
         netns.ip(&["link", "set", "lo", "up"]);
         let vts = Vts::serve(&netns);
         let quoted = format!("\"{}\"", HOSTILE.replace('\\', "\\\\").replace('"', "\\\""));
         let users =
             [("user1", "user1"), ("User1", "User1"), ("user2", "user2"), ("hostile", quoted.as_str())];
-        let nginx = Nginx::new(scratch.join("ng"), &netns, 30_881, &users);
+        let nginx = Nginx::new(scratch.join("ng"), &netns, port, &users);
         let mut agent = Agent::beside(&scratch, &[], &[], &netns);
         agent.hurries();
         agent.configure("ledger", "tick = \"200ms\"");
-        agent.serve(&format!(
-            "kind = \"nginx\"\nstatus = {:?}\nrefuse = {:?}\npid_file = {:?}\nevery = \"1s\"\n{more}",
-            nginx.answer_for(&vts),
-            nginx.refused(),
-            nginx.pid_file()
-        ));
-        Rig { agent, nginx, vts, _scratch: scratch }
+        agent.serve(&nginx_lines(&nginx, &status(&nginx, &vts), by_pid));
+        Rig { agent, nginx, vts, netns, scratch }
+    }
+
+    /// Until a part is told to be degraded with these words, or until it is not.
+    pub fn until_degraded(&self, part: &str, words: Option<&str>) {
+        wait(&format!("{part}: {words:?}"), || {
+            let status = self.agent.ask(&["status"])?;
+            let all = status["degraded"].as_array().unwrap().clone();
+            let found = all.iter().find(|it| it["part"] == json!(part)).map(Value::to_string);
+            match (&found, words) {
+                (Some(text), Some(words)) if text.contains(words) => Ok(()),
+                (None, None) => Ok(()),
+                _ => Err(format!("{found:?}")),
+            }
+        });
     }
 
     /// A group per user with a key per address, as in the tutorial.
-    fn grow(&self, user: &str, bytes: [u64; 2]) {
+    pub fn grow(&self, user: &str, bytes: [u64; 2]) {
         self.vts.grow(&format!("{user}::example.org"), &format!("/{user}/a"), bytes);
     }
 
-    fn until_used(&self, user: &str, bytes: [u64; 2]) {
+    pub fn until_used(&self, user: &str, bytes: [u64; 2]) {
         wait(&format!("{user} has used {bytes:?}"), || match reported(&self.agent.ask(&["usage"])?, user) {
             used if used == bytes => Ok(()),
             used => Err(format!("{used:?}")),
@@ -77,7 +105,20 @@ impl Rig {
     }
 }
 
-fn reported(usage: &Value, user: &str) -> [u64; 2] {
+/// nginx as a service of the agent's configuration.
+pub fn nginx_lines(nginx: &Nginx, status: &str, by_pid: bool) -> String {
+    let named = match by_pid {
+        true => format!("pid_file = {:?}", nginx.pid_file()),
+        false => format!("config = [{:?}]", nginx.config()),
+    };
+    format!(
+        "kind = \"nginx\"\nstatus = {:?}\nrefuse = {:?}\nevery = \"1s\"\n{named}\n",
+        status,
+        nginx.refused()
+    )
+}
+
+pub fn reported(usage: &Value, user: &str) -> [u64; 2] {
     let row = usage["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["user"] == json!(user)));
     ["reported_upload_bytes", "reported_download_bytes"]
         .map(|key| row.and_then(|row| row[key].as_u64()).unwrap_or_default())
@@ -88,7 +129,7 @@ fn reported(usage: &Value, user: &str) -> [u64; 2] {
 #[test]
 fn a_user_over_quota_is_refused_by_nginx_and_comes_back() {
     needs_machine!();
-    let rig = Rig::new("");
+    let rig = Rig::answering();
     // Counted before boxmeter: a baseline that nobody pays.
     assert_eq!(rig.nginx.get("user1"), 200);
     rig.grow("user1", [100, 1_000]);
@@ -134,7 +175,7 @@ fn a_user_over_quota_is_refused_by_nginx_and_comes_back() {
 #[test]
 fn hostile_names_are_refused_as_others_and_whoever_is_deleted_stays_out() {
     needs_machine!();
-    let rig = Rig::new("");
+    let rig = Rig::answering();
     rig.vts.grow("users::example.org", HOSTILE, [1, 2]);
     rig.vts.grow("users::example.org", "two\nlines", [1, 2]);
     rig.grow("user1", [3, 4]);
@@ -160,7 +201,7 @@ fn hostile_names_are_refused_as_others_and_whoever_is_deleted_stays_out() {
 #[test]
 fn what_nginx_does_not_take_is_put_back_and_tried_again() {
     needs_machine!();
-    let rig = Rig::new("");
+    let rig = Rig::answering();
     rig.grow("user1", [1, 2]);
     rig.until_used("user1", [1, 2]);
     let (good, before) = (std::fs::read_to_string(rig.nginx.config()).unwrap(), rig.nginx.refused_text());
@@ -186,7 +227,7 @@ fn what_nginx_does_not_take_is_put_back_and_tried_again() {
 #[test]
 fn an_agent_that_dies_at_any_step_leaves_nothing_half() {
     needs_machine!();
-    let mut rig = Rig::new("");
+    let mut rig = Rig::answering();
     rig.grow("user1", [1, 2]);
     rig.until_used("user1", [1, 2]);
     for fault in ["nginx-noted", "nginx-written", "nginx-told"] {
@@ -208,7 +249,7 @@ fn an_agent_that_dies_at_any_step_leaves_nothing_half() {
 #[test]
 fn an_answer_that_breaks_off_changes_nothing() {
     needs_machine!();
-    let rig = Rig::new("");
+    let rig = Rig::answering();
     rig.grow("user1", [10, 20]);
     rig.until_used("user1", [10, 20]);
     let half =
@@ -254,7 +295,7 @@ impl Counted {
     /// nginx restarts while no agent runs: what is committed counts, and no more than was read.
     fn restart_unseen(&mut self, rig: &mut Rig) {
         rig.vts.set_away(true);
-        let ledger = rig._scratch.join("ledger/ledger.db");
+        let ledger = rig.scratch.join("ledger/ledger.db");
         let usage = rig.agent.done(&["usage", "--offline", ledger.to_str().unwrap()]);
         let (has, read) = (reported(&usage, "user1"), self.now(rig.vts.served("user1")));
         for direction in 0..2 {
@@ -281,7 +322,7 @@ impl Counted {
 #[test]
 fn restarts_at_random_points_lose_nothing_and_count_nothing_twice() {
     needs_machine!();
-    let mut rig = Rig::new("");
+    let mut rig = Rig::answering();
     rig.vts.grow("user1::example.org", "/first", [1, 1]);
     rig.until_used("user1", [1, 1]);
     let (stop, vts) = (AtomicBool::new(false), rig.vts.clone());
@@ -333,7 +374,7 @@ fn restarts_at_random_points_lose_nothing_and_count_nothing_twice() {
 #[test]
 fn evicted_keys_are_no_negative_traffic() {
     needs_machine!();
-    let rig = Rig::new("");
+    let rig = Rig::answering();
     let group = "user1::example.org";
     let mut all = [0, 0];
     for n in 1..=4_u64 {

@@ -68,6 +68,8 @@ pub struct Agent {
     pub commits: Commits,
     pub proxies: Proxies,
     pub reports: Reports,
+    /// The ledger has said who the users are: without their names nobody is told whom to refuse.
+    pub users_known: bool,
     pub pictures: PictureSender,
     pub directory: Directory,
     pub totals: Totals,
@@ -127,6 +129,7 @@ impl Agent {
         let tags = people::tags(&self.meter.kernel.inbounds(), &BTreeMap::new(), &inbounds);
         self.commits.set_inbounds(&inbounds, &tags);
         self.directory.users = by_id(users);
+        self.users_known = true;
         self.directory.inbounds = Arc::new(inbounds);
         self.directory.tags = Arc::new(tags);
         self.reports.take_over(&self.commits.ledger).await;
@@ -420,6 +423,7 @@ impl Agent {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
                 self.reports.users_moved();
                 self.directory.users = newest(&self.directory.users, applied.users);
+                self.users_known = true;
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);

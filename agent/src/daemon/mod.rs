@@ -31,7 +31,6 @@ mod proxies;
 mod proxy;
 mod questions;
 mod refusals;
-mod refused;
 mod reported;
 mod reports;
 mod shared;
@@ -59,6 +58,7 @@ use tokio::{
 pub use answers::{every_page, ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leave, Leaving, Left, detach, leaving};
 pub use listen::{PANEL_USER, panel_user};
+pub use reports::nginx_of;
 
 use agent::Agent;
 use backend::Answerer;
@@ -277,6 +277,7 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         commits: Commits::new(ledger),
         proxies,
         reports: reports::Reports::default(),
+        users_known: false,
         pictures,
         directory: Directory::default(),
         totals: Totals::new(zone),

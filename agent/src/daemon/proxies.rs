@@ -1,7 +1,11 @@
 //! All proxies beside the agent: what each of them sees becomes one directory of watched ports, one list
 //! of inbounds and one of users.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use boxmeter_web::api::types::{InboundStatus, ServiceStatus, SingboxStatus, SourceKind};
@@ -12,6 +16,7 @@ use super::{
     people,
     proxy::{self, Changes, Proxy},
     shared::Directory,
+    tallies,
 };
 use crate::{
     core::{
@@ -208,7 +213,7 @@ impl Proxies {
             self.apply_again = true;
             return Ok(());
         }
-        self.check_tags()?;
+        self.check_tags(&more)?;
         let remembered = self.remembered(meter, directory);
         // Services that keep totals themselves need no configuration of a proxy; but what the kernel watches stays.
         let none = !self.all.is_empty() && self.all.iter().all(|proxy| proxy.config.is_none());
@@ -295,16 +300,18 @@ impl Proxies {
         remembered
     }
 
-    /// A tag of sing-box that reads as one of another service would mix the two up.
-    fn check_tags(&self) -> anyhow::Result<()> {
+    /// A tag of sing-box that reads as one of another service would mix the two up; nginx is one, too.
+    fn check_tags(&self, more: &More) -> anyhow::Result<()> {
         let singbox = self.all.iter().filter(|proxy| proxy.service.is_singbox());
         let mut tags = singbox.filter_map(|proxy| proxy.config.as_ref()).flat_map(|config| &config.inbounds);
-        let others = || self.all.iter().filter(|proxy| !proxy.service.is_singbox());
-        let mixed = tags.find_map(|inbound| {
-            Some((inbound, others().find(|proxy| proxy.service.written(&inbound.tag).is_some())?))
-        });
-        if let Some((inbound, proxy)) = mixed {
-            let (tag, name) = (&inbound.tag, &proxy.service.name);
+        let others = self.all.iter().map(|proxy| &proxy.service).filter(|service| !service.is_singbox());
+        let own = more.inbounds.iter().filter_map(|inbound| tallies::service_of(&inbound.tag));
+        let names: BTreeSet<&str> = others.map(|service| &*service.name).chain(own).collect();
+        let reads_as = |tag: &str| {
+            names.iter().find(|&&name| tag.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
+        };
+        if let Some((inbound, name)) = tags.find_map(|inbound| Some((inbound, reads_as(&inbound.tag)?))) {
+            let tag = &inbound.tag;
             bail!(
                 "the tag {tag:?} of sing-box reads as one of the service {name:?}; give that another `name`"
             );

@@ -1,5 +1,8 @@
 //! Has nginx follow who may not connect: a worker for each, beside the agent's loop, since checking and reloading
 //! takes as long as it takes. Level-triggered: the newest list holds, and what failed is tried again.
+//!
+//! A reload drops nobody, but the workers of before stay for as long as their connections last. What changes within
+//! a moment is one reload, and reloads are apart.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -10,14 +13,21 @@ use tokio::{
 };
 
 use crate::{
-    enforcer::nginx::{Followed, Nginx, render},
+    clock,
+    enforcer::{
+        nginx::{Followed, Nginx, render},
+        reloads::BATCH,
+    },
     fault,
 };
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Between two looks at the file, which somebody may have changed.
+/// Between two reloads. Nobody but nginx turns away whom it is to refuse: it must not be long.
+const APART: Duration = Duration::from_secs(30);
+
+/// Between two looks at the file, which somebody may have changed, and for an nginx that began.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// What has happened.
@@ -34,6 +44,11 @@ pub enum News {
         names: Vec<String>,
     },
     Failed {
+        service: Arc<str>,
+        reason: String,
+    },
+    /// It is written, and there is no nginx that could read it.
+    Waits {
         service: Arc<str>,
         reason: String,
     },
@@ -101,66 +116,120 @@ impl Refusals {
     }
 }
 
+/// A pause as tests want it.
+fn hurried(pause: Duration) -> Duration {
+    pause / u32::try_from(fault::hurry()).unwrap_or(u32::MAX)
+}
+
+/// One nginx, as the worker has it.
+struct Worker {
+    service: Arc<str>,
+    nginx: Nginx,
+    /// What keeps it from being as it should, as people were told.
+    trouble: Option<String>,
+    /// While none runs, it is looked for as often as always.
+    failed: bool,
+    left_out: Vec<String>,
+    reloaded_ns: Option<u64>,
+}
+
 async fn follow(
     service: Arc<str>,
     nginx: Nginx,
     mut wanted: watch::Receiver<Option<BTreeSet<String>>>,
     news: mpsc::Sender<News>,
 ) {
-    let (mut failed, mut left_out) = (None, Vec::new());
+    let mut worker =
+        Worker { service, nginx, trouble: None, failed: false, left_out: Vec::new(), reloaded_ns: None };
     loop {
         let refused = wanted.borrow_and_update().clone();
-        let mut pause = LOOK;
+        let mut pause = hurried(LOOK);
         if let Some(refused) = refused {
-            let told = tell(&service, &nginx, refused, (&mut failed, &mut left_out)).await;
-            if failed.is_some() {
-                pause = RETRY;
-            }
-            for one in told {
-                if news.send(one).await.is_err() {
-                    return;
+            match worker.apart(&refused).await {
+                Some(rest) => pause = rest,
+                None => {
+                    for one in worker.tell(refused).await {
+                        if news.send(one).await.is_err() {
+                            return;
+                        }
+                    }
+                    if worker.failed {
+                        pause = hurried(RETRY);
+                    }
                 }
             }
         }
-        let hurried = pause / u32::try_from(fault::hurry()).unwrap_or(u32::MAX);
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return },
-            () = sleep(hurried) => {}
+            changed = wanted.changed() => match changed {
+                // Others follow.
+                Ok(()) => sleep(hurried(BATCH)).await,
+                Err(_) => return,
+            },
+            () = sleep(pause) => {}
         }
     }
 }
 
-/// One try; each failure is told once.
-async fn tell(
-    service: &Arc<str>,
-    nginx: &Nginx,
-    refused: BTreeSet<String>,
-    (failed, left_out): (&mut Option<String>, &mut Vec<String>),
-) -> Vec<News> {
-    let mut told = Vec::new();
-    let out: Vec<String> =
-        render(refused.iter().map(String::as_str)).1.into_iter().map(str::to_owned).collect();
-    if !out.is_empty() && out != *left_out {
-        told.push(News::LeftOut { service: Arc::clone(service), names: out.clone() });
-    }
-    *left_out = out;
-    let (nginx, count) = (nginx.clone(), refused.len());
-    let done = tokio::task::spawn_blocking(move || nginx.follow(&refused)).await;
-    match done.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string())) {
-        Ok(followed) => {
-            if failed.take().is_some() {
-                told.push(News::Mended { service: Arc::clone(service) });
-            }
-            if followed == Followed::Reloaded {
-                told.push(News::Follows { service: Arc::clone(service), refused: count });
-            }
+/// Runs what blocks beside the agent's loop; its error in words.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, crate::enforcer::nginx::NginxError> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    done.map_err(|error| error.to_string())
+}
+
+impl Worker {
+    /// How long a reload for this list has still to wait; `None`: it need not, or none is needed.
+    async fn apart(&self, refused: &BTreeSet<String>) -> Option<Duration> {
+        let apart_ns = u64::try_from(hurried(APART).as_nanos()).unwrap_or(u64::MAX);
+        let rest = self.reloaded_ns?.saturating_add(apart_ns).saturating_sub(clock::mono_ns());
+        if rest == 0 {
+            return None;
         }
-        Err(reason) => {
-            if failed.as_ref() != Some(&reason) {
-                told.push(News::Failed { service: Arc::clone(service), reason: reason.clone() });
-            }
-            *failed = Some(reason);
-        }
+        let (nginx, refused) = (self.nginx.clone(), refused.clone());
+        let needed = blocking(move || nginx.needs_reload(&refused)).await;
+        // What fails is told by who tries.
+        needed.unwrap_or(false).then(|| Duration::from_nanos(rest))
     }
-    told
+
+    /// One try; each trouble is told once.
+    async fn tell(&mut self, refused: BTreeSet<String>) -> Vec<News> {
+        let (mut told, service) = (Vec::new(), || Arc::clone(&self.service));
+        let out: Vec<String> =
+            render(refused.iter().map(String::as_str)).1.into_iter().map(str::to_owned).collect();
+        if !out.is_empty() && out != self.left_out {
+            told.push(News::LeftOut { service: service(), names: out.clone() });
+        }
+        let (nginx, count) = (self.nginx.clone(), refused.len());
+        let done = blocking(move || nginx.follow(&refused)).await;
+        let trouble = match &done {
+            Ok(Followed::Nothing | Followed::Reloaded) => None,
+            Ok(Followed::Waits { ignored }) => Some(waits(ignored)),
+            Err(reason) => Some(reason.clone()),
+        };
+        match trouble.clone() {
+            Some(reason) if self.trouble.as_ref() == Some(&reason) => {}
+            Some(reason) if done.is_ok() => told.push(News::Waits { service: service(), reason }),
+            Some(reason) => told.push(News::Failed { service: service(), reason }),
+            None if self.trouble.is_some() => told.push(News::Mended { service: service() }),
+            None => {}
+        }
+        if done == Ok(Followed::Reloaded) {
+            told.push(News::Follows { service: service(), refused: count });
+            self.reloaded_ns = Some(clock::mono_ns());
+        }
+        (self.trouble, self.failed, self.left_out) = (trouble, done.is_err(), out);
+        told
+    }
+}
+
+fn waits(ignored: &[String]) -> String {
+    let mut text = "no running nginx was found that reads who is refused: one reads it when it starts, and \
+                    boxmeter looks for it again"
+        .to_owned();
+    for reason in ignored {
+        text.push_str("; ");
+        text.push_str(reason);
+    }
+    text
 }

@@ -20,7 +20,6 @@ use super::{
     people,
     proxies::More,
     refusals::{self, Refusals},
-    refused,
     shared::Directory,
     tallies::{self, ADOPTED_MAX, Read, Tallies},
 };
@@ -144,8 +143,10 @@ impl Reports {
         let way = match Url::parse(&service.status) {
             Ok(url) if service.is_nginx() => {
                 if !service.refuse.as_os_str().is_empty() {
-                    one.refused_before = refused::read(&service.refuse);
-                    self.refusals.add(Arc::clone(&name), nginx_of(service, config));
+                    let nginx = nginx_of(service, config);
+                    // What cannot be read is told when it is to be written.
+                    one.refused_before = nginx.refused().unwrap_or_default();
+                    self.refusals.add(Arc::clone(&name), nginx);
                 }
                 Way::Vts(url)
             }
@@ -406,6 +407,10 @@ impl Agent {
                 let part = self.reports.trouble(REFUSES, &service, Some(reason));
                 self.told(vec![part], vec![]);
             }
+            refusals::News::Waits { service, reason } => {
+                let part = self.reports.trouble(REFUSES, &service, Some(reason));
+                self.told(vec![part], vec![]);
+            }
             refusals::News::Mended { service } => {
                 let part = self.reports.trouble(REFUSES, &service, None);
                 self.told(vec![part], vec![]);
@@ -432,6 +437,9 @@ impl Agent {
     /// Whom nginx refuses: those who may not connect, and those who were deleted. Of a purged one the name is
     /// known only as long as nginx counts under it, or from the file until it was read.
     pub(super) fn tell_refused(&self, out: &BTreeSet<UserId>) {
+        if !self.users_known {
+            return;
+        }
         let Some(gone) = &self.reports.gone else { return };
         let living = || self.directory.users.values().filter(|user| is_living(user));
         let (out, may): (Vec<_>, Vec<_>) = living().partition(|user| out.contains(&user.id));

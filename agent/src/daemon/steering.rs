@@ -124,7 +124,11 @@ impl Agent {
                 false => now_ns.saturating_sub(*self.source_down_ns.entry(at).or_insert(now_ns)),
             };
             let source_down = !proxy.connected && down_ns >= SOURCE_GRACE_NS;
-            let flows = flows.get(&at).copied().unwrap_or(0);
+            let mut flows = flows.get(&at).copied().unwrap_or(0);
+            if proxy.is_reported() {
+                // The kernel does not watch it: who is connected is not known, and somebody may be.
+                flows = flows.max(1);
+            }
             scenes.insert(proxy.service.clone(), Scene { flows, source_down });
         }
         self.hands.scene(scenes);

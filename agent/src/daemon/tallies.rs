@@ -63,6 +63,11 @@ pub fn tag(service: &str) -> Arc<str> {
     format!("{service}/{TAG}").into()
 }
 
+/// Whose own account a tag is.
+pub fn service_of(tag: &str) -> Option<&str> {
+    tag.rsplit_once('/').filter(|(_, last)| *last == TAG).map(|(service, _)| service)
+}
+
 impl Tallies {
     /// Names must be unique.
     pub fn new(services: impl IntoIterator<Item = Arc<str>>) -> Self {

@@ -42,6 +42,9 @@ impl Editor {
 
     fn check_command(&self, copies: &Copies) -> io::Result<Command> {
         let running = self.running_process();
+        if let (None, Some(process)) = (&self.binary, running) {
+            process.may_be_run()?;
+        }
         let mut command = match (&self.binary, running) {
             (Some(binary), _) => Command::new(binary),
             (None, Some(process)) if process.other_mount_ns => {
@@ -85,7 +88,8 @@ impl Editor {
 
     /// The executable of a sing-box that does not run: the last one's, else the one that people would start.
     fn executable_of_before(&self) -> io::Result<PathBuf> {
-        let exe = self.before().map(|process| process.exe.to_string_lossy().into_owned());
+        let before = self.before().filter(|process| process.distrust.is_none());
+        let exe = before.map(|process| process.exe.to_string_lossy().into_owned());
         let exe = exe.map(|exe| PathBuf::from(exe.trim_end_matches(" (deleted)")));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = std::env::split_paths(&path).map(|folder| folder.join(self.service.kind.program()));

@@ -6,14 +6,15 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
-use super::files;
+use super::{files, trust};
 use crate::{
     clock,
     core::event::Network,
+    output,
     service::{Kind, Service},
     v2ray,
 };
@@ -40,6 +41,11 @@ pub struct Process {
     /// From its cgroup: `sing-box.service`. Its MainPID may still be another process.
     pub unit: Option<String>,
     pub user_id: u32,
+    /// Is it root's, or of a unit that is called as the program? Anybody can start the same program with the same
+    /// arguments.
+    pub is_services: bool,
+    /// Why root must not run its executable, if so.
+    pub distrust: Option<String>,
     /// The files and directories that it was told to read, in its view, made absolute.
     pub config_args: Vec<PathBuf>,
     /// The options that say so as written, to repeat them.
@@ -103,7 +109,19 @@ impl Process {
 
     /// Its own version, asked of the executable that runs.
     pub fn version(&self) -> io::Result<String> {
+        self.may_be_run()?;
         version_of_kind(self.kind, &self.exe_link())
+    }
+
+    /// To be asked before its executable is run.
+    ///
+    /// # Errors
+    /// Others than root could have put there what root would run.
+    pub fn may_be_run(&self) -> io::Result<()> {
+        match &self.distrust {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why.clone())),
+        }
     }
 
     /// Inodes of the listening sockets on these ports in its network namespace: they change when the proxy
@@ -185,23 +203,14 @@ fn version_arguments(kind: Kind) -> &'static [&'static str] {
 
 /// What it prints when it is started with one argument.
 fn printed(exe: &Path, argument: &str) -> io::Result<String> {
-    let mut child = Command::new(exe)
-        .arg(argument)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let deadline = clock::mono_ns() + VERSION_TIMEOUT.as_nanos() as u64;
-    while child.try_wait()?.is_none() {
-        if clock::mono_ns() > deadline {
-            child.kill()?;
-            child.wait()?;
-            let what = format!("`{} {argument}` does not end", exe.display());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+    let done = output::run(Command::new(exe).arg(argument), VERSION_TIMEOUT);
+    let done = done.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            io::Error::new(error.kind(), format!("`{} {argument}` does not end", exe.display()))
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned())
+        _ => error,
+    })?;
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 fn parse_version(kind: Kind, text: &str) -> Option<String> {
@@ -241,6 +250,9 @@ pub fn find_of(service: &Service, config: &[PathBuf]) -> Result<Process, NotFoun
             continue;
         };
         if uses(&process, &wanted) { matching.push(process) } else { others.push(process) }
+    }
+    if matching.iter().any(|process| process.is_services) {
+        matching.retain(|process| process.is_services);
     }
     let pids = |found: &[Process]| found.iter().map(|p| p.pid.to_string()).collect::<Vec<_>>().join(", ");
     match (matching.len(), others.is_empty()) {
@@ -314,7 +326,15 @@ pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
         // Its process is found by who has it follow (`enforcer::nginx`).
         Kind::Nginx => false,
     };
-    if !(program.starts_with(kind.program()) || called == kind.program()) || !serves {
+    let unit = fs::read_to_string(proc("cgroup")).ok().and_then(|text| unit(&text));
+    let is_roots = trust::is_roots(pid).is_ok();
+    let is_services = is_roots || unit.as_ref().is_some_and(|unit| unit.starts_with(kind.program()));
+    // Anybody can call what he starts as he likes.
+    let is_named = program.starts_with(kind.program()) || is_services && called == kind.program();
+    let meta = fs::metadata(proc("exe")).ok()?;
+    // What root runs already, root may.
+    let distrust = if is_roots { None } else { trust::own(&exe, &meta).err() };
+    if !is_named || !serves || !is_services && distrust.is_some() || trust::no_setuid(&exe, &meta).is_err() {
         return None;
     }
     let cwd = fs::read_link(proc("cwd")).ok()?;
@@ -334,7 +354,9 @@ pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
         other_netns: namespace("ns/net") != own("ns/net"),
         other_mount_ns: namespace("ns/mnt") != own("ns/mnt")
             && (may_enter() || identity(&proc("root")) != identity(Path::new("/"))),
-        unit: fs::read_to_string(proc("cgroup")).ok().and_then(|text| unit(&text)),
+        unit,
+        is_services,
+        distrust: distrust.map(|why| why.to_string()),
         user_id: fs::metadata(proc("")).ok()?.uid(),
         config_args,
         raw_args,
@@ -411,9 +433,11 @@ fn unit(cgroup: &str) -> Option<String> {
         .find(|line| line.starts_with("0::"))
         .filter(|line| line.contains(".service"))
         .or_else(|| cgroup.lines().find(|line| line.contains("name=systemd")))?;
-    let found = line.rsplit(['/', ':']).find(|part| part.ends_with(".service"));
-    // A user's own manager is a service too, and no proxy.
-    found.filter(|unit| !unit.starts_with("user@")).map(str::to_owned)
+    // What is below a user's own manager is called as that user likes.
+    if line.split(['/', ':']).any(|part| part.starts_with("user@") || part == "user.slice") {
+        return None;
+    }
+    line.rsplit(['/', ':']).find(|part| part.ends_with(".service")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -444,6 +468,7 @@ mod tests {
     fn unit_is_the_innermost_service() {
         assert_eq!(unit("0::/system.slice/sing-box.service\n").as_deref(), Some("sing-box.service"));
         assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/app.slice/a.scope"), None);
+        assert_eq!(unit("0::/user.slice/user-9.slice/user@9.service/app.slice/sing-box.service"), None);
         assert_eq!(unit("0::/system.slice/docker-12ab.scope"), None);
     }
 
