@@ -107,6 +107,12 @@ fn a_restart_takes_the_same_programs_as_they_are() {
     let second = program_ids(&mount);
     assert!(second.iter().all(|id| !first.contains(id)), "{first:?} {second:?}");
     assert_eq!(kept().len(), 5, "{:?}", kept());
+    // Nor what counts into a map that is not pinned any more.
+    fs::remove_file(mount.pins().join(maps::BLOCKED)).unwrap();
+    drop(Kernel::open(&config).unwrap());
+    let anew = program_ids(&mount);
+    assert!(anew.iter().all(|id| !second.contains(id)), "{second:?} {anew:?}");
+    let second = anew;
     let object = committed();
     let other = KernelConfig { object: Some(object.path().to_owned()), ..mount.config() };
     drop(Kernel::open(&other).unwrap());

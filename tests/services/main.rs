@@ -10,6 +10,7 @@ mod apart;
 mod counting;
 mod gate;
 mod hostile;
+mod limits;
 mod metered;
 mod nginx;
 mod refused;

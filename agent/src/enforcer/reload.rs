@@ -111,9 +111,11 @@ impl Editor {
         matches!(self.reload, Reload::Command(_)) || !self.service.is_singbox()
     }
 
-    /// The process that runs now, where one has followed the one that was told.
+    /// The process that runs now, where one has followed the one that was told. One that ends again and again does
+    /// not run.
     pub(super) fn of_now(&self, told: &Process) -> Process {
-        let next = || self.service.find(&self.config).ok();
+        let lives = |next: &Process| next.age() >= SETTLES / u32::try_from(fault::hurry()).unwrap_or(1);
+        let next = || self.service.find(&self.config).ok().filter(lives);
         let followed = if !told.alive() && self.is_replaced() { next() } else { None };
         followed.unwrap_or_else(|| told.clone())
     }

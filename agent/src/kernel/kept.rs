@@ -17,6 +17,8 @@ use super::{
     sys,
 };
 
+const NAMES: [&str; 5] = ["ingress", "egress", "sock_ops", "command", "walk"];
+
 /// What programs are loaded from.
 pub(super) struct Identity(String);
 
@@ -46,30 +48,23 @@ impl Programs {
             let path = pins.at(&identity.pin(name));
             path.exists().then(|| sys::obj_get(&path).ok()).flatten()
         };
+        let [ingress, egress, sock_ops, command, walk] = NAMES.map(get);
         Some(Programs {
-            ingress: get("ingress")?,
-            egress: get("egress")?,
-            sock_ops: get("sock_ops")?,
-            command: get("command")?,
-            walk: get("walk")?,
+            ingress: ingress?,
+            egress: egress?,
+            sock_ops: sock_ops?,
+            command: command?,
+            walk: walk?,
         })
     }
 
-    fn named(&self) -> [(&'static str, &OwnedFd); 5] {
+    fn named(&self) -> impl Iterator<Item = (&'static str, &OwnedFd)> {
         let Programs { ingress, egress, sock_ops, command, walk } = self;
-        [
-            ("ingress", ingress),
-            ("egress", egress),
-            ("sock_ops", sock_ops),
-            ("command", command),
-            ("walk", walk),
-        ]
+        NAMES.into_iter().zip([ingress, egress, sock_ops, command, walk])
     }
 
-    /// Keeps them for the next agent, and others no more. Half of them are as good as none.
-    pub(super) fn keep(&self, pins: &Pins, identity: Option<&Identity>) -> Result<(), KernelError> {
-        pins.clear_programs()?;
-        let Some(identity) = identity else { return Ok(()) };
+    /// Keeps them for the next agent. Half of them are as good as none.
+    pub(super) fn keep(&self, pins: &Pins, identity: &Identity) -> Result<(), KernelError> {
         for (name, program) in self.named() {
             let path = pins.at(&identity.pin(name));
             sys::obj_pin(program.as_fd(), &path)
@@ -79,13 +74,21 @@ impl Programs {
     }
 }
 
+/// Is a pin of that name a program of ours, of any version?
+pub(super) fn is_program(name: &str) -> bool {
+    let parts = name.strip_prefix(PROGRAM).and_then(|rest| rest.rsplit_once('_'));
+    parts.is_some_and(|(program, hash)| {
+        NAMES.contains(&program) && hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 impl Pins {
     /// Removes every pinned program.
     pub(super) fn clear_programs(&self) -> Result<(), KernelError> {
         let entries =
             fs::read_dir(&self.path).map_err(KernelError::io(format!("reading {}", self.path.display())))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        for name in names.filter(|name| name.starts_with(PROGRAM)) {
+        for name in names.filter(|name| is_program(name)) {
             self.remove_pin(&name)?;
         }
         Ok(())

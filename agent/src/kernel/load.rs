@@ -125,15 +125,23 @@ impl Kernel {
         let is_new = kept.is_none();
         let programs = match kept {
             Some(programs) => programs,
-            None => load_programs(&mut load_maps(config, &pins, &globals)?)?,
+            None => {
+                // A map that is missing is made anew: what was kept would count into the old one.
+                pins.clear_programs()?;
+                load_programs(&mut load_maps(config, &pins, &globals)?)?
+            }
         };
         let links = attach(&pins, &programs, &cgroup)?;
         let meta = match found {
             Some(meta) => meta,
             None => write_meta(&pins)?,
         };
-        if is_new {
-            programs.keep(&pins, identity.as_ref())?;
+        if let Some(identity) = identity.filter(|_| is_new)
+            && let Err(error) = programs.keep(&pins, &identity)
+        {
+            // Only the next start takes longer.
+            tracing::warn!("keeping the programs for the next start: {error}");
+            pins.clear_programs()?;
         }
         Self::assemble(pins, meta, netns_aware, programs, links)
     }

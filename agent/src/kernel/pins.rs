@@ -14,7 +14,7 @@ use std::{
 
 use boxmeter_common::{ABI_VERSION, Meta, maps};
 
-use super::{error::KernelError, sys};
+use super::{error::KernelError, kept, sys};
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -95,7 +95,7 @@ impl Pins {
             fs::read_dir(&self.path).map_err(KernelError::io(format!("reading {}", self.path.display())))?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = LINKS.contains(&&*name) || MAPS.contains(&&*name) || name.starts_with(PROGRAM);
+            let ours = LINKS.contains(&&*name) || MAPS.contains(&&*name) || kept::is_program(&name);
             if !ours {
                 return Err(KernelError::ForeignPins { path: self.path.clone(), what: name });
             }

@@ -52,14 +52,14 @@ pub type Events = mpsc::Sender<SourceEvent>;
 pub type Shutdown = watch::Receiver<bool>;
 
 /// Whether what is counted there are lines that say too little of *one* connection. Clients can make those at
-/// will, and they say nothing of other connections; everything else that is lost may have been anybody's.
+/// will, and they say nothing of other connections; everything else that is lost may have been anybody's. Users
+/// without a name are no strangers: they are let in, and not to be ended for what nobody can tell.
 pub fn is_of_one_connection(counter: &str) -> bool {
-    const OWN: [&str; 6] = [
+    const OWN: [&str; 5] = [
         log_line::USER_UNKNOWN,
         log_line::USER_AMBIGUOUS,
         log_line::ADDRESS_UNPARSABLE,
         api_state::SOURCE_UNPARSABLE,
-        api_state::USER_UNNAMED,
         access_log::ZONE_UNKNOWN,
     ];
     OWN.contains(&counter)

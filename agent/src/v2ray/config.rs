@@ -236,7 +236,7 @@ fn inbound(index: usize, node: &Node, service: &Service) -> Result<Inbound, Wron
         loses_port: over_http,
         reported_udp: false,
         note: match service.kind == Kind::V2ray && name_key(&kind) == "user" {
-            _ if stream.is_some_and(believes_proxy_protocol) => Some(PROXY_PROTOCOL),
+            _ if listed.is_some() && stream.is_some_and(believes_proxy_protocol) => Some(PROXY_PROTOCOL),
             true => Some(NAMELESS),
             false => None,
         },

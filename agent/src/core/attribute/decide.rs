@@ -112,7 +112,7 @@ impl Attributor {
     fn carry_out(&mut self, waiting: &Waiting, judgement: Option<(UserNo, Judgement)>) -> bool {
         let Some((user, judgement)) = judgement else { return false };
         match judgement {
-            Judgement::NoFlow | Judgement::Later => return false,
+            Judgement::NoFlow | Judgement::Later | Judgement::AtLast => return false,
             Judgement::Own { flow, by_port, weak } => {
                 self.own(flow, user, waiting, by_port);
                 if weak {

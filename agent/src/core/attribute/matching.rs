@@ -83,6 +83,8 @@ pub(super) enum Judgement {
     Second(FlowRef),
     /// Sound only if no other flow shows up for a moment.
     Later,
+    /// Sound only if nobody else's sighting comes for as long as one may wait.
+    AtLast,
     /// More than one flow can be meant.
     Ambiguous,
 }
@@ -116,9 +118,10 @@ pub(super) fn judge_true_address(candidates: &[Candidate], sighting: &Waiting, u
 /// connection: of several flows, an owned one is out unless by its own connection.
 ///
 /// Where every line has a name of its own, one more stream on a flow that the user has looks like the first
-/// line of another flow. If somebody else has that other flow, his own line tells in a moment; after that it
-/// is this user's: a client that dials two inbounds from one port is not rare, and somebody else behind the same
-/// address, with the same port, who does not say a word for so long, is.
+/// line of another flow. If somebody else has that other flow, his own line tells: it comes when he has signed in,
+/// which proxies give him seconds for. After that the flow is this user's: a client that dials two inbounds from one
+/// port is not rare, and somebody else behind the same address, with the same port, who stays silent, is. If he speaks
+/// after all, the flow is of both.
 fn judge_log(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judgement {
     let connection = short(sighting.connection);
     if let Some(same) = candidates.iter().find(|(_, flow)| flow.is_owned() && flow.connection == connection) {
@@ -127,14 +130,19 @@ fn judge_log(candidates: &[Candidate], sighting: &Waiting, user: UserNo) -> Judg
     let tcp = candidates.iter().all(|(at, _)| at.0.network == Network::Tcp);
     let mut unowned = candidates.iter().filter(|(_, flow)| !flow.is_owned());
     let mine = candidates.iter().find(|(_, flow)| flow.owner == Some(user));
-    let now_or_later = |judgement| if sighting.final_decision { judgement } else { Judgement::Later };
+    let at_last = |judgement| if sighting.aged { judgement } else { Judgement::AtLast };
+    let mut weak = candidates.iter().filter(|(_, flow)| flow.weak);
     match (unowned.next(), unowned.next(), mine) {
         (Some(only), None, None) if tcp => one(only, user),
         (Some(&(flow, _)), None, Some(_)) if tcp => {
-            now_or_later(Judgement::Own { flow, by_port: false, weak: true })
+            at_last(Judgement::Own { flow, by_port: false, weak: true })
         }
         (None, _, Some(&(flow, _))) => Judgement::Repeat(flow),
-        (Some(_), _, Some(&(flow, _))) => now_or_later(Judgement::Repeat(flow)),
+        (Some(_), _, Some(&(flow, _))) => at_last(Judgement::Repeat(flow)),
+        (None, _, None) => match (weak.next(), weak.next()) {
+            (Some(&(flow, _)), None) => Judgement::Second(flow),
+            _ => Judgement::Ambiguous,
+        },
         _ => Judgement::Ambiguous,
     }
 }

@@ -377,6 +377,7 @@ impl Attributor {
             closed: sighting.closed,
             deciding: false,
             final_decision: false,
+            aged: false,
             contested: false,
         };
         self.decide_or_wait(waiting, now);
@@ -449,6 +450,9 @@ impl Attributor {
         }
         while let Some(number) = self.waiters.pop_aged(now.mono_ns) {
             // Only so many are looked at when a flow opens: here is the last chance.
+            if let Some(waiting) = self.waiters.get_mut(number) {
+                (waiting.final_decision, waiting.aged) = (true, true);
+            }
             self.recheck(number, now);
             let Some(waiting) = self.waiters.remove(number) else { continue };
             match self.users.by_name(&waiting.user) {

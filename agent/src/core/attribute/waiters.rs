@@ -34,6 +34,8 @@ pub(super) struct Waiting {
     pub deciding: bool,
     /// The time to decide without waiting for other flows has come.
     pub final_decision: bool,
+    /// It has waited for as long as one may.
+    pub aged: bool,
     /// Another user's sighting claims the same flow, and nothing tells which one is forged.
     pub contested: bool,
 }

@@ -73,7 +73,7 @@ pub(super) fn error_of(plan: &Plan, name: &str, want: &Want) -> Option<ApiError>
     }
     let lost = lost(plan).find(|key| key.user == name)?;
     matches!(want, Want::In | Want::New { .. }).then(|| {
-        ApiError::conflict(format!("the inbound {:?} has changed meanwhile; try again", lost.inbound))
+        ApiError::unavailable(format!("the inbound {:?} has changed meanwhile; try again", lost.inbound))
     })
 }
 

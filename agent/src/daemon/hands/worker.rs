@@ -204,6 +204,7 @@ impl Worker {
                 let _ = answer.send(self.prepare(users).await);
             }
             Order::Admit(names, answer) => {
+                self.asked();
                 let _ = answer.send(Ok(self.admit(names).await));
             }
             Order::Follow(answer) => {

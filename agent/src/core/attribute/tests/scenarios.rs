@@ -3,8 +3,8 @@
 use super::*;
 use Network::{Tcp, Udp};
 
-/// See [`DECIDE_AFTER_NS`](super::super::limits::DECIDE_AFTER_NS).
-const DECIDE_MS: u64 = super::super::limits::DECIDE_AFTER_NS / MS;
+/// See [`SIGHTING_AGE_NS`](super::super::limits::SIGHTING_AGE_NS).
+const AGE_MS: u64 = super::super::limits::SIGHTING_AGE_NS / MS;
 
 const PEER: &str = "203.0.113.7:51000";
 
@@ -371,7 +371,11 @@ fn a_port_used_on_two_inbounds_is_its_users_on_both() {
     let second = flow(2, SHADOWSOCKS, Tcp, PEER, 200);
     world.opens(second, 200);
     assert_eq!(world.sights(line("b"), 201), [], "it may be one more stream of the first");
-    assert_eq!(world.ticks(201 + DECIDE_MS), own(second, "alice", OwnerBy::ClashLogs), "nobody else has it");
+    assert_eq!(world.ticks(199 + AGE_MS), []);
+    assert_eq!(world.ticks(201 + AGE_MS), own(second, "alice", OwnerBy::ClashLogs), "nobody else has it");
+    // Somebody else was only slow: people see that.
+    let late = Sighting { or_inbounds: [Arc::from(tag(SHADOWSOCKS))].into(), ..logged("c", "bob") };
+    assert_eq!(world.sights(late, 300 + AGE_MS), [Effect::Shared { flow: FlowId(2), user: user("bob") }]);
     world.assert_balanced();
 }
 
@@ -385,6 +389,6 @@ fn a_late_line_leaves_the_next_flow_to_whose_line_comes() {
     world.opens(tcp(2, 120), 120);
     assert_eq!(world.sights(logged("b", "alice"), 121), [], "a stream of the first flow, or the second's");
     assert_eq!(world.sights(logged("c", "bob"), 122), own(tcp(2, 120), "bob", OwnerBy::ClashLogs));
-    assert_eq!(world.ticks(122 + DECIDE_MS), []);
+    assert_eq!(world.ticks(122 + AGE_MS), []);
     world.assert_balanced();
 }

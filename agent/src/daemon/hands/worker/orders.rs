@@ -1,6 +1,6 @@
 //! What is asked of the worker: one user's change, everything at once, many who come in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use boxmeter_web::backend::{ApiError, ErrorKind};
 
@@ -46,10 +46,15 @@ impl Worker {
     }
 
     pub(super) async fn follow(&mut self) -> Result<(), ApiError> {
+        self.check_refused.clear();
         let done = match self.reconcile(Wanted::new()).await {
             Ok(done) => {
                 let failure = done.failure();
-                self.admit_left(done.adding).await.and(failure)
+                // What was refused had nobody new in it: they are not to blame, and wait.
+                match self.check_refused.is_empty() {
+                    true => self.admit_left(done.adding).await.and(failure),
+                    false => failure,
+                }
             }
             Err(failure) => Err(failure),
         };
@@ -58,8 +63,8 @@ impl Worker {
     }
 
     /// An agent that died while it added users has left them on their way. Whoever cannot come in, since sing-box
-    /// does not take the entry, or since a name, a credential or the inbound is not free any more, is given up:
-    /// who added them was never told that it was done.
+    /// does not take the entry, or since a name or a credential is not free any more, is given up: who added them was
+    /// never told that it was done. An inbound that is away may come back.
     async fn admit_left(&mut self, adding: BTreeMap<String, UserId>) -> Result<(), Failure> {
         if adding.is_empty() {
             return Ok(());
@@ -77,14 +82,34 @@ impl Worker {
             }
         }
         self.send(HandsNews::Moved(given_up)).await;
-        others.into_iter().next().map_or(Ok(()), |(_, error)| Err(error.message))
+        let waits = |(name, error): (String, ApiError)| {
+            format!("{name}, who is being added, cannot come in yet: {}", error.message)
+        };
+        others.into_iter().next().map_or(Ok(()), |one| Err(waits(one)))
     }
 
     /// Lets users in who were made, by one edit; who could not be let in. One whose entry alone is refused by
     /// sing-box is `Invalid`.
     pub(super) async fn admit(&mut self, names: Vec<String>) -> BTreeMap<String, ApiError> {
-        self.asked();
-        let (mut failed, mut batches) = (BTreeMap::new(), vec![names]);
+        let mut failed = BTreeMap::new();
+        let names = match self.ledger.users().await {
+            Ok(users) => {
+                let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
+                let living: BTreeSet<&str> = living.map(|user| &*user.name).collect();
+                let (names, gone): (Vec<_>, Vec<_>) =
+                    names.into_iter().partition(|name| living.contains(name.as_str()));
+                let error = |name: String| {
+                    let error = ApiError::conflict(format!("{name} was given up or deleted meanwhile"));
+                    (name, error)
+                };
+                failed.extend(gone.into_iter().map(error));
+                names
+            }
+            Err(error) => {
+                return names.into_iter().map(|name| (name, ApiError::unavailable(&error))).collect();
+            }
+        };
+        let mut batches = if names.is_empty() { Vec::new() } else { vec![names] };
         let (mut without_them_good, mut refused) = (None, 0);
         while let Some(mut batch) = batches.pop() {
             self.check_refused.clear();
@@ -126,7 +151,7 @@ impl Worker {
     }
 
     /// Somebody asks for what needs a reload.
-    fn asked(&mut self) {
+    pub(super) fn asked(&mut self) {
         for side in &mut self.sides {
             side.reloads.asked();
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock,
     enforcer::{
-        editor::{EditError, Editor},
+        editor::{EditError, Editor, Reload},
         live, reconcile,
         reloads::{BATCH, Decision, Reloads, Scene, Settings, Why},
         users_edit::{Change, Parked},
@@ -91,7 +91,8 @@ impl Side {
         // A configuration that cannot be read says nothing new, and is asked again.
         if let Ok(api) = api {
             self.has_live = api.is_some();
-            self.asked = Some(of);
+            // Nobody may have been there to be asked whose it is to restart it.
+            self.asked = (!by_hand || self.proxy.reload == Reload::Never).then_some(of);
         }
     }
 
