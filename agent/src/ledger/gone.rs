@@ -99,3 +99,62 @@ pub(super) fn all(connection: &Connection) -> Result<Gone, CommitError> {
     }
     Ok(gone)
 }
+
+/// Who was deleted before there was this table, as far as the events say.
+pub(super) fn fill(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare(
+        "SELECT u.name, max(u.tombstoned_ms) FROM users u
+         WHERE u.tombstoned_ms IS NOT NULL AND u.purged_ms IS NULL
+             AND EXISTS (SELECT 1 FROM events e WHERE e.user_id = u.id AND e.kind = 'user_deleted')
+             AND NOT EXISTS (SELECT 1 FROM users o WHERE o.name = u.name AND o.tombstoned_ms IS NULL)
+         GROUP BY u.name",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let rev = transaction.query_row("SELECT rev FROM meta", [], |row| row.get(0))?;
+        add(transaction, &row.get::<_, String>(0)?, row.get(1)?, rev)?;
+    }
+    Ok(())
+}
+
+/// After a restore: whom the ledger that was replaced knows as deleted is nobody new, and neither is whom the
+/// backup knows. Whoever is a user in one of the two was not deleted for good.
+pub(super) fn take_over(transaction: &Transaction<'_>, before: &Connection) -> rusqlite::Result<()> {
+    let (own, theirs) = (salt(transaction)?, salt(before)?);
+    let rev: i64 = transaction.query_row("SELECT rev + 1 FROM meta", [], |row| row.get(0))?;
+    if own != theirs {
+        // Of two ledgers: what the backup's hashes are of is known only as long as it has the names.
+        let known: Vec<(String, i64)> = transaction
+            .prepare("SELECT name, max(tombstoned_ms) FROM users WHERE tombstoned_ms IS NOT NULL GROUP BY name")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut deleted = Vec::new();
+        for (name, at_ms) in known {
+            if has(transaction, &name)? {
+                deleted.push((name, at_ms));
+            }
+        }
+        transaction.execute("DELETE FROM gone_names", [])?;
+        transaction.execute("UPDATE gone_salt SET salt = ?1", [theirs])?;
+        for (name, at_ms) in deleted {
+            add(transaction, &name, at_ms, rev)?;
+        }
+    }
+    let mut statement = before.prepare("SELECT hash, at_ms FROM gone_names")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (hash, at_ms): (Hash, i64) = (row.get(0)?, row.get(1)?);
+        transaction
+            .prepare_cached("INSERT INTO gone_names VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+            .execute(params![hash, at_ms, rev])?;
+    }
+    let now: &Connection = transaction;
+    for connection in [now, before] {
+        let mut statement = connection.prepare("SELECT name FROM users WHERE tombstoned_ms IS NULL")?;
+        let living: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for name in living {
+            remove(transaction, &name)?;
+        }
+    }
+    Ok(())
+}

@@ -30,6 +30,7 @@ mod gone;
 mod idempotency;
 pub mod import;
 mod intervals;
+mod kept;
 mod model;
 mod notices;
 mod open;

@@ -1,9 +1,10 @@
 //! Who there is: users and inbounds as found in the proxy's configuration, and billing accounts.
 //!
 //! The file decides who exists, the ledger what they used: what vanishes from the file gets a
-//! tombstone and keeps its history, and a name that comes back is another user. Two kinds of absence
-//! mean nothing: of users whose entry is still to be written, and of users whose entry boxmeter took
-//! out itself.
+//! tombstone and keeps its history, and a name that comes back is another user. Three kinds of absence
+//! mean nothing: of users whose entry is still to be written, of users whose entry boxmeter took out
+//! itself, and of users of a service that counts itself and is not in the configuration any more, which
+//! may only be called otherwise: no file says that they are gone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,7 @@ use super::{
     columns,
     commit::{id_bytes, insert_event, user_id},
     error::CommitError,
-    gone,
+    gone, kept,
     model::{AccountPeriod, FoundInbound, FoundUser, InboundNo, InboundRecord, NewEvent, UserRecord},
     parking::{self, Staged},
     policies,
@@ -102,13 +103,14 @@ pub(super) fn sync_users(
             let wanted = tags.copied().collect();
             sync.memberships(id, &wanted)?;
         }
-        for (name, (id, state)) in &present {
-            if seen.contains(name.as_str()) {
-                continue;
-            }
+        let absent = present.iter().filter(|(name, _)| !seen.contains(name.as_str()));
+        for (name, (id, state)) in absent {
             sync.compare_parked(*id, &HashSet::new())?;
-            if *state != FileState::Adding && sync.parked_tags(*id).next().is_none() {
+            let kept = kept::accounts(transaction, *id)?;
+            if *state != FileState::Adding && sync.parked_tags(*id).next().is_none() && kept.is_empty() {
                 sync.bury(*id, name)?;
+            } else if !kept.is_empty() {
+                sync.leave_all_but(*id, kept)?;
             }
         }
         let places = self::places_of_removing(transaction)?;
@@ -271,6 +273,16 @@ impl Sync<'_> {
         self.event("user_vanished", id, json!({ "name": name }))
     }
 
+    /// Nobody's entry but those of services which may come back, and those that boxmeter took out.
+    fn leave_all_but(&mut self, id: UserId, mut kept: HashSet<InboundNo>) -> rusqlite::Result<()> {
+        let mut number = self.transaction.prepare_cached("SELECT no FROM inbounds WHERE tag = ?1")?;
+        for tag in self.parked_tags(id) {
+            kept.extend(number.query_row([tag], |row| Ok(InboundNo(row.get(0)?))).optional()?);
+        }
+        drop(number);
+        self.memberships(id, &kept)
+    }
+
     fn memberships(&mut self, id: UserId, wanted: &HashSet<InboundNo>) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(
             "SELECT inbound_no FROM user_inbounds WHERE user_id = ?1 AND tombstoned_ms IS NULL",
@@ -331,6 +343,7 @@ pub(super) fn sync_inbounds(
                 transaction
                     .prepare_cached("UPDATE inbounds SET tombstoned_ms = ?2, rev = ?3 WHERE no = ?1")?
                     .execute(params![inbound.no.0, now_ms, rev])?;
+                kept::tell(transaction, &inbound, (now_ms, rev))?;
             }
         }
         Ok(inbounds(transaction)?)

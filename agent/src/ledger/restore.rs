@@ -26,6 +26,7 @@ use super::{
     commit::insert_event,
     deliveries,
     error::{CommitError, LedgerError},
+    gone,
     model::{LedgerInfo, NewEvent},
     open, query,
     reader::Reader,
@@ -287,6 +288,7 @@ fn take_over(
         since.unknown_users.push(name);
     }
     parked(transaction, before, &known)?;
+    gone::take_over(transaction, before)?;
     // A deletion that was still to be carried out then, and is over by now, would take out who has the name since.
     let removing = "SELECT id FROM users WHERE file_state = 'removing'";
     for id in ids(transaction, removing)?.difference(&ids(before, removing)?) {
@@ -338,18 +340,23 @@ fn parked(
     Ok(())
 }
 
-/// The ledger that is replaced cannot be read as a whole. The entries that are out of sing-box's files are in no
-/// other place, so they are read if their part of it can be; else those of the backup stay.
+/// The ledger that is replaced cannot be read as a whole. The entries that are out of sing-box's files, and whose
+/// names were deleted, are in no other place, so they are read if their part of it can be; else those of the backup
+/// stay.
 fn rescue(transaction: &Transaction<'_>, ledger: &Path) -> rusqlite::Result<()> {
     let known = ids(transaction, "SELECT id FROM users")?;
-    transaction.execute_batch("SAVEPOINT rescue")?;
-    let read = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .and_then(|before| parked(transaction, &before, &known));
-    if let Err(error) = read {
-        tracing::warn!("who is out of sing-box's files is not known any more but by the backup: {error}");
-        transaction.execute_batch("ROLLBACK TO rescue")?;
-    }
-    transaction.execute_batch("RELEASE rescue")
+    let try_it = |what: &str, read: &dyn Fn(&Connection) -> rusqlite::Result<()>| {
+        transaction.execute_batch("SAVEPOINT rescue")?;
+        let done = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .and_then(|before| read(&before));
+        if let Err(error) = done {
+            tracing::warn!("{what} is not known any more but by the backup: {error}");
+            transaction.execute_batch("ROLLBACK TO rescue")?;
+        }
+        transaction.execute_batch("RELEASE rescue")
+    };
+    try_it("who is out of sing-box's files", &|before| parked(transaction, before, &known))?;
+    try_it("who was deleted", &|before| gone::take_over(transaction, before))
 }
 
 fn payload_by_epoch(connection: &Connection) -> rusqlite::Result<HashMap<[u8; 16], i64>> {

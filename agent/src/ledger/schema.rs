@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use rusqlite_migration::{M, Migrations};
 use uuid::Uuid;
 
-use super::{error::LedgerError, schema_gate};
+use super::{error::LedgerError, gone, schema_gate};
 
 /// "boxm": tells a ledger from other SQLite files.
 pub(super) const APPLICATION_ID: i64 = 0x626f_786d;
@@ -27,7 +27,9 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(include_str!("migrations/0004_sharing.sql")),
         M::up(include_str!("migrations/0005_rules.sql")),
         M::up(include_str!("migrations/0006_notify.sql")),
-        M::up(include_str!("migrations/0007_services.sql")),
+        M::up_with_hook(include_str!("migrations/0007_services.sql"), |transaction: &Transaction<'_>| {
+            Ok(gone::fill(transaction)?)
+        }),
     ])
 });
 

@@ -170,3 +170,42 @@ fn events_are_kept_in_order_and_read_in_pages() {
     let second = reader.events(None, Some(start_ms() + 1), Some(first[1].no), 2).unwrap();
     assert_eq!(second.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["kind3"]);
 }
+
+/// On the account of a service that counts itself, by its name.
+fn counted_by(services: &[&str], users: &[(&str, &[&str])], rig: &Rig, now_ms: i64) -> Vec<UserRecord> {
+    let tag = |name: &str| Arc::<str>::from(format!("{name}/(reported)"));
+    let file = FoundInbound { tag: Arc::from("in"), kind: "trojan".to_owned(), port: 443 };
+    let own = services.iter().map(|name| FoundInbound { tag: tag(name), kind: "nginx".to_owned(), port: 0 });
+    rig.ledger.sync_inbounds(std::iter::once(file).chain(own).collect(), now_ms).wait().unwrap();
+    let tags = |on: &[&str]| on.iter().map(|&name| if name == "in" { name.into() } else { tag(name) }).collect();
+    let found = users.iter().map(|(name, on)| FoundUser { name: Arc::from(*name), inbounds: tags(on) });
+    let found = found.collect();
+    let users = rig.ledger.sync_users(found, vec![], "unlimited".to_owned(), now_ms).wait().unwrap();
+    users.into_iter().filter(|user| user.tombstoned_ms.is_none()).collect()
+}
+
+/// An nginx is called otherwise, or commented out: its users, with their limits, are there when it comes back.
+#[test]
+fn who_is_only_counted_stays_while_the_service_is_not_configured() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let both: &[(&str, &[&str])] = &[("alice", &["in"]), ("bob", &["nginx"]), ("carol", &["in", "nginx"])];
+    let before = counted_by(&["nginx"], both, &rig, start_ms());
+    let of = |users: &[UserRecord], name: &str| {
+        users.iter().find(|user| &*user.name == name).map(|user| (user.id, user.inbounds.len()))
+    };
+    let (bob, carol) = (of(&before, "bob").unwrap().0, of(&before, "carol").unwrap().0);
+    // By a new name, of which nothing was read yet; and somebody took one of them out of the file.
+    let renamed = counted_by(&["web"], &[("alice", &["in"])], &rig, start_ms() + 1);
+    assert_eq!(of(&renamed, "bob"), Some((bob, 1)));
+    assert_eq!(of(&renamed, "carol"), Some((carol, 1)), "the file does not have her any more");
+    let told = rig.reader().events(None, None, None, 100).unwrap();
+    let told: Vec<_> = told.iter().filter(|event| event.kind == "service_users_kept").collect();
+    assert_eq!((told.len(), &told[0].data["users"]), (1, &serde_json::json!(2)));
+    let read = counted_by(&["web"], &[("alice", &["in"]), ("bob", &["web"])], &rig, start_ms() + 2);
+    assert_eq!(of(&read, "bob"), Some((bob, 1)));
+    // Of one that is configured, whoever is not its user any more goes, as from a file.
+    let left = counted_by(&["web"], &[("alice", &["in"])], &rig, start_ms() + 3);
+    assert_eq!(of(&left, "bob"), None);
+    let gone = counted_by(&[], &[], &rig, start_ms() + 4);
+    assert_eq!((of(&gone, "alice"), of(&gone, "carol")), (None, Some((carol, 1))));
+}

@@ -169,3 +169,32 @@ fn who_is_out_is_taken_over_from_a_damaged_ledger() {
     let out: Vec<UserId> = rig.reader().parked().unwrap().into_iter().map(|record| record.user).collect();
     assert_eq!(out, [user(&rig, 1)]);
 }
+
+/// Whom somebody deleted after the backup, and who is only counted somewhere, is not taken in again after it.
+#[test]
+fn deletions_are_not_forgotten_over_a_restore() {
+    let (rig, file) = gone_on();
+    let of = |rig: &Rig, name: &str| rig.reader().user_by_name(name).unwrap().id;
+    let (alice, carol) = (of(&rig, "alice"), of(&rig, "carol"));
+    for user in [alice, carol] {
+        rig.ledger.delete_user(user, None, asked()).wait().unwrap();
+    }
+    // Of one who is purged only the hash is left.
+    rig.ledger.removed(carol, start_ms()).wait().unwrap();
+    rig.ledger.purge_deleted("carol".to_owned(), asked()).wait().unwrap();
+    rig.ledger.close();
+    restore(&file, &rig.path(), None, start_ms() + 5000).unwrap();
+    let ledger = Ledger::open(&rig.path(), options("UTC")).unwrap();
+    let gone = ledger.gone().wait().unwrap();
+    assert!(gone.has("carol") && !gone.has("bob"));
+    assert!(!gone.has("alice"), "the backup has her as a user");
+    ledger.close();
+    // A backup of another ledger, with another salt: what both know as deleted stays so.
+    let other = Rig::new("UTC", &["alice", "dave"]);
+    other.ledger.delete_user(of(&other, "dave"), None, asked()).wait().unwrap();
+    let theirs = other.directory.path().join("backup.db");
+    backup(&other.path(), &theirs, false, &|| true).unwrap();
+    restore(&theirs, &rig.path(), None, start_ms() + 9000).unwrap();
+    let gone = Ledger::open(&rig.path(), options("UTC")).unwrap().gone().wait().unwrap();
+    assert!(gone.has("carol") && gone.has("dave") && !gone.has("alice"));
+}

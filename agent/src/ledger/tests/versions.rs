@@ -192,3 +192,16 @@ fn without_room_for_the_copy_the_schema_stays() {
     opened(&path);
     assert_eq!(beside(&path), ["ledger.db.schema-1"]);
 }
+
+/// Deleted in a version that did not keep that: who is only counted somewhere is not taken in again.
+#[test]
+fn who_was_deleted_before_stays_so() {
+    let deleted = "UPDATE users SET tombstoned_ms = 5 WHERE name IN ('user0', 'user1');
+        INSERT INTO events (id, at_ms, kind, user_id, actor, data, rev)
+            SELECT randomblob(16), 5, 'user_deleted', id, 'uid:0', '{}', 1 FROM users WHERE name = 'user0';";
+    let (_directory, path) = frozen(FROZEN[1].0, deleted);
+    let gone = Ledger::open(&path, options("Asia/Kolkata")).unwrap().gone().wait().unwrap();
+    assert!(gone.has("user0"));
+    assert!(!gone.has("user1"), "only gone from the file");
+    assert!(!gone.has("user2"));
+}
