@@ -183,6 +183,13 @@ pub(super) fn check(services: &[Service]) -> Result<(), (&'static str, String)> 
             );
             return Err(("service.status", what));
         }
+        let refuses = !service.refuse.as_os_str().is_empty();
+        if let Some(other) = services[..at].iter().find(|other| refuses && other.refuse == service.refuse) {
+            let other = other.identity().name;
+            let what =
+                format!("{name:?} and {other:?} name one file: each would write its own users into it");
+            return Err(("service.refuse", what));
+        }
         if services[..at].iter().any(|earlier| earlier.identity().name == name) {
             return Err((
                 "service.name",
@@ -236,6 +243,11 @@ mod tests {
                 "kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\n[[service]]\nkind = \"nginx\"\nname = \"b\"\n\
                  status = \"http://localhost:80/t\"",
                 "one nginx",
+            ),
+            (
+                "kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\nrefuse = \"/etc/b.conf\"\n[[service]]\n\
+                 kind = \"nginx\"\nname = \"b\"\nstatus = \"http://127.0.0.1:81/s\"\nrefuse = \"/etc//./b.conf\"",
+                "name one file",
             ),
             ("kind = \"nginx\"\nstatus = \"http://127.0.0.1/s\"\nevery = \"11m\"", "service.every"),
             ("kind = \"v2ray\"\nconfig = [\"/x\"]\nusers = [\"a\"]", "nginx"),
