@@ -2,6 +2,8 @@
 //! Observes; what all of them see is applied to kernel, core and ledger in one place (`proxies`).
 
 mod lists;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -183,10 +185,13 @@ impl Proxy {
         matches!(self.owners, Owners::Nobody)
     }
 
-    /// Where its gRPC API is, and in which network namespace.
+    /// Where its gRPC API is, and in which network namespace. Only while it runs: at that address of another
+    /// namespace, and of this one when it has ended, may be anybody.
     pub fn api(&self) -> super::counted::Api {
         let api = self.config.as_ref()?.grpc_api.as_ref()?;
-        Some((api.addr, self.process.as_ref().and_then(process::Process::netns_path)))
+        let process = self.process.as_ref().filter(|process| process.alive())?;
+        let (netns, process) = (process.netns_path(), (process.pid, process.start_ticks));
+        Some(super::counted::Asked { addr: api.addr, netns, process })
     }
 
     /// The same, where it has StatsService.
