@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     clock,
     enforcer::{
-        nginx::{Followed, Nginx, render},
+        nginx::{Followed, Nginx, NginxError, render},
         reloads::BATCH,
     },
     fault,
@@ -94,6 +94,11 @@ impl Refusals {
         self.all.push(One { service, wanted, task });
     }
 
+    /// Whom a service was told to refuse last; `None`: it was not told yet.
+    pub fn told(&self, service: &str) -> Option<BTreeSet<String>> {
+        self.all.iter().find(|one| *one.service == *service)?.wanted.borrow().clone()
+    }
+
     /// Whom a service is to refuse.
     pub fn set(&self, service: &str, refused: &BTreeSet<String>) {
         for one in self.all.iter().filter(|one| *one.service == *service) {
@@ -170,12 +175,19 @@ async fn follow(
     }
 }
 
-/// Runs what blocks beside the agent's loop; its error in words.
+/// Runs what blocks beside the agent's loop. Outer error: it has panicked.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::enforcer::nginx::NginxError> + Send + 'static,
-) -> Result<T, String> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
-    done.map_err(|error| error.to_string())
+    work: impl FnOnce() -> Result<T, NginxError> + Send + 'static,
+) -> Result<Result<T, NginxError>, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}
+
+/// Was nginx told to reload, whether that is over or not?
+fn was_told(done: &Result<Followed, NginxError>) -> bool {
+    match done {
+        Ok(followed) => *followed == Followed::Reloaded,
+        Err(error) => matches!(error, NginxError::NotReloaded { .. }),
+    }
 }
 
 impl Worker {
@@ -189,7 +201,7 @@ impl Worker {
         let (nginx, refused) = (self.nginx.clone(), refused.clone());
         let needed = blocking(move || nginx.needs_reload(&refused)).await;
         // What fails is told by who tries.
-        needed.unwrap_or(false).then(|| Duration::from_nanos(rest))
+        matches!(needed, Ok(Ok(true))).then(|| Duration::from_nanos(rest))
     }
 
     /// One try; each trouble is told once.
@@ -202,6 +214,8 @@ impl Worker {
         }
         let (nginx, count) = (self.nginx.clone(), refused.len());
         let done = blocking(move || nginx.follow(&refused)).await;
+        let was_told = done.as_ref().is_ok_and(was_told);
+        let done = done.and_then(|done| done.map_err(|error| error.to_string()));
         let trouble = match &done {
             Ok(Followed::Nothing | Followed::Reloaded) => None,
             Ok(Followed::Waits { ignored }) => Some(waits(ignored)),
@@ -216,6 +230,8 @@ impl Worker {
         }
         if done == Ok(Followed::Reloaded) {
             told.push(News::Follows { service: service(), refused: count });
+        }
+        if was_told {
             self.reloaded_ns = Some(clock::mono_ns());
         }
         (self.trouble, self.failed, self.left_out) = (trouble, done.is_err(), out);
@@ -232,4 +248,16 @@ fn waits(ignored: &[String]) -> String {
         text.push_str(reason);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that is still loading is not told again at once.
+    #[test]
+    fn a_reload_counts_as_one_when_nginx_was_told() {
+        assert!(was_told(&Ok(Followed::Reloaded)) && was_told(&Err(NginxError::NotReloaded { pid: 1 })));
+        assert!(!was_told(&Ok(Followed::Nothing)) && !was_told(&Err(NginxError::Ended { pid: 1 })));
+    }
 }

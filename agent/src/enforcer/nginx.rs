@@ -24,7 +24,7 @@ pub use text::{names, render};
 
 use super::swap::{self, SwapError, sha256};
 use crate::{fault, singbox::trust::Distrust};
-use master::RELOAD_LIMIT;
+use master::{RELOAD_LIMIT, Start};
 
 /// Why nginx does not refuse whom it should.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +58,8 @@ pub enum NginxError {
     #[error("SIGHUP to nginx (pid {pid}): {error}")]
     Signal { pid: u32, error: io::Error },
     #[error(
-        "nginx (pid {pid}) has no new workers {seconds} s after a reload, so that it goes on as before; its \
-         error log says why",
+        "nginx (pid {pid}) has no new workers {seconds} s after a reload, so that it goes on as before: it takes \
+         longer, or its error log says why",
         seconds = RELOAD_LIMIT.as_secs()
     )]
     NotReloaded { pid: u32 },
@@ -103,6 +103,23 @@ struct Note {
     read: Option<Read>,
     /// The last text that nginx took, or that was there before boxmeter wrote one; `None`: there was no file.
     good: Option<String>,
+    /// What it was told to read last, while nothing is certain.
+    told: Option<Told>,
+}
+
+/// A reload that was begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    text: Read,
+    /// The workers that there were.
+    before: BTreeSet<Start>,
+}
+
+impl Note {
+    /// The workers that there were when this process was told first to read this text; `None`: it was not told.
+    fn told(&self, text: &Read) -> Option<&BTreeSet<Start>> {
+        self.told.as_ref().filter(|told| told.text == *text).map(|told| &told.before)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,9 +166,26 @@ impl Nginx {
             None if is_written => return Ok(Followed::Waits { ignored: found.ignored }),
             master => master,
         };
+        let noted = self.noted()?;
+        let told = match &master {
+            Some(master) => {
+                let read = Read::new(master, &text)?;
+                noted.as_ref().filter(|_| is_written).and_then(|note| note.told(&read)).cloned()
+            }
+            None => None,
+        };
+        if let (Some(master), Some(before)) = (&master, &told)
+            && master.has_reloaded(before)
+        {
+            // It took longer than anybody waited for it.
+            self.note_read(master, text)?;
+            return Ok(Followed::Reloaded);
+        }
         // What was written by an agent that died is no text that nginx took.
-        let good = self.noted()?.map_or_else(|| now.clone(), |note| note.good);
-        self.write_note(&Note { read: None, good: good.clone() })?;
+        let good = noted.map_or_else(|| now.clone(), |note| note.good);
+        if told.is_none() {
+            self.write_note(&Note { good: good.clone(), ..Note::default() })?;
+        }
         fault::point("nginx-noted");
         if !is_written {
             self.write(now.as_deref(), &text)?;
@@ -159,12 +193,20 @@ impl Nginx {
         fault::point("nginx-written");
         let Some(master) = master else { return Ok(Followed::Waits { ignored: found.ignored }) };
         if let Err(error) = self.test(&master) {
-            return Err(self.restored(error, good.as_deref(), &text));
+            return Err(self.restored(error, good.as_deref(), &text, || self.test(&master).is_ok()));
         }
-        // What a reload has not brought about stays written, for nginx takes it; it is tried again.
-        master.reload()?;
-        self.write_note(&Note { read: Some(Read::new(&master, &text)?), good: Some(text) })?;
+        // What a reload has not brought about stays written, for nginx takes it; it is looked for, and tried again.
+        let before = told.unwrap_or_else(|| master.workers());
+        let told = Some(Told { text: Read::new(&master, &text)?, before: before.clone() });
+        self.write_note(&Note { read: None, good, told })?;
+        master.reload(&before)?;
+        self.note_read(&master, text)?;
         Ok(Followed::Reloaded)
+    }
+
+    fn note_read(&self, master: &Master, text: String) -> Result<(), NginxError> {
+        let read = Some(Read::new(master, &text)?);
+        self.write_note(&Note { read, good: Some(text), told: None })
     }
 
     /// Whom the file refuses now; nobody, where there is none of boxmeter's.
@@ -181,13 +223,35 @@ impl Nginx {
         Ok(read.is_some_and(|read| Read::new(master, text).is_ok_and(|now| now == read)))
     }
 
-    /// Puts the old text back: nginx has not read the new one.
-    fn restored(&self, error: NginxError, good: Option<&str>, text: &str) -> NginxError {
-        let empty = render([]).0;
-        match self.write(Some(text), good.unwrap_or(&empty)) {
+    /// Puts the old text back: nginx has not read the new one. Where there was none the file goes, if nginx takes its
+    /// configuration without it: it would not start again with one that it refuses. If the reason is another, the
+    /// file stays, and refuses whom it should.
+    fn restored(
+        &self,
+        error: NginxError,
+        good: Option<&str>,
+        text: &str,
+        takes: impl Fn() -> bool,
+    ) -> NginxError {
+        let restored = match good {
+            Some(good) => self.write(Some(text), good),
+            None => self.remove().and_then(|()| if takes() { Ok(()) } else { self.write(None, text) }),
+        };
+        match restored {
             Ok(()) => error,
             Err(restore) => NginxError::Torn { error: Box::new(error), restore: Box::new(restore) },
         }
+    }
+
+    /// The file, if it is boxmeter's.
+    fn remove(&self) -> Result<(), NginxError> {
+        if self.read()?.is_none() {
+            return Ok(());
+        }
+        let at = |error| io_at(&self.file, error);
+        fs::remove_file(&self.file).map_err(at)?;
+        let folder = self.file.parent().unwrap_or(Path::new("/"));
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at)
     }
 
     /// The file's text.
@@ -307,5 +371,49 @@ mod tests {
         fs::write(&nginx.file, "\n").unwrap();
         refuse(&nginx, &["alice"]).unwrap();
         assert!(fs::read_to_string(&nginx.file).unwrap().contains("alice"));
+    }
+
+    fn no() -> NginxError {
+        NginxError::Refused("unknown \"boxmeter_user\" variable".to_owned())
+    }
+
+    /// A first text that nginx refuses is not left where nginx would not start with it.
+    #[test]
+    fn a_first_text_that_nginx_refuses_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let nginx = nginx(folder.path());
+        refuse(&nginx, &["alice"]).unwrap();
+        let text = fs::read_to_string(&nginx.file).unwrap();
+        let without = || !nginx.file.exists();
+        assert!(matches!(nginx.restored(no(), None, &text, without), NginxError::Refused(_)));
+        assert!(!nginx.file.exists());
+        // It is not the file that nginx does not take, or nginx does not start without it.
+        refuse(&nginx, &["alice"]).unwrap();
+        assert!(matches!(nginx.restored(no(), None, &text, || false), NginxError::Refused(_)));
+        assert_eq!(fs::read_to_string(&nginx.file).unwrap(), text);
+        let good = render(["bob"]).0;
+        assert!(matches!(nginx.restored(no(), Some(&good), &text, || false), NginxError::Refused(_)));
+        assert_eq!(fs::read_to_string(&nginx.file).unwrap(), good);
+        fs::write(&nginx.file, "server {}").unwrap();
+        let torn = nginx.restored(no(), None, &text, || true);
+        assert!(matches!(torn, NginxError::Torn { .. }), "somebody else's is not removed");
+        assert!(nginx.file.exists());
+    }
+
+    /// A reload that takes longer than anybody waits is known when it is done, also to the next agent.
+    #[test]
+    fn a_reload_is_looked_for_and_not_begun_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let nginx = nginx(folder.path());
+        let read = |pid, sha256: &str| Read { pid, sha256: sha256.to_owned(), ..Read::default() };
+        let before = BTreeSet::from([(7, 1)]);
+        let told = Some(Told { text: read(5, "a"), before: before.clone() });
+        let note = Note { told, ..Note::default() };
+        nginx.write_note(&note).unwrap();
+        let noted = nginx.noted().unwrap().unwrap();
+        assert_eq!((noted.told(&read(5, "a")), noted.clone()), (Some(&before), note));
+        assert_eq!(noted.told(&read(5, "b")), None, "another text");
+        assert_eq!(noted.told(&read(6, "a")), None, "another process");
+        assert_eq!(Note::default().told(&read(5, "a")), None);
     }
 }

@@ -3,7 +3,7 @@
 //! root's executables are looked at.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::{
@@ -38,6 +38,12 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What a master process calls itself.
 const MASTER: &str = "nginx: master process ";
+
+/// What a worker calls itself, before it says whether it ends.
+const WORKER: &str = "nginx: worker process";
+
+/// A process for ever: its pid, and when it began.
+pub type Start = (u32, u64);
 
 /// Processes that are not trusted, of which people are told.
 const TOLD_MAX: usize = 3;
@@ -231,12 +237,24 @@ fn named(path: &Path) -> Result<Option<u32>, NginxError> {
 /// The master process with this pid: `None` if it does not call itself one, an error if it is not root's nginx.
 fn inspect(pid: u32) -> Option<Result<Master, Distrust>> {
     let start_ticks = process::start_ticks(pid).ok()?;
+    // First: others can make whoever reads the titles of their processes wait without end.
+    if let Err(why) = trust::is_roots(pid) {
+        return is_called_nginx(pid).then_some(Err(why));
+    }
     let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let title = String::from_utf8_lossy(&title).trim_end_matches('\0').to_owned();
     let args = title.strip_prefix(MASTER)?.split([' ', '\0']).skip(1).map(str::to_owned).collect();
     let trusted = trusted(pid).map(|(exe, cwd)| Master { pid, start_ticks, args, exe: Arc::new(exe), cwd });
     // All of that is one process's, and it lives.
     process::is_alive((pid, start_ticks)).then_some(trusted)
+}
+
+/// Is somebody's process called so by the kernel, and is it no worker of root's?
+fn is_called_nginx(pid: u32) -> bool {
+    let is_called =
+        |pid: u32| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(b"nginx"));
+    let is_worker = || parent(pid).is_some_and(|parent| is_called(parent) && trust::is_roots(parent).is_ok());
+    is_called(pid) && !is_worker()
 }
 
 /// The executable and the directory of a process of root's that is nginx.
@@ -279,9 +297,8 @@ impl Master {
         process::is_alive((self.pid, self.start_ticks))
     }
 
-    /// Has it read its configuration anew, and waits until it runs with that.
-    pub(super) fn reload(&self) -> Result<(), NginxError> {
-        let before = self.workers();
+    /// Has it read its configuration anew, and waits until it runs with that. `before`: its workers of before.
+    pub(super) fn reload(&self, before: &BTreeSet<Start>) -> Result<(), NginxError> {
         self.signal()?;
         fault::point("nginx-told");
         let limit_ns = u64::try_from(RELOAD_LIMIT.as_nanos()).unwrap_or(u64::MAX) / fault::hurry();
@@ -290,7 +307,7 @@ impl Master {
             if !self.alive() {
                 return Err(NginxError::Ended { pid: self.pid });
             }
-            if self.workers().difference(&before).next().is_some() {
+            if self.has_reloaded(before) {
                 return Ok(());
             }
             if clock::mono_ns() > deadline {
@@ -300,12 +317,27 @@ impl Master {
         }
     }
 
-    /// Its children, by pid and when they began.
-    fn workers(&self) -> BTreeSet<(u32, u64)> {
+    /// Does it run with what it has read since it had these workers?
+    pub(super) fn has_reloaded(&self, before: &BTreeSet<Start>) -> bool {
+        has_reloaded(before, &self.all_workers())
+    }
+
+    /// Its workers that take clients, by pid and when they began.
+    pub(super) fn workers(&self) -> BTreeSet<Start> {
+        self.all_workers().into_iter().filter(|(_, ends)| !ends).map(|(start, _)| start).collect()
+    }
+
+    /// All its workers, and whether each is about to end.
+    fn all_workers(&self) -> BTreeMap<Start, bool> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let children = pids.filter(|pid| parent(*pid) == Some(self.pid));
-        children.filter_map(|pid| Some((pid, process::start_ticks(pid).ok()?))).collect()
+        let worker = |pid: u32| {
+            let start = (pid, process::start_ticks(pid).ok()?);
+            let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((start, ends(&String::from_utf8_lossy(&title))?))
+        };
+        children.filter_map(worker).collect()
     }
 
     /// By a handle of the process, so that no other one with the same pid is hit.
@@ -319,6 +351,20 @@ impl Master {
         }
         pidfd_send_signal(&handle, Signal::HUP).map_err(|error| fail(error.into()))
     }
+}
+
+/// Whether a worker is about to end, by its title; `None`: it is no worker, as nginx's other children.
+fn ends(title: &str) -> Option<bool> {
+    title.strip_prefix(WORKER).map(|rest| rest.starts_with(" is shutting down"))
+}
+
+/// There are new workers, and those of before are about to end. A worker that has crashed is replaced by one that
+/// knows what the others know: then the others stay. Several new ones at once are of a reload, too, where one of
+/// before does not end.
+fn has_reloaded(before: &BTreeSet<Start>, now: &BTreeMap<Start, bool>) -> bool {
+    let new = now.iter().filter(|(start, ends)| !**ends && !before.contains(start)).count();
+    let stay = before.iter().any(|start| now.get(start) == Some(&false));
+    new > 1 || new == 1 && !stay
 }
 
 fn option(args: &[String], name: &str) -> Option<String> {
@@ -358,5 +404,51 @@ mod tests {
         let built = "nginx version: nginx/1.22.1\nconfigure arguments: --prefix=/usr/share/nginx --conf-path=/etc/n.conf";
         assert_eq!(built_in(built, "--conf-path=", "conf/nginx.conf"), Path::new("/etc/n.conf"));
         assert_eq!(built_in("", "--prefix=", "/usr/local/nginx"), Path::new("/usr/local/nginx"));
+    }
+
+    #[test]
+    fn a_reload_is_told_from_a_worker_that_has_crashed() {
+        let before = BTreeSet::from([(1, 10), (2, 10)]);
+        let done = |now: &[(u32, bool)]| {
+            // Whoever has a higher pid began later.
+            let now = now.iter().map(|(pid, ends)| ((*pid, if *pid > 2 { 99 } else { 10 }), *ends));
+            has_reloaded(&before, &now.collect())
+        };
+        assert!(!done(&[(1, false), (2, false)]));
+        assert!(!done(&[(1, false), (3, false)]), "one has crashed, and is there again");
+        assert!(done(&[(1, true), (2, true), (3, false)]));
+        assert!(done(&[(1, false), (2, false), (3, false), (4, false)]), "not told yet to end");
+        assert!(done(&[(3, false)]), "those of before had nobody left");
+        assert!(!done(&[(1, true), (2, true)]));
+        assert!(!done(&[(1, true), (2, true), (3, true)]));
+        assert!(has_reloaded(&before, &BTreeMap::from([((1, 11), false)])), "the pid alone says nothing");
+        assert_eq!(ends("nginx: worker process"), Some(false));
+        assert_eq!(ends("nginx: worker process is shutting down"), Some(true));
+        assert_eq!(ends("nginx: cache manager process"), None);
+    }
+
+    /// What somebody's process calls itself is not read.
+    #[test]
+    fn processes_of_others_are_known_by_their_programs() {
+        if !nix::unistd::Uid::current().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("nginx");
+        fs::copy("/bin/sleep", &program).unwrap();
+        fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let start = |arg0: &str, program: &Path| {
+            Command::new(program).arg0(arg0).arg("60").uid(4242).spawn().unwrap()
+        };
+        let mut all = [
+            start("nginx: master process x", &program),
+            start("nginx: master process x", Path::new("/bin/sleep")),
+        ];
+        let found = all.each_ref().map(|child| inspect(child.id()));
+        for child in &mut all {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(matches!(found, [Some(Err(Distrust::User { uid: 4242 })), None]), "{found:?}");
     }
 }
