@@ -22,6 +22,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// What names the user of a location.
 const KEY: &str = "vhost_traffic_status_filter_by_set_key";
 
+/// What has the module keep its totals in a file.
+const DUMP_DIRECTIVE: &str = "vhost_traffic_status_dump";
+
 /// What was read of one.
 #[derive(Debug)]
 pub struct Facts {
@@ -34,8 +37,8 @@ pub struct Facts {
     pub refuse: Option<(PathBuf, Result<bool, String>)>,
     /// The configuration that nginx would read, where its process was found.
     pub dump: Option<Result<String, String>>,
-    /// Its users are listed.
-    pub are_named: bool,
+    /// Its users, where they are listed.
+    pub named: Vec<String>,
 }
 
 /// Reads what there is of all of them.
@@ -54,7 +57,7 @@ pub fn gather(config: &Config) -> Vec<Facts> {
             dump: found.as_ref().ok().and_then(|found| found.master.as_ref()).map(dump),
             found,
             refuse,
-            are_named: !service.users.is_empty(),
+            named: service.users.clone(),
         }
     };
     config.services.iter().filter(|service| service.is_nginx()).map(one).collect()
@@ -87,6 +90,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         )),
         Some(Ok(text)) => {
             found.push(keys(facts, text));
+            found.extend(kept(facts, text));
             found.extend(facts.refuse.as_ref().map(|(file, _)| asked(facts, file, text)));
         }
     }
@@ -96,6 +100,15 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
 fn status(facts: &Facts) -> Finding {
     let name = &facts.name;
     match &facts.status {
+        Ok(0) => finding(
+            "service-totals",
+            Severity::Warn,
+            format!("{name}: its totals can be read, and are nobody's"),
+            "It has counted under no user's name.",
+            format!(
+                "That is well as long as nobody has come since nginx began; else see that {KEY} names users."
+            ),
+        ),
         Ok(users) => {
             let title = format!("{name}: its totals can be read");
             finding("service-totals", Severity::Ok, title, format!("of {users} users"), "")
@@ -206,10 +219,38 @@ fn asked(facts: &Facts, file: &Path, dump: &str) -> Finding {
     finding("service-refuse-asked", Severity::Ok, title, format!("{file} is included"), "")
 }
 
+/// Does nginx keep its totals over a restart?
+fn kept(facts: &Facts, dump: &str) -> Option<Finding> {
+    let mut lines = dump.lines().map(without_comment);
+    let line = lines.find(|line| line.split_ascii_whitespace().next() == Some(DUMP_DIRECTIVE))?;
+    let title =
+        format!("{}: nginx keeps its totals over a restart; only what they grow by is counted", facts.name);
+    Some(finding("service-totals-kept", Severity::Ok, title, line.trim(), ""))
+}
+
+/// Of a user, and of no group that is counted over all users: as the module's documentation calls countries and the
+/// like, whose keys are nobody's.
+fn is_counted((_, group): &(String, String)) -> bool {
+    !group.ends_with("::*")
+}
+
 /// Do its keys name users, and who chooses the name?
 fn keys(facts: &Facts, dump: &str) -> Finding {
     let name = &facts.name;
-    let all = set_keys(dump);
+    let (all, starred): (Vec<_>, Vec<_>) = set_keys(dump).into_iter().partition(is_counted);
+    let is_users = |(_, group): &&(String, String)| {
+        let head = group.strip_suffix("::*").unwrap_or_default();
+        head == "users" || facts.named.iter().any(|named| named == head)
+    };
+    if let Some((key, group)) = starred.iter().find(is_users) {
+        return finding(
+            "service-keys",
+            Severity::Fail,
+            format!("{name}: what is counted under {group} is nobody's"),
+            format!("{KEY} {key} {group}"),
+            "A group that ends with ::* is over all users, as countries are. Write $server_name instead of the *.",
+        );
+    }
     if all.is_empty() {
         return finding(
             "service-keys",
@@ -236,7 +277,7 @@ fn keys(facts: &Facts, dump: &str) -> Finding {
             format!("{KEY} {key}"),
             "Give it a group that names the user, as `NAME::$server_name`.",
         ),
-        (None, Some(user)) if !facts.are_named => warn(
+        (None, Some(user)) if facts.named.is_empty() => warn(
             format!("{name}: whoever chooses {user} chooses who pays"),
             "A user's name comes from a variable. Where that is what a client sends, he can blame another user, and \
              make new ones."
@@ -290,7 +331,7 @@ mod tests {
             found: Ok(Found::default()),
             refuse: Some(("/etc/nginx/boxmeter.conf".into(), Ok(true))),
             dump: Some(Ok(dump.to_owned())),
-            are_named: false,
+            named: vec![],
         };
         change(&mut facts);
         let all = check(&facts);
@@ -330,7 +371,21 @@ mod tests {
         with(&DUMP.replace("$uri a::$server_name", "a users::$server_name"), ("service-keys", Good));
         with(&DUMP.replace(" vhost_traffic", " # vhost_traffic"), ("service-keys", Fail));
         let named = DUMP.replace("$uri a::", "$uri $remote_user::");
-        assert!(found(&named, |facts| facts.are_named = true).contains(&("service-keys", Good)));
+        assert!(found(&named, |facts| facts.named = vec!["a".to_owned()]).contains(&("service-keys", Good)));
+        // As the module's documentation writes countries: nobody is counted.
+        let starred = |group: &str| DUMP.replace("a::$server_name", group);
+        with(&starred("users::*"), ("service-keys", Fail));
+        with(&starred("alice::*"), ("service-keys", Fail));
+        let countries = DUMP.replace(
+            "vhost_traffic_status_filter_by_set_key $uri",
+            "vhost_traffic_status_filter_by_set_key $country country::*; vhost_traffic_status_filter_by_set_key $uri",
+        );
+        with(&countries, ("service-keys", Good));
+        let listed = |text: &str| found(text, |facts| facts.named = vec!["country".to_owned()]);
+        assert!(listed(&countries).contains(&("service-keys", Fail)), "he is called so");
+        assert!(found(DUMP, |facts| facts.status = Ok(0)).contains(&("service-totals", Warn)));
+        with(&format!("{DUMP} vhost_traffic_status_dump /var/log/vts.db;\n"), ("service-totals-kept", Good));
+        assert!(!good.iter().any(|(id, _)| *id == "service-totals-kept"));
         // One that is only counted, and elsewhere.
         let counted = found(DUMP, |facts| (facts.refuse, facts.dump) = (None, None));
         assert_eq!(counted, [("service-totals", Good), ("service-refuse", Warn)]);
