@@ -128,9 +128,9 @@ fn whoever_is_deleted_stays_out_and_is_nobody_until_he_is_made_again() {
     assert_eq!(rig.agent.show("alice")["period"]["used_bytes"], json!(300));
 }
 
-/// No name of him is left but in nginx itself and its file, and there only as long as nginx counts under it.
+/// No name of him is left but in nginx itself and its file, and there also when nginx counts anew.
 #[test]
-fn whoever_is_purged_stays_out_as_long_as_nginx_knows_him() {
+fn whoever_is_purged_stays_out_whatever_nginx_counts() {
     needs_machine!();
     let mut rig = Rig::new("");
     rig.grow("alice", [1, 2]);
@@ -164,10 +164,44 @@ fn whoever_is_purged_stays_out_as_long_as_nginx_knows_him() {
     }
     rig.agent.start();
     rig.vts.forget("alice::example.org", "/alice/a");
-    rig.nginx.until("alice", 200);
-    rig.grow("alice", [1, 1]);
+    // What follows has been written with what was counted then.
+    rig.later();
+    rig.agent.done(&["users", "enable", "bob"]);
+    rig.nginx.until("bob", 200);
+    assert_eq!((rig.names(), rig.nginx.get("alice")), (vec!["bob".to_owned()], 403));
+    rig.agent.stop();
+    rig.agent.start();
+    rig.later();
+    rig.agent.done(&["users", "disable", "bob"]);
+    rig.nginx.until("bob", 403);
+    assert_eq!(rig.nginx.get("alice"), 403);
+}
+
+/// A service that is called otherwise is the same nginx with the same users: whoever is out stays out, and is himself.
+#[test]
+fn users_outlive_another_name_of_their_nginx() {
+    needs_machine!();
+    let mut rig = Rig::new("");
+    rig.grow("alice", [1, 2]);
+    rig.grow("bob", [3, 4]);
+    rig.until_used("alice", [1, 2]);
+    rig.until_used("bob", [3, 4]);
+    rig.agent.done(&["users", "set", "bob", "--quota", "5"]);
+    rig.nginx.until("bob", 403);
+    rig.agent.stop();
+    rig.agent.configure("[service]", "name = \"web\"");
+    // What it counts is not known for a while.
+    rig.vts.set_away(true);
+    rig.agent.start();
+    rig.agent.done(&["users", "disable", "alice"]);
     rig.nginx.until("alice", 403);
-    assert_eq!(rig.names(), ["bob"]);
+    assert_eq!(rig.nginx.get("bob"), 403);
+    rig.vts.set_away(false);
+    rig.later();
+    assert_eq!((rig.names(), rig.nginx.get("bob")), (vec!["alice".to_owned(), "bob".to_owned()], 403));
+    assert_eq!(rig.agent.events("user_vanished").len(), 0);
+    assert_eq!(rig.agent.events("service_users_kept").len(), 1);
+    assert_eq!(rig.agent.show("bob")["period"]["quota_bytes"], json!(5));
 }
 
 /// Who can choose the key cannot choose who pays.

@@ -39,7 +39,7 @@ use crate::{
     enforcer::editor::Editor,
     fault,
     kernel::{Events, KernelError},
-    ledger::{AnomalyKind, CommitError, Committed, NewEvent, Reader, UserRecord},
+    ledger::{AnomalyKind, CommitError, Committed, InboundRecord, NewEvent, Reader, UserRecord},
     source,
 };
 
@@ -126,12 +126,7 @@ impl Agent {
                 return;
             }
         };
-        let tags = people::tags(&self.meter.kernel.inbounds(), &BTreeMap::new(), &inbounds);
-        self.commits.set_inbounds(&inbounds, &tags);
-        self.directory.users = by_id(users);
-        self.users_known = true;
-        self.directory.inbounds = Arc::new(inbounds);
-        self.directory.tags = Arc::new(tags);
+        self.know(inbounds, users);
         self.reports.take_over(&self.commits.ledger).await;
         match self.commits.ledger.reported_connections().await {
             Ok(connections) => self.meter.attributor.reported_before(connections),
@@ -145,6 +140,16 @@ impl Agent {
             Ok(Err(error)) => tracing::warn!("when users were last seen: {error}"),
             Err(error) => tracing::warn!("when users were last seen: {error}"),
         }
+    }
+
+    /// Who there is, as the ledger has it, before any configuration was applied.
+    pub(super) fn know(&mut self, inbounds: Vec<InboundRecord>, users: Vec<UserRecord>) {
+        let tags = people::tags(&self.meter.kernel.inbounds(), &BTreeMap::new(), &inbounds);
+        self.commits.set_inbounds(&inbounds, &tags);
+        self.directory.users = by_id(users);
+        self.users_known = true;
+        self.directory.inbounds = Arc::new(inbounds);
+        self.directory.tags = Arc::new(tags);
     }
 
     /// Runs until it is told to end.
@@ -405,8 +410,10 @@ impl Agent {
     pub fn apply_config(&mut self) {
         let now = clock::now();
         let (ledger, directory) = (&self.commits.ledger, &self.directory);
-        let more = self.reports.more(directory, &self.commits.tallies);
-        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, (more, now.wall_ms)) {
+        let more = self.reports.more(directory, &self.commits.tallies, self.users_known);
+        let meter = &mut self.meter;
+        let applied = more.and_then(|more| self.proxies.apply(meter, ledger, directory, (more, now.wall_ms)));
+        if let Err(error) = applied {
             self.not_applied(&error);
         }
     }

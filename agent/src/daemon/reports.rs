@@ -1,11 +1,18 @@
 //! The part of the agent that is about services which keep totals themselves: takes what they say, has nginx
 //! refuse who is kept out, and tells people how that goes.
 
+mod refused;
+#[cfg(test)]
+mod tests;
+mod twins;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::Arc,
 };
 
+use anyhow::ensure;
 use boxmeter_web::api::{
     names::check_name,
     types::{ServiceStatus, SourceStatus},
@@ -26,14 +33,12 @@ use super::{
 use crate::{
     clock,
     config::{AutoPath, Config, Service},
-    core::{
-        counters::{self, Before, Reading},
-        event::UserId,
-    },
+    core::counters::{self, Before, Reading},
     enforcer::nginx::Nginx,
-    ledger::{CommitError, FileState, FoundInbound, Gone, Ledger, Reply, UserRecord},
+    ledger::{CommitError, FileState, FoundInbound, Gone, InboundRecord, Ledger, Reply, UserRecord},
     source::vts::Url,
 };
+use twins::{Twins, Verdict};
 
 /// The part that people see when totals cannot be read.
 const TOTALS: &str = "service_totals";
@@ -59,8 +64,12 @@ struct One {
     refused_before: BTreeSet<String>,
 }
 
+/// Who the users are, and their inbounds.
+pub type Known = Result<(Vec<InboundRecord>, Vec<UserRecord>), CommitError>;
+
 /// What the ledger is asked.
 enum Asking {
+    Known(Pin<Box<dyn Future<Output = Known> + Send>>),
     Before(Arc<str>, Reply<Option<Before>>),
     Gone(Reply<Gone>),
 }
@@ -76,6 +85,7 @@ impl One {
 pub struct Reports {
     all: Vec<One>,
     counted: Counted,
+    twins: Twins,
     refusals: Refusals,
     compared: Compared,
     /// Names of deleted users; `None` until the ledger has said them: before that nobody is taken in.
@@ -92,6 +102,7 @@ pub enum News {
     Refusal(refusals::News),
     Before(Arc<str>, Result<Option<Before>, CommitError>),
     Gone(Result<Gone, CommitError>),
+    Known(Known),
 }
 
 /// Begins to ask the services of the configuration. What was counted before is known when the ledger has said so.
@@ -148,6 +159,7 @@ impl Reports {
                     one.refused_before = nginx.refused().unwrap_or_default();
                     self.refusals.add(Arc::clone(&name), nginx);
                 }
+                self.twins.add(Arc::clone(&name));
                 Way::Vts(url)
             }
             _ => {
@@ -166,6 +178,7 @@ impl Reports {
             match &mut self.asking {
                 Some(Asking::Before(service, reply)) => News::Before(Arc::clone(service), reply.await),
                 Some(Asking::Gone(reply)) => News::Gone(reply.await),
+                Some(Asking::Known(known)) => News::Known(known.await),
                 None => std::future::pending().await,
             }
         };
@@ -185,11 +198,14 @@ impl Reports {
     }
 
     /// Asks the ledger what is not known yet, one by one.
-    fn ask(&mut self, ledger: &Ledger, tallies: &Tallies) {
+    fn ask(&mut self, ledger: &Ledger, tallies: &Tallies, users_known: bool) {
         if self.asking.is_some() || self.all.is_empty() {
             return;
         }
-        if self.gone.is_none() || std::mem::take(&mut self.gone_is_old) {
+        if !users_known {
+            let (inbounds, users) = (ledger.inbounds(), ledger.users());
+            self.asking = Some(Asking::Known(Box::pin(async move { Ok((inbounds.await?, users.await?)) })));
+        } else if self.gone.is_none() || std::mem::take(&mut self.gone_is_old) {
             self.asking = Some(Asking::Gone(ledger.gone()));
         } else if let Some(service) = tallies.unknown().pop() {
             self.asking = Some(Asking::Before(Arc::clone(&service), ledger.service_before(service)));
@@ -197,7 +213,11 @@ impl Reports {
     }
 
     /// The accounts and users that services have without a configuration that was read for them.
-    pub fn more(&self, directory: &Directory, tallies: &Tallies) -> More {
+    ///
+    /// # Errors
+    /// The ledger has not said yet who there is: all of them would look as if they were gone.
+    pub fn more(&self, directory: &Directory, tallies: &Tallies, users_known: bool) -> anyhow::Result<More> {
+        ensure!(users_known || self.all.is_empty(), "who the users are cannot be read from the ledger yet");
         let mut more = More::default();
         for one in &self.all {
             let (tag, kind) = (tallies::tag(&one.name), one.kind.to_owned());
@@ -206,7 +226,7 @@ impl Reports {
                 more.users.insert(Arc::clone(&tag), self.members(one, &tag, directory, tallies));
             }
         }
-        more
+        Ok(more)
     }
 
     /// The users of an nginx: those of the ledger, those that are named, and those that it counts.
@@ -305,6 +325,7 @@ impl Agent {
             }
             News::Counted(counted::News { service, read: Err(reason) }) => {
                 self.answers(&service, false);
+                self.reports.twins.failed(&service);
                 let part = self.reports.trouble(TOTALS, &service, Some(reason));
                 self.told(vec![part], vec![]);
             }
@@ -322,6 +343,14 @@ impl Agent {
                         self.reports.gone_is_old = true;
                         tracing::warn!("whose names were deleted: {error}");
                     }
+                }
+            }
+            News::Known(known) => {
+                self.reports.asking = None;
+                match known {
+                    Ok((inbounds, users)) if !self.users_known => self.know(inbounds, users),
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!("what the ledger knows cannot be read yet: {error}"),
                 }
             }
             News::Before(service, before) => {
@@ -345,7 +374,17 @@ impl Agent {
         let Some(one) = self.reports.all.iter_mut().find(|one| one.name == *service) else { return };
         one.answers = true;
         one.pid = reading.life.map(|life| life.pid).filter(|pid| *pid != 0);
-        let part = self.reports.trouble(TOTALS, service, None);
+        let twin = match self.reports.twins.heard(service, reading.life) {
+            // Its counters stay in nginx.
+            Verdict::Wait => return,
+            Verdict::Twin(other) => Some(twins::reason(&other)),
+            Verdict::Counts => None,
+        };
+        let is_twin = twin.is_some();
+        let part = self.reports.trouble(TOTALS, service, twin);
+        if is_twin {
+            return self.told(vec![part], vec![]);
+        }
         let Some(one) = self.reports.all.iter().find(|one| one.name == *service) else { return };
         let Some(gone) = &self.reports.gone else { return };
         let users = people::names(directory.users.values().map(|user| &**user));
@@ -389,38 +428,9 @@ impl Agent {
         }
     }
 
-    fn refusal_news(&mut self, news: refusals::News) {
-        match news {
-            refusals::News::Follows { service, refused } => {
-                let data = json!({"service": &*service, "refused": refused});
-                self.event("service_refuses", None, data);
-            }
-            refusals::News::LeftOut { service, names } => {
-                let shown: Vec<String> = names.iter().map(|name| name.chars().take(64).collect()).collect();
-                let data = json!({"service": &*service, "severity": "warning", "names": shown,
-                                  "message": "these names cannot be written into nginx's file"});
-                self.event("service_name_left_out", None, data);
-            }
-            refusals::News::Failed { service, reason } => {
-                let data = json!({"service": &*service, "severity": "error", "message": &*reason});
-                self.event("service_refuse_failed", None, data);
-                let part = self.reports.trouble(REFUSES, &service, Some(reason));
-                self.told(vec![part], vec![]);
-            }
-            refusals::News::Waits { service, reason } => {
-                let part = self.reports.trouble(REFUSES, &service, Some(reason));
-                self.told(vec![part], vec![]);
-            }
-            refusals::News::Mended { service } => {
-                let part = self.reports.trouble(REFUSES, &service, None);
-                self.told(vec![part], vec![]);
-            }
-        }
-    }
-
     /// Each tick: what services have to know, and what is to be known of them.
     pub(super) fn tell_services(&mut self) {
-        self.reports.ask(&self.commits.ledger, &self.commits.tallies);
+        self.reports.ask(&self.commits.ledger, &self.commits.tallies, self.users_known);
         let proxies = &self.proxies.all;
         let of = |name: &str| proxies.iter().find(|proxy| *proxy.service.name == *name)?.stats_api();
         self.reports.compared.set_apis(of);
@@ -431,28 +441,6 @@ impl Agent {
                 let now = proxy.api();
                 api.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
             }
-        }
-    }
-
-    /// Whom nginx refuses: those who may not connect, and those who were deleted. Of a purged one the name is
-    /// known only as long as nginx counts under it, or from the file until it was read.
-    pub(super) fn tell_refused(&self, out: &BTreeSet<UserId>) {
-        if !self.users_known {
-            return;
-        }
-        let Some(gone) = &self.reports.gone else { return };
-        let living = || self.directory.users.values().filter(|user| is_living(user));
-        let (out, may): (Vec<_>, Vec<_>) = living().partition(|user| out.contains(&user.id));
-        let may: BTreeSet<&str> = may.into_iter().map(|user| &*user.name).collect();
-        for one in self.reports.all.iter().filter(|one| one.is_nginx()) {
-            let counted = self.commits.tallies.gone(&one.name);
-            let of_file = one.refused_before.iter().map(|name| &**name);
-            let of_file = of_file.filter(|name| counted.is_none() && gone.has(name));
-            let deleted = gone.by_tag.get(&tallies::tag(&one.name)).into_iter().flatten();
-            let deleted = deleted.chain(counted.into_iter().flatten()).map(|name| &**name).chain(of_file);
-            let refused = out.iter().map(|user| &*user.name).chain(deleted);
-            let refused = refused.filter(|name| one.may_have(name) && !may.contains(name));
-            self.reports.refusals.set(&one.name, &refused.map(str::to_owned).collect());
         }
     }
 

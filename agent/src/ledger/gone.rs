@@ -125,7 +125,9 @@ pub(super) fn take_over(transaction: &Transaction<'_>, before: &Connection) -> r
     if own != theirs {
         // Of two ledgers: what the backup's hashes are of is known only as long as it has the names.
         let known: Vec<(String, i64)> = transaction
-            .prepare("SELECT name, max(tombstoned_ms) FROM users WHERE tombstoned_ms IS NOT NULL GROUP BY name")?
+            .prepare(
+                "SELECT name, max(tombstoned_ms) FROM users WHERE tombstoned_ms IS NOT NULL GROUP BY name",
+            )?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let mut deleted = Vec::new();
@@ -151,7 +153,8 @@ pub(super) fn take_over(transaction: &Transaction<'_>, before: &Connection) -> r
     let now: &Connection = transaction;
     for connection in [now, before] {
         let mut statement = connection.prepare("SELECT name FROM users WHERE tombstoned_ms IS NULL")?;
-        let living: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let living: Vec<String> =
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         for name in living {
             remove(transaction, &name)?;
         }

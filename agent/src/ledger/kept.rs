@@ -19,7 +19,8 @@ pub(super) fn accounts(connection: &Connection, user: UserId) -> rusqlite::Resul
          WHERE m.user_id = ?1 AND m.tombstoned_ms IS NULL AND i.tombstoned_ms IS NOT NULL
              AND i.tag LIKE '%/' || ?2",
     )?;
-    let rows = statement.query_map(params![id_bytes(user), counters::TAG], |row| Ok(InboundNo(row.get(0)?)))?;
+    let rows =
+        statement.query_map(params![id_bytes(user), counters::TAG], |row| Ok(InboundNo(row.get(0)?)))?;
     rows.collect()
 }
 

@@ -177,7 +177,8 @@ fn counted_by(services: &[&str], users: &[(&str, &[&str])], rig: &Rig, now_ms: i
     let file = FoundInbound { tag: Arc::from("in"), kind: "trojan".to_owned(), port: 443 };
     let own = services.iter().map(|name| FoundInbound { tag: tag(name), kind: "nginx".to_owned(), port: 0 });
     rig.ledger.sync_inbounds(std::iter::once(file).chain(own).collect(), now_ms).wait().unwrap();
-    let tags = |on: &[&str]| on.iter().map(|&name| if name == "in" { name.into() } else { tag(name) }).collect();
+    let tags =
+        |on: &[&str]| on.iter().map(|&name| if name == "in" { name.into() } else { tag(name) }).collect();
     let found = users.iter().map(|(name, on)| FoundUser { name: Arc::from(*name), inbounds: tags(on) });
     let found = found.collect();
     let users = rig.ledger.sync_users(found, vec![], "unlimited".to_owned(), now_ms).wait().unwrap();
