@@ -63,7 +63,7 @@ impl Rig {
     }
 
     /// Nothing runs; `status` says where the totals are told.
-    fn told(port: u16, by_pid: bool, status: impl FnOnce(&Nginx, &Vts) -> String) -> Rig {
+    pub fn told(port: u16, by_pid: bool, status: impl FnOnce(&Nginx, &Vts) -> String) -> Rig {
         let (scratch, netns) = (Scratch::new(), Netns::new());
         netns.ip(&["link", "set", "lo", "up"]);
         let vts = Vts::serve(&netns);

@@ -12,6 +12,7 @@ use boxmeter_tests::{
     cases::named,
     needs_machine,
     netns::Netns,
+    nginx::Nginx,
     process::Process,
     scene::Scene as _,
     singbox::{Site, VERSIONS},
@@ -86,7 +87,7 @@ fn the_rights_of_the_unit_are_enough_for_nginx_on_port_80() {
 #[test]
 fn processes_that_call_themselves_nginx_are_not_followed() {
     needs_machine!();
-    let mut rig = Rig::still(30_881, false);
+    let mut rig = Rig::told(30_881, false, Nginx::answer_for);
     let folder = rig.scratch.join("theirs");
     fs::create_dir(&folder).unwrap();
     let program = folder.join("nginx");
@@ -106,6 +107,7 @@ fn processes_that_call_themselves_nginx_are_not_followed() {
     rig.until_degraded("service_refuses", Some(&format!("(pid {}) is not followed", theirs.pid())));
     rig.until_degraded("service_refuses", Some(&format!("(pid {}) is not followed", other.pid())));
     rig.nginx.start();
+    rig.vts.until_asked(2);
     rig.settle();
     rig.disable("user1");
     rig.nginx.until("user1", 403);
