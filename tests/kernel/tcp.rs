@@ -16,8 +16,8 @@ use crate::{
 
 #[test]
 fn payload_of_an_owned_flow_is_exact_in_both_directions() {
+    let mut rig = Rig::new();
     for address in ["127.0.0.1", "::1"] {
-        let mut rig = Rig::new();
         let (listener, port) = listen(address);
         let inbound = rig.watch(Network::Tcp, port);
         let slot = rig.account(inbound);

@@ -145,8 +145,10 @@ fn a_receiver_that_is_away_misses_nothing() {
         });
     }
     assert!(rig.until_degraded("notify-webhook").contains("cannot be reached"));
-    let waiting = rig.messages();
-    assert_eq!(waiting.len(), 4, "{waiting:?}");
+    wait("all of them wait", || match rig.messages() {
+        waiting if waiting.len() == 4 => Ok(()),
+        waiting => Err(format!("{waiting:?}")),
+    });
     rig.agent.kill();
     let back = Sink::at(&rig.site.inside, address);
     rig.agent.start();
