@@ -138,10 +138,10 @@ async fn usage_shows_sums_and_sorts_by_what_was_reported() {
     insta::assert_snapshot!(one, @r"
     开始 – 2026-11-24 15:30（+08），载荷
 
-    用户   开始            上传      下载      总量      线路      上报
-    alice  2026-11-23   512 MiB  4.00 GiB  4.50 GiB  4.65 GiB   512 MiB
-    alice  2026-11-23   256 MiB  2.00 GiB  2.25 GiB  2.32 GiB  8.00 GiB
-    总计                768 MiB  6.00 GiB  6.75 GiB  6.98 GiB  8.50 GiB
+    用户   开始           上传      下载      总量      线路      上报
+    alice  2026-11-23  512 MiB  4.00 GiB  4.50 GiB  4.65 GiB   512 MiB
+    alice  2026-11-23  256 MiB  2.00 GiB  2.25 GiB  2.32 GiB  8.00 GiB
+    总计               768 MiB  6.00 GiB  6.75 GiB  6.98 GiB  8.50 GiB
     ");
 }
 
