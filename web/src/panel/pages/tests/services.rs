@@ -74,7 +74,7 @@ async fn what_a_service_reports_is_in_the_chart_and_its_table() {
     let chart: serde_json::Value = serde_json::from_str(json).unwrap();
     let sum = |row: usize| chart["data"][row].as_array().unwrap().iter().map(|it| it.as_u64().unwrap());
     assert_eq!(sum(1).chain(sum(2)).sum::<u64>(), user.total.used_bytes);
-    let newest = (sum(1).last().unwrap(), sum(2).last().unwrap());
+    let newest = (sum(1).next_back().unwrap(), sum(2).next_back().unwrap());
     assert_eq!(newest.0 + newest.1, user.period.used_bytes);
     let table = page.text.split("class=\"more\"").nth(1).unwrap().split("</details>").next().unwrap();
     assert!(table.contains(&Size(newest.0).to_string()), "{table}");
