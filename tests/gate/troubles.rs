@@ -163,6 +163,12 @@ fn a_database_of_the_tutorials_script_comes_over_whole() {
     assert_eq!(shown["max_addresses"], json!(3), "connections are places: {shown}");
     rig.until_state("carol", "limited");
     rig.until_state("dave", "disabled");
+    wait("what they had used is in the overview's sum", || {
+        let totals = rig.agent.ask(&["top"])?["totals"].clone();
+        let of = |key: &str| totals[key].as_u64().unwrap_or_default();
+        let users = of("total_bytes") - of("unattributed_bytes");
+        if users == 73_000 + (2 << 30) { Ok(()) } else { Err(totals.to_string()) }
+    });
     rig.exchange(rig.alice(), 0, MIB).unwrap();
     rig.done(&["users", "import", file.to_str().unwrap()]);
     let again = rig.show(&name)["period"]["used_bytes"].as_u64().unwrap();

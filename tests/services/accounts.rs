@@ -128,6 +128,40 @@ fn whoever_is_deleted_stays_out_and_is_nobody_until_he_is_made_again() {
     assert_eq!(rig.agent.show("alice")["period"]["used_bytes"], json!(300));
 }
 
+/// The overview has his bytes, and he was seen when they came, though no kernel counts anything of him.
+#[test]
+fn what_nginx_tells_is_in_the_sums_and_a_sign_of_life() {
+    needs_machine!();
+    let mut rig = Rig::new("");
+    let until_total = |rig: &Rig, bytes: u64| {
+        wait(&format!("the total is {bytes}"), || {
+            let totals = rig.agent.ask(&["top"])?["totals"].clone();
+            let figures = (totals["total_bytes"].as_u64(), totals["unattributed_bytes"].as_u64());
+            if figures == (Some(bytes), Some(0)) { Ok(()) } else { Err(totals.to_string()) }
+        });
+    };
+    until_total(&rig, 0);
+    rig.grow("alice", [1, 2]);
+    rig.until_used("alice", [1, 2]);
+    until_total(&rig, 3);
+    let seen = |rig: &Rig| rig.agent.show("alice")["last_seen_at"].clone();
+    let first = seen(&rig);
+    assert!(first.is_string(), "{first}");
+    rig.later();
+    assert_eq!(seen(&rig), first, "nothing came since");
+    rig.grow("alice", [10, 20]);
+    rig.until_used("alice", [11, 22]);
+    until_total(&rig, 33);
+    let then = seen(&rig);
+    assert!(then.is_string() && then != first, "{then}");
+    let status = rig.agent.done(&["status"]);
+    assert_eq!(status["services"][0]["reported"], json!(true), "{status}");
+    rig.agent.kill();
+    rig.agent.start();
+    until_total(&rig, 33);
+    assert!(seen(&rig).is_string());
+}
+
 /// No name of him is left but in nginx itself and its file, and there also when nginx counts anew.
 #[test]
 fn whoever_is_purged_stays_out_whatever_nginx_counts() {

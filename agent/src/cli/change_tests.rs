@@ -365,7 +365,7 @@ async fn status_tells_of_edits_and_reloads() {
         let line = text.lines().find(|line| line.contains("sing-box check")).unwrap().to_owned();
         match lang {
             Lang::En => {
-                insta::assert_snapshot!(line, @"  limits    1 cut, 1 taken out; edits 1, reloads 0; reload pending (users: 1), at a quiet moment, at the latest 2026-11-24 15:40; at 2026-11-24 15:30: sing-box refuses the configuration: see `sing-box check`")
+                insta::assert_snapshot!(line, @"  limits         1 cut, 1 taken out; edits 1, reloads 0; reload pending (users: 1), at a quiet moment, at the latest 2026-11-24 15:40; at 2026-11-24 15:30: sing-box refuses the configuration: see `sing-box check`")
             }
             Lang::ZhCn => {
                 insta::assert_snapshot!(line, @"  限制      切断 1，移出 1；编辑 1 次，重载 0 次；等待重载（用户数 1），将在空闲时进行，最迟 2026-11-24 15:40；2026-11-24 15:30：sing-box refuses the configuration: see `sing-box check`")

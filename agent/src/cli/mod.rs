@@ -26,6 +26,8 @@ mod panel;
 mod policies;
 mod restore;
 mod run;
+#[cfg(test)]
+mod services_tests;
 mod status;
 mod table;
 mod terms;

@@ -105,6 +105,9 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
             context.fill("status.ledger", &[("path", &safe(&status.ledger.path)), ("committed", &committed)]),
         ),
     ];
+    if !status.needs_owners() {
+        parts.remove(2);
+    }
     // Beside sing-box, or in its place.
     let services = status.services.iter().map(|it| (context.text("part.service"), service(context, it)));
     parts.splice(if status.has_singbox() { 2..2 } else { 1..2 }, services);
@@ -116,27 +119,31 @@ fn parts<'a>(context: &'a Context, status: &Status, now: Timestamp) -> Vec<(&'a 
 
 fn service(context: &Context, it: &ServiceStatus) -> String {
     let text = |text: &Option<String>| safe(text.as_deref().unwrap_or("?"));
-    let (name, kind) = (safe(&it.name), safe(&it.kind));
-    let Some(pid) = it.pid else {
-        let values = [("name", &*name), ("kind", &*kind), ("config", &text(&it.config))];
-        return context.fill("status.service_absent", &values);
-    };
     let source = match it.source.kind {
+        _ if it.reported && it.source.connected => context.text("status.source_reported").to_owned(),
+        _ if it.reported => context.text("status.source_silent").to_owned(),
         None => context.text("status.source_none").to_owned(),
         Some(kind) if it.source.connected => {
             context.fill("status.source_connected", &[("kind", kind.as_str())])
         }
         Some(kind) => context.fill("status.source_lost", &[("kind", kind.as_str())]),
     };
+    let key = match (&it.pid, &it.version) {
+        _ if it.is_absent() => "status.service_absent",
+        (Some(_), Some(_)) => "status.service",
+        (Some(_), None) => "status.service_running",
+        (None, _) => "status.service_told",
+    };
+    let pid = it.pid.map(|pid| pid.to_string()).unwrap_or_default();
     let values = [
-        ("name", &*name),
-        ("kind", &*kind),
-        ("version", &text(&it.version)),
-        ("pid", &pid.to_string()),
-        ("source", &source),
-        ("config", &text(&it.config)),
+        ("name", &*safe(&it.name)),
+        ("kind", &*safe(&it.kind)),
+        ("version", &*text(&it.version)),
+        ("pid", &*pid),
+        ("source", &*source),
+        ("config", &*text(&it.config)),
     ];
-    context.fill("status.service", &values)
+    context.fill(key, &values)
 }
 
 fn enforcement(context: &Context, it: &EnforcementStatus) -> String {

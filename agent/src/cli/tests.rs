@@ -199,12 +199,14 @@ async fn status_names_what_is_not_well_and_what_to_do() {
       source: the API service refuses the secret\u{1b}[2J (since 2026-11-24 15:30)
         → run `boxmeter doctor --fix`
 
-      agent     demo, pid 1, since 2026-11-24 15:30
-      sing-box  not running
-      source    api, not connected: new connections stay unattributed
-      kernel    attached, counting, 120 ns per packet in, 130 ns out, events_lost 1,234
-      ledger    /var/lib/boxmeter/ledger.db, committed 0s ago
-      limits    1 cut, 1 taken out; edits 1, reloads 0; reload pending (users: 1), at a quiet moment, at the latest 2026-11-24 15:40
+      agent          demo, pid 1, since 2026-11-24 15:30
+      sing-box       not running
+      other proxies  v2ray: v2ray 4.34.0, pid 3, log-file, connected (/etc/v2ray/config.json)
+      other proxies  web: nginx, pid 4, counts its users itself (http://127.0.0.1:8080/status/format/json)
+      source         api, not connected: new connections stay unattributed
+      kernel         attached, counting, 120 ns per packet in, 130 ns out, events_lost 1,234
+      ledger         /var/lib/boxmeter/ledger.db, committed 0s ago
+      limits         1 cut, 1 taken out; edits 1, reloads 0; reload pending (users: 1), at a quiet moment, at the latest 2026-11-24 15:40
 
     Watched inbounds:
       trojan-in: trojan, tcp port 443, 4 users

@@ -66,6 +66,7 @@ pub async fn run(context: &Context, args: UsageArgs) -> Result<(), Failure> {
 
 pub fn render(context: &Context, usage: &Usage, by: Option<By>, one_user: bool) -> String {
     let everything = usage.rows.iter().fold(Traffic::default(), |sum, row| sum.plus(&row.traffic));
+    let all_reported = usage.rows.iter().map(told).fold(0, u64::saturating_add);
     let with_unattributed = everything.plus(&usage.unattributed);
     let empty = usage.rows.is_empty() && (one_user || usage.unattributed == Traffic::default());
     let mut out = heading(context, usage);
@@ -73,7 +74,7 @@ pub fn render(context: &Context, usage: &Usage, by: Option<By>, one_user: bool) 
         out.push_str(context.text("usage.none"));
         return out;
     }
-    let reported = usage.rows.iter().any(|row| row.reported_upload_bytes.is_some());
+    let reported = all_reported > 0;
     let mut table = columns(context, usage.meter, by.is_some(), reported);
     let add = |table: &mut Table, name: Cell, start: Option<String>, traffic: &Traffic, extra| {
         let mut cells = vec![name];
@@ -94,10 +95,10 @@ pub fn render(context: &Context, usage: &Usage, by: Option<By>, one_user: bool) 
         let name = Cell::new(context.text("usage.unattributed")).tone(Tone::Dim);
         add(&mut table, name, None, &usage.unattributed, String::new());
         let name = Cell::new(context.text("usage.total")).tone(Tone::Bold);
-        add(&mut table, name, None, &with_unattributed, String::new());
+        add(&mut table, name, None, &with_unattributed, bytes(all_reported));
     } else if usage.rows.len() > 1 {
         let name = Cell::new(context.text("usage.total")).tone(Tone::Bold);
-        add(&mut table, name, None, &everything, String::new());
+        add(&mut table, name, None, &everything, bytes(all_reported));
     }
     out.push_str(&table.render());
     if usage.rows.is_empty() {
@@ -147,11 +148,16 @@ fn figures(traffic: &Traffic, meter: Meter) -> [Cell; 4] {
     [up, down, total, traffic.total(other)].map(|count| Cell::new(bytes(count)))
 }
 
-/// What sing-box reported beside the kernel's counts.
+/// What proxies reported beside the kernel's counts, both directions.
+fn told(row: &UsageRow) -> u64 {
+    let (up, down) = row.reported();
+    up.saturating_add(down)
+}
+
 fn extra(row: &UsageRow) -> String {
-    match (row.reported_upload_bytes, row.reported_download_bytes) {
-        (None, None) => String::new(),
-        (up, down) => bytes(up.unwrap_or(0).saturating_add(down.unwrap_or(0))),
+    match told(row) {
+        0 => String::new(),
+        told => bytes(told),
     }
 }
 
@@ -160,8 +166,8 @@ fn sorted(usage: &Usage, by: Option<By>) -> Vec<&UsageRow> {
     let mut rows: Vec<&UsageRow> = usage.rows.iter().collect();
     if by.is_none() {
         rows.sort_by(|a, b| {
-            let (a_total, b_total) = (a.traffic.total(usage.meter), b.traffic.total(usage.meter));
-            b_total.cmp(&a_total).then_with(|| a.user.cmp(&b.user))
+            let total = |row: &UsageRow| row.traffic.total(usage.meter).saturating_add(told(row));
+            total(b).cmp(&total(a)).then_with(|| a.user.cmp(&b.user))
         });
     }
     rows

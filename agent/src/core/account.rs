@@ -216,6 +216,11 @@ impl Accounts {
     pub fn set_last_seen(&mut self, user: UserId, wall_ms: i64) {
         self.users.entry(user).or_default().activity.last_seen_ms.get_or_insert(wall_ms);
     }
+
+    /// A sign of life that is in no counter of the kernel.
+    pub fn seen(&mut self, user: UserId, wall_ms: i64) {
+        self.users.entry(user).or_default().activity.last_seen_ms = Some(wall_ms);
+    }
 }
 
 impl User {
@@ -295,6 +300,10 @@ mod tests {
         assert_eq!(accounts.read(&[(SLOT, counters(0, 0))], at(1_000)), Reading::default());
         accounts.read(&[(SLOT, counters(10, 20))], at(2_000));
         assert_eq!(accounts.activity(ALICE).last_seen_ms, Some(2_000));
+        // A service has told of more, and the next reading of the kernel shows nothing new.
+        accounts.seen(ALICE, 2_500);
+        accounts.read(&[(SLOT, counters(10, 20))], at(2_600));
+        assert_eq!(accounts.activity(ALICE).last_seen_ms, Some(2_500));
         // Known already: what was read stays.
         accounts.begin(SLOT, ALICE, INBOUND);
         assert_eq!(accounts.read(&[(SLOT, counters(10, 20))], at(3_000)), Reading::default());

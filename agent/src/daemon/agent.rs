@@ -313,6 +313,9 @@ impl Agent {
     /// A reading, whoever asked for it: each byte is in one only.
     fn take(&mut self, tick: Tick) {
         self.gate.seen(&tick.rows, clock::billing());
+        for told in tick.reported.iter().filter(|told| told.bytes != [0; 2]) {
+            self.meter.seen(told.user, clock::wall_ms());
+        }
         self.commits.take(tick);
     }
 
@@ -340,6 +343,7 @@ impl Agent {
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
                 self.gate.reported(self.commits.take_told());
+                self.totals.reported(&committed);
                 if self.commits.is_current() {
                     self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
                 }

@@ -26,6 +26,7 @@ use super::{
     gate::GateRow,
     meter::ListedFlow,
     shared::{Directory, Picture},
+    totals,
 };
 use crate::{
     core::{
@@ -423,9 +424,10 @@ pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
     }
 }
 
+/// Everybody's bytes and nobody's; what was reported counts with either meter, as it does for a user.
 fn sum(picture: &Picture) -> Traffic {
     let users = picture.totals.values().fold(Traffic::default(), |sum, one| sum.plus(&traffic(*one)));
-    users.plus(&traffic(picture.unattributed))
+    users.plus(&traffic(picture.unattributed)).plus(&traffic(totals::either_meter(picture.reported)))
 }
 
 /// What [`live`] says, without the users.

@@ -164,6 +164,12 @@ impl Meter {
         }
     }
 
+    /// A service told of bytes of the user that the kernel does not see.
+    pub fn seen(&mut self, user: UserId, at_ms: i64) {
+        self.accounts.seen(user, at_ms);
+        self.publisher.set_activity(user, self.accounts.activity(user));
+    }
+
     pub fn set_users(&mut self, names: BTreeMap<Arc<str>, UserId>) -> Result<(), KernelError> {
         self.attributor.set_users(names, clock::now());
         self.carry_out()

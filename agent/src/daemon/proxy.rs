@@ -283,6 +283,7 @@ impl Proxy {
             version,
             config,
             source: SourceStatus { kind: self.kind(), connected: self.connected, ..SourceStatus::default() },
+            reported: self.is_reported(),
         }
     }
 

@@ -41,6 +41,10 @@ impl Agent {
                 }
                 let _ = done.send(());
             }
+            Question::UsageImported(done) => {
+                self.totals.read_again();
+                let _ = done.send(());
+            }
             Question::Tighten(tighter, done) => {
                 self.tighten(&tighter);
                 let _ = done.send(());

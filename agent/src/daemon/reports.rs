@@ -366,6 +366,8 @@ impl Agent {
     fn answers(&mut self, service: &str, answers: bool) {
         if let Some(one) = self.reports.all.iter_mut().find(|one| *one.name == *service) {
             one.answers = answers;
+            // Who answered last may be gone.
+            one.pid = one.pid.filter(|_| answers);
         }
     }
 
@@ -425,6 +427,7 @@ impl Agent {
         self.meter.publisher.add_counter("service_readings_older", u64::from(taken.older));
         for user in taken.grown {
             self.gate.first_seen(user, clock::billing());
+            self.meter.seen(user, clock::wall_ms());
         }
     }
 
@@ -457,6 +460,7 @@ impl Agent {
                     version: None,
                     config: Some(one.place.clone()),
                     source: SourceStatus { connected: one.answers, ..SourceStatus::default() },
+                    reported: true,
                 }),
             }
         }

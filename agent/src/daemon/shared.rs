@@ -40,6 +40,8 @@ pub enum Question {
     /// The ledger could not be asked for what was changed: the agent's task is to ask until it answers.
     /// `None`: for everybody.
     Again(Option<Vec<UserId>>, oneshot::Sender<()>),
+    /// The ledger has usage that no commit brought: the sums are to be read again.
+    UsageImported(oneshot::Sender<()>),
     /// A change is about to be made that may lower a limit: the kernel holds it from the answer on.
     Tighten(Tighter, oneshot::Sender<()>),
 }
@@ -103,7 +105,9 @@ pub struct Picture {
     /// Payload and wire over all time as the ledger has them, by user, plus what this epoch added.
     pub totals: Arc<BTreeMap<UserId, Counters>>,
     pub unattributed: Counters,
-    /// Everything counted before midnight, and before this month, in the zone of billing.
+    /// Upload and download over all time that the kernel does not see: told by services themselves, or imported.
+    pub reported: [u64; 2],
+    /// Everything counted or reported before midnight, and before this month, in the zone of billing.
     pub before_today: Counters,
     pub before_month: Counters,
 }

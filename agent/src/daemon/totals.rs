@@ -1,5 +1,5 @@
 //! What each user has over all time, live: the ledger's figure at the start plus what the kernel has
-//! counted since. Reading 10,000 users from the ledger each second would cost more than metering them.
+//! counted since, and what services have reported since. Reading 10,000 users from the ledger each second would cost more than metering them.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
         event::{Counters, Now, UserId},
         snapshot::Snapshot,
     },
-    ledger::{By, Ledger, QueryError, Reader, UsageQuery},
+    ledger::{By, Committed, Ledger, QueryError, Reader, UsageQuery},
 };
 
 /// Users in one page of the first reading.
@@ -25,7 +25,7 @@ pub struct Totals {
     zone: TimeZone,
     /// The ledger's totals less what this epoch's kernel counters have: `None` before the first commit.
     base: Option<Base>,
-    /// The wall clock jumped: which day bytes are counted for is to be read again.
+    /// The wall clock jumped, or usage was imported: which day bytes are counted for is to be read again.
     stale: bool,
     /// The date of the last picture.
     today: Option<jiff::civil::Date>,
@@ -43,6 +43,8 @@ struct Drawn {
 struct Base {
     users: BTreeMap<UserId, Counters>,
     unattributed: Counters,
+    /// What the kernel does not see, up to the last commit.
+    reported: [u64; 2],
     before_today: Counters,
     before_month: Counters,
 }
@@ -50,6 +52,25 @@ struct Base {
 impl Totals {
     pub fn new(zone: TimeZone) -> Self {
         Totals { zone, base: None, stale: false, today: None, events_dropped: 0, drawn: None }
+    }
+
+    /// The next commit is followed by a reading of the ledger.
+    pub fn read_again(&mut self) {
+        self.stale = true;
+    }
+
+    /// What a commit added of bytes that the kernel does not see. It may have begun before midnight.
+    pub fn reported(&mut self, committed: &Committed) {
+        let Some(base) = &mut self.base else { return };
+        let more = committed.reported;
+        base.reported = [0, 1].map(|direction| base.reported[direction].saturating_add(more[direction]));
+        let at = answers::zoned(committed.at_ms, &self.zone).date();
+        let Some(today) = self.today.filter(|today| at < *today) else { return };
+        let more = either_meter(more);
+        base.before_today = plus(base.before_today, more);
+        if at.first_of_month() < today.first_of_month() {
+            base.before_month = plus(base.before_month, more);
+        }
     }
 
     /// After a commit with which the ledger holds exactly what the accounts show: reads the ledger once,
@@ -84,11 +105,15 @@ impl Totals {
         let midnight = here.start_of_day().unwrap_or_else(|_| here.clone());
         let month = first_of_month(&here);
         let total = sum(&all);
+        let reported = all.rows.iter().fold([0_u64; 2], |sum, row| {
+            [0, 1].map(|direction| sum[direction].saturating_add(row.reported[direction]))
+        });
         let today = sum(&self.ask(&reader, Some(midnight.timestamp().as_millisecond()), now)?);
         let this_month = sum(&self.ask(&reader, Some(month.timestamp().as_millisecond()), now)?);
         Ok(Base {
             unattributed: minus(all.unattributed, live),
             users,
+            reported,
             before_today: minus(total, today),
             before_month: minus(total, this_month),
         })
@@ -121,7 +146,7 @@ impl Totals {
         let drawn = self.drawn.insert(known.unwrap_or_else(|| draw(base, &snapshot)));
         let live = accounts.unattributed().fold(Counters::default(), |sum, (_, one)| plus(sum, one));
         let unattributed = plus(base.unattributed, live);
-        let all = plus(unattributed, drawn.sum);
+        let all = plus(plus(unattributed, drawn.sum), either_meter(base.reported));
         let here = answers::zoned(snapshot.as_of_ms, &self.zone);
         // At midnight everything counted so far is "before today". At any other change of the date the
         // clock jumped, and only the ledger knows what it counted for which day.
@@ -142,6 +167,7 @@ impl Totals {
             directory: directory.clone(),
             totals: Arc::clone(&drawn.totals),
             unattributed,
+            reported: base.reported,
             before_today: base.before_today,
             before_month: base.before_month,
         }
@@ -158,12 +184,20 @@ fn draw(base: &Base, snapshot: &Snapshot) -> Drawn {
     Drawn { snapshot: snapshot.clone(), totals: Arc::new(totals), sum }
 }
 
+/// Reported bytes as both meters have them: what carried them is not known.
+pub fn either_meter(reported: [u64; 2]) -> Counters {
+    Counters { payload: reported, wire: reported }
+}
+
 fn first_of_month(here: &Zoned) -> Zoned {
     here.first_of_month().and_then(|day| day.start_of_day()).unwrap_or_else(|_| here.clone())
 }
 
 fn sum(answer: &crate::ledger::UsageAnswer) -> Counters {
-    answer.rows.iter().fold(answer.unattributed, |sum, row| plus(sum, row.usage))
+    answer
+        .rows
+        .iter()
+        .fold(answer.unattributed, |sum, row| plus(plus(sum, row.usage), either_meter(row.reported)))
 }
 
 fn plus(a: Counters, b: Counters) -> Counters {
@@ -181,6 +215,7 @@ fn each(a: Counters, b: Counters, f: impl Fn(u64, u64) -> u64) -> Counters {
 
 #[cfg(test)]
 mod tests {
+    use boxmeter_web::api::types::Meter;
     use uuid::Uuid;
 
     use super::*;
@@ -190,7 +225,10 @@ mod tests {
             event::{InboundIndex, Slot},
             snapshot::Publisher,
         },
-        ledger::{Batch, FoundInbound, Options, Row},
+        ledger::{
+            AccountPeriod, Asked, Batch, FoundInbound, FoundUser, ImportedBytes, Options, Reported,
+            ReportedRow, Row, Settle, UsedElsewhere,
+        },
     };
 
     const HOUR: i64 = 3_600_000;
@@ -203,7 +241,12 @@ mod tests {
         accounts: Accounts,
         totals: Totals,
         publisher: Publisher,
+        alice: UserId,
         bytes: u64,
+        /// Of alice, by a service.
+        told: [u64; 2],
+        /// What the overview says of all time.
+        all: u64,
         mono_ns: u64,
         _folder: tempfile::TempDir,
     }
@@ -215,6 +258,9 @@ mod tests {
             let ledger = Ledger::open(&folder.path().join("ledger.db"), options).expect("a ledger");
             let inbound = FoundInbound { tag: "in".into(), kind: "trojan".into(), port: 1 };
             ledger.sync_inbounds(vec![inbound], NOON).wait().expect("an inbound");
+            let alice = FoundUser { name: "alice".into(), inbounds: vec!["in".into()] };
+            let users = ledger.sync_users(vec![alice], vec![], "unlimited".to_owned(), NOON).wait();
+            let alice = users.expect("a user")[0].id;
             let mut accounts = Accounts::default();
             accounts.set_inbounds([InboundIndex(1)]);
             Rig {
@@ -222,7 +268,10 @@ mod tests {
                 accounts,
                 totals: Totals::new(TimeZone::UTC),
                 publisher: Publisher::default(),
+                alice,
                 bytes: 0,
+                told: [0; 2],
+                all: 0,
                 mono_ns: 0,
                 _folder: folder,
             }
@@ -236,13 +285,30 @@ mod tests {
             let now = Now { mono_ns: self.mono_ns, wall_ms };
             let total = Counters { payload: [self.bytes, 0], wire: [0, 0] };
             self.accounts.read(&[(Slot(1), total)], now);
+            self.commit(total, now, now)
+        }
+
+        /// More that a service has told of alice, in a batch that began at one time and is done at another.
+        fn told(&mut self, [up, down]: [u64; 2], began_ms: i64, done_ms: i64) -> [u64; 2] {
+            self.told = [self.told[0] + up, self.told[1] + down];
+            self.mono_ns += 1_000_000_000;
+            let at = |wall_ms| Now { mono_ns: self.mono_ns, wall_ms };
+            let total = Counters { payload: [self.bytes, 0], wire: [0, 0] };
+            self.commit(total, at(began_ms), at(done_ms))
+        }
+
+        fn commit(&mut self, total: Counters, began: Now, now: Now) -> [u64; 2] {
             let no = self.ledger.inbounds().wait().expect("inbounds")[0].no;
             let row = Row { slot: 1, generation: 0, user: None, inbound: no, total };
             let epoch = *Uuid::from_u128(7).as_bytes();
             let (watched, events) = (Vec::new(), Vec::new());
-            let batch = Batch { epoch, at: now, rows: vec![row], watched, events, reported: None };
+            let of_alice = ReportedRow { user: self.alice, inbound: no, total: self.told };
+            let (rows, connections, services) = (vec![of_alice], Vec::new(), Vec::new());
+            let reported = Some(Reported { reporter: [7; 16], rows, connections, services });
+            let batch = Batch { epoch, at: began, rows: vec![row], watched, events, reported };
             self.picture(now);
-            self.ledger.commit(batch).wait().expect("a commit");
+            let committed = self.ledger.commit(batch).wait().expect("a commit");
+            self.totals.reported(&committed);
             self.totals.committed(&self.ledger, &self.accounts, now);
             self.picture(now)
         }
@@ -250,8 +316,9 @@ mod tests {
         fn picture(&mut self, now: Now) -> [u64; 2] {
             let snapshot = self.publisher.publish(&mut Attributor::default(), &self.accounts, now);
             let picture = self.totals.picture(snapshot, &Directory::default(), &self.accounts);
-            let all = picture.unattributed.payload[0];
-            [all - picture.before_today.payload[0], all - picture.before_month.payload[0]]
+            let head = answers::stats(&picture, Meter::Payload, &TimeZone::UTC);
+            self.all = head.total_traffic_bytes + head.unattributed_bytes;
+            [head.today_bytes, head.month_bytes]
         }
     }
 
@@ -275,5 +342,36 @@ mod tests {
         // What was counted at the wrong time stays at that time, as the ledger has it.
         rig.tick(500, NOON - 3 * DAY);
         assert_eq!(rig.tick(30, NOON + HOUR), [1_030, 1_030]);
+    }
+    #[test]
+    fn what_services_report_is_in_every_sum_of_its_day() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.told([30, 70], NOON, NOON), [100, 100]);
+        assert_eq!(rig.tick(5, NOON + HOUR), [105, 105], "beside what the kernel counts");
+        assert_eq!(rig.told([0, 10], NOON + HOUR, NOON + HOUR), [115, 115]);
+        assert_eq!((rig.told([0; 2], NOON + DAY, NOON + DAY), rig.all), ([0, 115], 115));
+        // Begun before midnight and done after it: it is the ledger's yesterday.
+        let midnight = NOON + 12 * HOUR + DAY;
+        assert_eq!(rig.tick(0, midnight + 1), [0, 115]);
+        assert_eq!(rig.told([1, 1], midnight - 1, midnight + 2), [0, 117]);
+        assert_eq!(rig.tick(0, NOON + 31 * DAY), [0, 0]);
+        assert_eq!(rig.told([4, 4], NOON + 31 * DAY - 12 * HOUR - 1, NOON + 31 * DAY + 1), [0, 0]);
+        assert_eq!(rig.all, 125);
+        // An agent that begins here reads the same.
+        rig.totals = Totals::new(TimeZone::UTC);
+        assert_eq!((rig.tick(1, NOON + 31 * DAY + 2), rig.all), ([1, 1], 126));
+    }
+
+    #[test]
+    fn what_was_imported_is_there_after_the_next_commit() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.told([1, 1], NOON, NOON), [2, 2]);
+        let account = AccountPeriod { start_ms: NOON - DAY, generation: 0 };
+        let usage = vec![ImportedBytes { at_ms: NOON - DAY, account, bytes: [300, 700] }];
+        let used = UsedElsewhere { user: rig.alice, reporter: [9; 16], usage, package: None };
+        let nothing: Settle = Box::new(|_| Vec::new());
+        rig.ledger.import_usage(vec![used], nothing, Asked::new("uid:0", NOON)).wait().expect("an import");
+        rig.totals.read_again();
+        assert_eq!((rig.tick(1, NOON + 1), rig.all), ([3, 3], 1_003));
     }
 }

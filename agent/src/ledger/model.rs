@@ -91,6 +91,8 @@ pub struct Committed {
     pub rows_grown: usize,
     /// The bytes that were added, over all rows.
     pub added: Counters,
+    /// Upload and download that were added and that the kernel does not see.
+    pub reported: [u64; 2],
     /// Readings that were refused: their bytes are not in the ledger, but for those of unknown users, which
     /// are unattributed. Each kind is recorded as an event once per slot and start of the agent.
     pub anomalies: Vec<Anomaly>,

@@ -107,6 +107,9 @@ impl Tick<'_> {
             let place = Place { key, epoch_no: self.cache.epochs[self.epoch].no, starts: self.starts };
             add(self.transaction, &place, delta, self.at_ms, self.rev)?;
             move_cursor(self.transaction, reporter, row, total, self.rev)?;
+            for (sum, more) in self.committed.reported.iter_mut().zip(delta) {
+                *sum = sum.saturating_add(u64::try_from(more).unwrap_or(0));
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub struct LiveSnapshot {
     pub ok: bool,
     pub degraded: Vec<Degradation>,
     pub meter: Meter,
-    /// Over all users and unattributed bytes of watched inbounds.
+    /// Over all users, with what services report themselves, and unattributed bytes of watched inbounds.
     pub totals: LiveTotals,
     /// Each by itself: most of them are the same from one snapshot to the next.
     #[serde(with = "lines")]

@@ -36,6 +36,11 @@ impl Status {
     pub fn has_singbox(&self) -> bool {
         self.singbox.config.is_some() || self.services.is_empty()
     }
+
+    /// Is there a proxy that has to be told whose connections are whose?
+    pub fn needs_owners(&self) -> bool {
+        self.has_singbox() || self.services.iter().any(|it| !it.reported)
+    }
 }
 
 /// A part that does less than it should.
@@ -141,7 +146,18 @@ pub struct ServiceStatus {
     pub pid: Option<u32>,
     pub version: Option<String>,
     pub config: Option<String>,
+    /// `connected` of one that counts its users itself: it answers.
     pub source: SourceStatus,
+    /// It counts its users itself, so that nobody has to say whose connections are whose.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reported: bool,
+}
+
+impl ServiceStatus {
+    /// Is it known not to run? An nginx that does not answer may be on another machine.
+    pub fn is_absent(&self) -> bool {
+        self.pid.is_none() && !(self.reported && (self.source.connected || self.kind == "nginx"))
+    }
 }
 
 /// What a user moved on one proxy, over all time.

@@ -111,12 +111,26 @@ pub struct UsageRow {
     pub end: Time,
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// What sing-box itself reported for traffic that the kernel cannot see or split; never part
-    /// of the columns above.
+    /// What a proxy itself reported for traffic that the kernel cannot see or split, or what was imported; never
+    /// part of the columns above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_upload_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_download_bytes: Option<u64>,
+}
+
+impl UsageRow {
+    /// Upload and download that the kernel does not see.
+    pub fn reported(&self) -> (u64, u64) {
+        let [up, down] = [self.reported_upload_bytes, self.reported_download_bytes];
+        (up.unwrap_or_default(), down.unwrap_or_default())
+    }
+
+    /// Upload and download of one meter with what was reported, as it counts for the user.
+    pub fn by(&self, meter: Meter) -> (u64, u64) {
+        let ((up, down), (more_up, more_down)) = (self.traffic.by(meter), self.reported());
+        (up.saturating_add(more_up), down.saturating_add(more_down))
+    }
 }
 
 /// Unattributed bytes of one inbound.
@@ -462,7 +476,8 @@ pub struct Stats {
     pub total_users: u64,
     /// Whose state is `active`.
     pub active_users: u64,
-    /// Both directions of `meter`, over all time and users; `unattributed_bytes` come on top.
+    /// Both directions of `meter`, with what services report themselves, over all time and users;
+    /// `unattributed_bytes` come on top.
     pub total_traffic_bytes: u64,
     pub meter: Meter,
     #[serde(default)]

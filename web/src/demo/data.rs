@@ -135,6 +135,61 @@ pub(super) fn traffic(unit: u64) -> Traffic {
     }
 }
 
+/// A V2Ray that the kernel meters, and an nginx that counts its users itself.
+fn services() -> Vec<ServiceStatus> {
+    let counts_itself = SourceStatus { connected: true, ..SourceStatus::default() };
+    vec![
+        ServiceStatus {
+            name: "v2ray".to_owned(),
+            kind: "v2ray".to_owned(),
+            pid: Some(3),
+            version: Some("4.34.0".to_owned()),
+            config: Some("/etc/v2ray/config.json".to_owned()),
+            source: SourceStatus { kind: Some(SourceKind::LogFile), ..counts_itself.clone() },
+            reported: false,
+        },
+        ServiceStatus {
+            name: "web".to_owned(),
+            kind: "nginx".to_owned(),
+            pid: Some(4),
+            version: None,
+            config: Some("http://127.0.0.1:8080/status/format/json".to_owned()),
+            source: counts_itself,
+            reported: true,
+        },
+    ]
+}
+
+/// What is said of somebody who is on all of them: a third of what the kernel counted was moved on V2Ray, and
+/// nginx told of the rest.
+pub(super) fn shares(all: &Traffic, [upload, download]: [u64; 2]) -> Vec<ServiceShare> {
+    let v2ray = Traffic {
+        upload_payload_bytes: all.upload_payload_bytes / 3,
+        download_payload_bytes: all.download_payload_bytes / 3,
+        upload_wire_bytes: all.upload_wire_bytes / 3,
+        download_wire_bytes: all.download_wire_bytes / 3,
+    };
+    let singbox = Traffic {
+        upload_payload_bytes: all.upload_payload_bytes - v2ray.upload_payload_bytes,
+        download_payload_bytes: all.download_payload_bytes - v2ray.download_payload_bytes,
+        upload_wire_bytes: all.upload_wire_bytes - v2ray.upload_wire_bytes,
+        download_wire_bytes: all.download_wire_bytes - v2ray.download_wire_bytes,
+    };
+    let share = |service: &str, traffic| ServiceShare {
+        service: service.to_owned(),
+        traffic,
+        ..ServiceShare::default()
+    };
+    let web = ServiceShare {
+        reported_upload_bytes: Some(upload),
+        reported_download_bytes: Some(download),
+        ..share("web", Traffic::default())
+    };
+    let mut shares = vec![share("sing-box", singbox), share("v2ray", v2ray)];
+    shares.extend((upload > 0 || download > 0).then_some(web));
+    shares
+}
+
 pub(super) fn status(now: &Zoned, users: usize) -> Status {
     Status {
         schema: Schema,
@@ -166,7 +221,7 @@ pub(super) fn status(now: &Zoned, users: usize) -> Status {
             config: Some("/etc/sing-box".to_owned()),
         },
         time_zone: now.time_zone().iana_name().map(str::to_owned),
-        services: Vec::new(),
+        services: services(),
         inbounds: vec![InboundStatus {
             tag: "trojan-in".to_owned(),
             kind: "trojan".to_owned(),

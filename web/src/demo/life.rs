@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     changes::State,
-    data::{GIB, MIB, policies, snapshot, status},
+    data::{GIB, MIB, policies, shares, snapshot, status},
     history::{DAYS, Hours, Random, habit, wire},
     people::{Fate, days_ago, everybody, fate, meet},
 };
@@ -22,6 +22,9 @@ use crate::{
 const SETTLED_A_TICK: usize = 4;
 /// The fastest that a made-up user gets.
 const RATE_MAX: u64 = 12 * MIB;
+
+/// The number of the user who is on sing-box, V2Ray and nginx.
+const ON_ALL: usize = 2;
 
 /// A whole made-up server.
 pub(super) struct World {
@@ -36,6 +39,8 @@ pub(super) struct Life {
     random: Random,
     /// By the user's id.
     hours: BTreeMap<String, Hours>,
+    /// What nginx counted itself, by the user's id.
+    told: BTreeMap<String, Hours>,
     /// The rate that each user wanders around, by id; 0 is who is not there.
     aims: BTreeMap<String, u64>,
     pub flows: Vec<Flow>,
@@ -48,10 +53,19 @@ impl World {
     pub fn new(now: &Zoned, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut users = everybody(now, &mut random);
-        let mut hours = BTreeMap::new();
+        let (mut hours, mut told) = (BTreeMap::new(), BTreeMap::new());
         for (number, user) in users.iter_mut().enumerate() {
             let made = history(now, &mut random, user, fate(number));
-            used(now, user, &made);
+            // From numbers of their own, as nobody's are.
+            let told_of = match number {
+                ON_ALL => Hours::made_up(now, &mut Random::new(seed ^ GIB), GIB / 2, days_of(now, user)),
+                _ => Hours::default(),
+            };
+            used(now, user, &made, &told_of);
+            if number == ON_ALL {
+                user.services = shares(&user.traffic, told_of.sum(Timestamp::UNIX_EPOCH, now.timestamp()));
+                told.insert(id_of(user), told_of);
+            }
             meet(now, user, fate(number));
             hours.insert(id_of(user), made);
         }
@@ -69,7 +83,7 @@ impl World {
         }
         state.events = events(now, &mut random, &state.users);
         let mut life =
-            Life { random, hours, aims: BTreeMap::new(), flows: Vec::new(), unattributed, settled: 0 };
+            Life { random, hours, told, aims: BTreeMap::new(), flows: Vec::new(), unattributed, settled: 0 };
         for user in &mut state.users {
             life.arrive(now, user);
         }
@@ -91,23 +105,29 @@ fn id_of(user: &User) -> String {
     user.id.clone().unwrap_or_default()
 }
 
-fn history(now: &Zoned, random: &mut Random, user: &User, fate: Fate) -> Hours {
+fn days_of(now: &Zoned, user: &User) -> i64 {
     let days = (now.timestamp().as_second() - user.created_at.instant.as_second()) / 86_400;
+    days.min(DAYS)
+}
+
+fn history(now: &Zoned, random: &mut Random, user: &User, fate: Fate) -> Hours {
     if fate == Fate::NotUsedYet {
         return Hours::default();
     }
     let per_day = habit(random);
-    Hours::made_up(now, random, per_day, days.min(DAYS))
+    Hours::made_up(now, random, per_day, days_of(now, user))
 }
 
 /// Puts what the hours say into the user's figures.
-fn used(now: &Zoned, user: &mut User, hours: &Hours) {
-    let all = hours.sum(Timestamp::UNIX_EPOCH, now.timestamp());
+fn used(now: &Zoned, user: &mut User, hours: &Hours, told: &Hours) {
     let start = user.period.start.map_or(Timestamp::UNIX_EPOCH, |it| it.instant);
-    let period = hours.sum(start, now.timestamp());
-    user.traffic = wire(all);
-    user.total.used_bytes = all[0] + all[1];
-    user.period.used_bytes = period[0] + period[1];
+    let since = |from| {
+        let both = [hours, told].map(|it| it.sum(from, now.timestamp()));
+        both.as_flattened().iter().sum::<u64>()
+    };
+    user.traffic = wire(hours.sum(Timestamp::UNIX_EPOCH, now.timestamp()));
+    user.total.used_bytes = since(Timestamp::UNIX_EPOCH);
+    user.period.used_bytes = since(start);
     if user.total.used_bytes > 0 {
         user.first_used_at = Some(user.created_at);
         user.last_seen_at = Some(days_ago(now, 0));
@@ -262,7 +282,11 @@ impl Life {
         let sum = live.upload_rate + live.download_rate;
         user.period.used_bytes += sum;
         user.total.used_bytes += sum;
-        user.traffic = user.traffic.plus(&wire([live.upload_rate, live.download_rate]));
+        let counted = wire([live.upload_rate, live.download_rate]);
+        user.traffic = user.traffic.plus(&counted);
+        if let Some(singbox) = user.services.first_mut() {
+            singbox.traffic = singbox.traffic.plus(&counted);
+        }
         user.last_seen_at = Some(Time::from(now));
     }
 
@@ -284,7 +308,8 @@ impl Life {
 
     /// Everybody's bytes and nobody's.
     fn sum(&self, from: Timestamp, to: Timestamp) -> u64 {
-        let sums = self.hours.values().chain([&self.unattributed]).map(|it| it.sum(from, to));
+        let all = self.hours.values().chain(self.told.values()).chain([&self.unattributed]);
+        let sums = all.map(|it| it.sum(from, to));
         sums.map(|[up, down]| up + down).sum()
     }
 
@@ -295,18 +320,22 @@ impl Life {
         let mut rows = Vec::new();
         for user in users.iter().filter(|it| query.user.as_ref().is_none_or(|name| it.name == *name)) {
             let Some(hours) = self.hours.get(&id_of(user)) else { continue };
+            let told = self.told.get(&id_of(user));
             let spans = match query.by {
                 None => vec![(from.max(user.created_at.instant), hours.sum(from, to))],
                 Some(by) => hours.by(by, from, to, zone),
             };
             let ends: Vec<Timestamp> = spans.iter().skip(1).map(|(at, _)| *at).chain([to]).collect();
-            rows.extend(spans.into_iter().zip(ends).map(|((start, bytes), end)| UsageRow {
-                user: user.name.clone(),
-                start: Time::new(start, zone),
-                end: Time::new(end, zone),
-                traffic: wire(bytes),
-                reported_upload_bytes: None,
-                reported_download_bytes: None,
+            rows.extend(spans.into_iter().zip(ends).map(|((start, bytes), end)| {
+                let told = told.map(|it| it.sum(start.max(from), end));
+                UsageRow {
+                    user: user.name.clone(),
+                    start: Time::new(start, zone),
+                    end: Time::new(end, zone),
+                    traffic: wire(bytes),
+                    reported_upload_bytes: told.map(|it| it[0]),
+                    reported_download_bytes: told.map(|it| it[1]),
+                }
             }));
         }
         let key = |row: &UsageRow| format!("{} {}", row.start.instant.as_second(), row.user);
@@ -415,56 +444,4 @@ fn events(now: &Zoned, random: &mut Random, users: &[User]) -> Vec<Event> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn now() -> Zoned {
-        "2026-11-24T15:30:00+08:00[Asia/Shanghai]".parse().unwrap()
-    }
-
-    #[test]
-    fn every_state_is_there_and_figures_add_up() {
-        let world = World::new(&now(), 1);
-        let states: BTreeSet<&str> = world.state.users.iter().map(|it| it.state.as_str()).collect();
-        assert_eq!(states, UserState::ALL.map(UserState::as_str).into());
-        let online = world.state.users.iter().filter(|it| it.live.flows > 0).count();
-        assert!((15..45).contains(&online), "{online} online");
-        for user in &world.state.users {
-            let hours = &world.life.hours[&id_of(user)];
-            let [up, down] = hours.sum(Timestamp::UNIX_EPOCH, now().timestamp());
-            assert_eq!(up + down, user.total.used_bytes, "{}", user.name);
-            assert!(user.period.used_bytes <= user.total.used_bytes, "{}", user.name);
-            assert_eq!(user.traffic.total(Meter::Payload), user.total.used_bytes, "{}", user.name);
-        }
-        let again = World::new(&now(), 1);
-        let figures = |it: &World| it.state.users.iter().map(|it| it.total.used_bytes).collect::<Vec<_>>();
-        assert_eq!(figures(&world), figures(&again));
-        assert_ne!(figures(&world), figures(&World::new(&now(), 2)));
-    }
-
-    #[test]
-    fn seconds_add_bytes_and_reach_limits() {
-        let World { mut state, mut life, .. } = World::new(&now(), 1);
-        let plain = |it: &User| it.live.flows > 0 && it.packages.remaining_bytes == 0;
-        let near = state.users.iter().position(plain).unwrap();
-        let name = state.users[near].name.clone();
-        let before = state.users[near].total.used_bytes;
-        let quota = state.users[near].period.used_bytes + 1;
-        state.users[near].overrides = Overrides { quota_bytes: Some(Some(quota)), ..Overrides::default() };
-        let mut moment = now();
-        for _ in 0..60 {
-            moment = moment.checked_add(1.second()).unwrap();
-            life.tick(&moment, &mut state);
-        }
-        let user = &state.users[near];
-        assert!(user.total.used_bytes > before);
-        assert_eq!(user.state, UserState::Limited);
-        assert_eq!(user.live.flows, 0, "who is cut has no connections");
-        let told = state.events.iter().rfind(|it| it.user.as_ref() == Some(&name)).unwrap();
-        assert_eq!(told.kind, "user_limited");
-        let [up, down] = life.hours[&id_of(user)].sum(Timestamp::UNIX_EPOCH, moment.timestamp());
-        assert_eq!(up + down, user.total.used_bytes);
-    }
-}
+mod tests;

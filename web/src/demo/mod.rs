@@ -59,12 +59,13 @@ pub struct Demo {
 impl Demo {
     /// Some users of a server in `now`'s zone.
     pub fn new(now: Zoned) -> Self {
-        let users = vec![
+        let mut users = vec![
             user(&now, 1, "demo-alice", UserState::Active, Some(100 * GIB)),
             user(&now, 2, "demo-bob", UserState::Throttled, Some(8 * GIB)),
             user(&now, 3, "演示-小明", UserState::Limited, Some(6 * GIB)),
             user(&now, 4, "demo-carol", UserState::Active, None),
         ];
+        users[0].services = data::shares(&users[0].traffic, [0; 2]);
         let (live, _) = watch::channel(Arc::new(snapshot(&now, &users)));
         Demo {
             status: status(&now, users.len()),

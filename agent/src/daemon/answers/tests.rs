@@ -148,6 +148,15 @@ fn active_is_who_is_active_and_of_nobody_is_in_every_sum() {
     assert_eq!(stats.total_traffic_bytes, all - 1_000);
     assert_eq!(stats.unattributed_bytes, 1_000);
     assert_eq!((stats.month_bytes, stats.today_bytes), (all - 90_000, all - 150_000));
+    // What services report themselves is nobody's in none of it, by either meter.
+    for meter in [Meter::Payload, Meter::Wire] {
+        let figures = |reported| {
+            let head = super::stats(&Picture { reported, ..picture() }, meter, &TimeZone::UTC);
+            [head.total_traffic_bytes, head.month_bytes, head.today_bytes, head.unattributed_bytes]
+        };
+        let [total, month, today, nobodys] = figures([0; 2]);
+        assert_eq!(figures([20, 22]), [total + 42, month + 42, today + 42, nobodys], "{meter:?}");
+    }
 }
 
 #[test]

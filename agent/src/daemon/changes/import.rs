@@ -22,7 +22,7 @@ use super::{asked, create::ToMake, named, refused, to_api};
 use crate::{
     clock,
     core::{period::AccountPeriod, wallet::What},
-    daemon::{backend::Answerer, hands::Brought},
+    daemon::{backend::Answerer, hands::Brought, shared::Question},
     fault,
     ledger::{AdminState, ImportedBytes, NewEntry, UsedElsewhere, UserRecord},
     singbox::config::Secret,
@@ -225,6 +225,8 @@ impl Answerer {
         }
         let booked = self.ledger.import_usage(used, self.settle(), asked(envelope)).await;
         fault::point("usage-imported");
+        // Some of it may be there, whatever the answer is. An agent that is ending reads it at its next start.
+        let _ = self.tell(Question::UsageImported).await;
         let booked: Vec<_> = match booked {
             Ok(booked) => booked.into_iter().map(|new| new.map_err(refused)).collect(),
             Err(error) => {

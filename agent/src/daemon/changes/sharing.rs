@@ -277,10 +277,8 @@ impl Answerer {
             let start = Time::from(&start(ago).map_err(ApiError::internal)?);
             let rows = usage.rows.iter().filter(|row| row.start == start);
             let (upload_bytes, download_bytes) = rows.fold((0_u64, 0_u64), |(up, down), row| {
-                let (more_up, more_down) = row.traffic.by(self.meter);
-                let reported = [row.reported_upload_bytes, row.reported_download_bytes];
-                let [up_too, down_too] = reported.map(Option::unwrap_or_default);
-                (up.saturating_add(more_up + up_too), down.saturating_add(more_down + down_too))
+                let (more_up, more_down) = row.by(self.meter);
+                (up.saturating_add(more_up), down.saturating_add(more_down))
             });
             Ok(Day { start, upload_bytes, download_bytes })
         };

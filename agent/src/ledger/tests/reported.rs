@@ -21,10 +21,12 @@ fn reported(rig: &Rig, by: By) -> [u64; 2] {
 #[test]
 fn reported_bytes_have_their_own_columns_and_no_audit_counts_them() {
     let rig = Rig::new("UTC", &["alice"]);
-    for _ in 0..2 {
-        rig.ledger.commit(told(&rig, start_ms(), AGENT, 10, ("a", 10, false))).wait().unwrap();
-    }
-    rig.ledger.commit(told(&rig, start_ms() + 60_000, AGENT, 25, ("a", 25, false))).wait().unwrap();
+    let commit = |at_ms, total| {
+        rig.ledger.commit(told(&rig, at_ms, AGENT, total, ("a", total, false))).wait().unwrap().reported
+    };
+    assert_eq!(commit(start_ms(), 10), [10, 20]);
+    assert_eq!(commit(start_ms(), 10), [0, 0], "a batch that is written twice adds nothing");
+    assert_eq!(commit(start_ms() + 60_000, 25), [15, 30]);
     for by in [By::Range, By::Minute, By::Hour, By::Day, By::Month, By::Period] {
         assert_eq!(reported(&rig, by), [25, 50], "{by:?}");
     }

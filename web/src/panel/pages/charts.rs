@@ -34,7 +34,7 @@ pub fn usage(f: &Frame, zone: &str, by: &str, meter: Meter, rows: &[UsageRow]) -
     let mut table = Vec::new();
     let mut periods = Vec::new();
     for row in rows {
-        let (up, down) = row.traffic.by(meter);
+        let (up, down) = row.by(meter);
         if by == "period" {
             periods.push(days(&row.start, &row.end));
         }

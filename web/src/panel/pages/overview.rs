@@ -11,7 +11,7 @@ use super::{
     view::{Moment, segment, share, short},
 };
 use crate::{
-    api::types::{Stats, Status},
+    api::types::{ServiceStatus, Stats, Status},
     units::{Rate, Size},
 };
 
@@ -116,16 +116,11 @@ fn health(f: &Frame, status: &Status) -> Vec<Part> {
     if status.has_singbox() {
         parts.push(part("part.singbox", status.singbox.pid.is_some(), singbox));
     }
-    parts.extend(status.services.iter().map(|it| {
-        let text = match &it.version {
-            Some(version) if it.pid.is_some() => f.t1("panel.health.version", "version", version),
-            _ => f.t("status.singbox_absent").to_owned(),
-        };
-        let name = f.lang.fill("panel.health.service", &[("name", &*it.name), ("kind", &*it.kind)]);
-        Part { name, text, good: it.pid.is_some() && it.source.connected }
-    }));
+    parts.extend(status.services.iter().map(|it| service(f, it)));
+    if status.needs_owners() {
+        parts.push(part("part.source", status.source.connected, source));
+    }
     parts.extend([
-        part("part.source", status.source.connected, source),
         part("part.kernel", status.kernel.attached, kernel.to_owned()),
         part("part.ledger", status.ledger.committed_at.is_some(), committed),
     ]);
@@ -138,4 +133,16 @@ fn health(f: &Frame, status: &Status) -> Vec<Part> {
         parts.push(part("part.enforcement", it.last_error.is_none(), text));
     }
     parts
+}
+
+fn service(f: &Frame, it: &ServiceStatus) -> Part {
+    let text = match &it.version {
+        _ if it.is_absent() => f.t("status.singbox_absent").to_owned(),
+        _ if it.reported && !it.source.connected => f.t("status.source_silent").to_owned(),
+        Some(version) if it.pid.is_some() => f.t1("panel.health.version", "version", version),
+        _ if it.reported => f.t("status.source_reported").to_owned(),
+        _ => f.t("panel.health.running").to_owned(),
+    };
+    let name = f.lang.fill("panel.health.service", &[("name", &*it.name), ("kind", &*it.kind)]);
+    Part { name, text, good: !it.is_absent() && it.source.connected }
 }

@@ -17,7 +17,7 @@ use crate::{
     api::{
         query::{By, EventQuery, Page as Cursor, UsageQuery},
         terms::Terms,
-        types::{Package, PackageOrigin, Usage, User, UserState},
+        types::{Meter, Package, PackageOrigin, ServiceShare, Traffic, Usage, User, UserState},
     },
     backend::{ApiError, ErrorKind},
     units::{Rate, Size},
@@ -55,6 +55,7 @@ struct Page {
     flows_count: u64,
     addresses: u64,
     facts: Vec<(String, String, bool)>,
+    services: Vec<Part>,
     by: &'static str,
     spans: Vec<(String, String, bool)>,
     chart: Chart,
@@ -63,6 +64,14 @@ struct Page {
     packages: Vec<Bought>,
     events: Vec<Entry>,
     events_address: String,
+}
+
+/// What a user moved on one service, by the kernel or by the service's own counters.
+struct Part {
+    service: String,
+    down: String,
+    up: String,
+    reported: bool,
 }
 
 /// A line of the wallet.
@@ -98,8 +107,10 @@ pub async fn show(
     let live =
         view.map(|it| it.snapshot.at.instant.as_second()).unwrap_or_else(|| now.timestamp().as_second());
     let point = [live, clipped(user.live.download_rate), clipped(user.live.upload_rate)];
+    let usage = usage?;
     let page = Page {
-        chart: chart(&f, &zone, span, &usage?),
+        chart: chart(&f, &zone, span, &usage),
+        services: services(&user.services, usage.meter),
         live_chart: charts::rates(&f, &zone, std::iter::once(point)),
         flows: flows?,
         packages: packages?.iter().map(|it| bought(&f, it)).collect(),
@@ -138,6 +149,7 @@ fn base(f: Frame, user: &User, id: String, now: &Zoned) -> Page {
         flows_count: user.live.flows,
         addresses: user.live.addresses,
         facts: facts(&f, user, now),
+        services: Vec::new(),
         by: "day",
         spans: Vec::new(),
         chart: Chart { json: String::new(), rows: Vec::new() },
@@ -272,6 +284,34 @@ fn facts(f: &Frame, user: &User, now: &Zoned) -> Vec<(String, String, bool)> {
         lines.push(("user.note", crate::api::names::escape(note, |c| c == '\n'), false));
     }
     lines.into_iter().map(|(key, value, own)| (f.t(key).to_owned(), value, own)).collect()
+}
+
+/// One line of each service, and one of what it reported itself, where there is something to tell apart.
+fn services(shares: &[ServiceShare], meter: Meter) -> Vec<Part> {
+    let part = |share: &ServiceShare, reported: bool, (up, down): (u64, u64)| Part {
+        service: shown(&share.service),
+        down: Size(down).to_string(),
+        up: Size(up).to_string(),
+        reported,
+    };
+    let told = |share: &ServiceShare| {
+        let [up, down] = [share.reported_upload_bytes, share.reported_download_bytes];
+        (up.unwrap_or_default(), down.unwrap_or_default())
+    };
+    if shares.len() < 2 && shares.iter().all(|share| told(share) == (0, 0)) {
+        return Vec::new();
+    }
+    let mut parts = Vec::new();
+    for share in shares {
+        let told = told(share);
+        if share.traffic != Traffic::default() || told == (0, 0) {
+            parts.push(part(share, false, share.traffic.by(meter)));
+        }
+        if told != (0, 0) {
+            parts.push(part(share, true, told));
+        }
+    }
+    parts
 }
 
 fn limits(f: &Frame, user: &User, terms: &Terms) -> Vec<(&'static str, String, bool)> {

@@ -71,7 +71,7 @@ async fn the_overview_counts() {
         format!("Active users {}", stats.active_users),
         format!("Online now {}", stats.online_users),
         format!("Limited {}", stats.limited_users),
-        format!("Total traffic {}", crate::units::Size(stats.total_traffic_bytes)),
+        format!("Total traffic {}", crate::units::Size(stats.total_traffic_bytes + stats.unattributed_bytes)),
     ] {
         assert!(words.contains(&part), "{part}: {words}");
     }

@@ -8,6 +8,7 @@ mod forms;
 mod hostile;
 mod live;
 mod looks;
+mod services;
 mod settings;
 
 use std::sync::Arc;
@@ -144,6 +145,7 @@ impl Rig {
             "/users/alice/package",
             "/users/alice/reset",
             "/users/alice/delete",
+            "/users/carol",
             "/users/dave",
             "/policies",
             "/add-policy",
