@@ -31,34 +31,42 @@ impl Pieces {
     /// beyond all bounds: it is kept in memory.
     fn clean(&mut self, piece: &[u8]) -> io::Result<Vec<u8>> {
         let mut clean = Vec::with_capacity(piece.len() + 16);
-        for &byte in piece {
+        let mut rest = piece;
+        while !rest.is_empty() {
             let Some(length) = &mut self.text else {
-                self.text = (byte == b'"').then_some(0);
-                clean.push(byte);
+                let begins = rest.iter().position(|byte| *byte == b'"');
+                let (outside, after) = rest.split_at(begins.map_or(rest.len(), |at| at + 1));
+                self.text = begins.map(|_| 0);
+                clean.extend_from_slice(outside);
+                rest = after;
                 continue;
             };
-            *length += 1;
+            if std::mem::take(&mut self.escaped) {
+                clean.push(b'\\');
+                let escape = ESCAPES.contains(&rest[0]);
+                clean.push(if escape { rest[0] } else { b'\\' });
+                rest = &rest[usize::from(escape)..];
+                *length += usize::from(escape);
+                continue;
+            }
+            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20));
+            let (text, after) = rest.split_at(plain.unwrap_or(rest.len()));
+            clean.extend_from_slice(text);
+            *length += text.len() + 1;
             if *length > TEXT_MAX {
                 return Err(io::Error::other(format!("it has a text of more than {TEXT_MAX} bytes")));
             }
-            if std::mem::take(&mut self.escaped) {
-                clean.push(b'\\');
-                if ESCAPES.contains(&byte) {
-                    clean.push(byte);
-                    continue;
-                }
-                clean.push(b'\\');
-            }
-            match byte {
+            let Some((special, after)) = after.split_first() else { break };
+            match special {
                 // Written when it is known what follows.
                 b'\\' => self.escaped = true,
                 b'"' => {
                     self.text = None;
-                    clean.push(byte);
+                    clean.push(b'"');
                 }
-                ..0x20 => clean.push(b'?'),
-                _ => clean.push(byte),
+                _ => clean.push(b'?'),
             }
+            rest = after;
         }
         Ok(clean)
     }
