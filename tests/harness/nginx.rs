@@ -24,6 +24,8 @@ struct State {
     /// When it has read its configuration.
     loaded_ms: u64,
     requests: u64,
+    /// Requests of starts before that its counters have.
+    brought: u64,
     /// The one before it, which answers every second time: its program was exchanged while it runs.
     before: Option<Box<State>>,
     /// As of the last answer that went out whole.
@@ -73,7 +75,11 @@ impl Vts {
 
     /// Many requests of many clients have ended, so that another start is no further soon.
     pub fn was_busy(&self) {
-        self.state.lock().unwrap().requests += 1_000_000;
+        self.had_requests(1_000_000);
+    }
+
+    pub fn had_requests(&self, more: u64) {
+        self.state.lock().unwrap().requests += more;
     }
 
     /// It has read its configuration anew, and counts on.
@@ -109,7 +115,14 @@ impl Vts {
         let mut state = self.state.lock().unwrap();
         state.zones.clear();
         state.served.clear();
-        state.requests = 0;
+        (state.requests, state.brought) = (0, 0);
+        state.loaded_ms = now_ms().max(state.loaded_ms + 1);
+    }
+
+    /// nginx begins anew and reads its dump (`vhost_traffic_status_dump`): counters are where they were.
+    pub fn restore(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.brought += std::mem::take(&mut state.requests);
         state.loaded_ms = now_ms().max(state.loaded_ms + 1);
     }
 
@@ -189,7 +202,7 @@ fn now_ms() -> u64 {
 
 /// As the module writes it, without what nobody reads.
 fn json(state: &State) -> String {
-    let State { zones, loaded_ms, requests, .. } = state;
+    let State { zones, loaded_ms, requests, brought, .. } = state;
     let mut groups: BTreeMap<&str, serde_json::Map<String, serde_json::Value>> = BTreeMap::new();
     for ((group, key), [upload, download]) in zones {
         let zone = serde_json::json!({"requestCounter": 1, "inBytes": upload, "outBytes": download,
@@ -198,7 +211,7 @@ fn json(state: &State) -> String {
     }
     serde_json::json!({"hostName": "vm", "moduleVersion": "v0.2.7", "nginxVersion": "1.22.1",
         "loadMsec": loaded_ms, "nowMsec": now_ms().max(*loaded_ms), "connections": {"active": 1, "requests": requests},
-        "serverZones": {"*": {"inBytes": 1, "outBytes": 1}}, "filterZones": groups})
+        "serverZones": {"*": {"requestCounter": requests + brought, "inBytes": 1, "outBytes": 1}}, "filterZones": groups})
     .to_string()
 }
 

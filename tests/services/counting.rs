@@ -122,6 +122,43 @@ fn an_nginx_that_is_reloaded_exchanged_or_restarted_counts_each_byte_once() {
     away.until_used([6_411, 7_821]);
 }
 
+/// `vhost_traffic_status_dump`: counters are where they were after a restart, and a worker that starts puts back what
+/// was forgotten. Whoever has paid for them has.
+#[test]
+fn an_nginx_that_keeps_its_totals_over_a_restart_bills_nothing_again() {
+    needs_machine!();
+    let mut away = Away::new();
+    // Each start has fewer requests than the one before: that is how it is known as one.
+    away.vts.had_requests(1 << 30);
+    away.grow([300_000, 600_000]);
+    away.until_used([300_000, 600_000]);
+    for step in 1..=2 {
+        // Beside an agent, and while none runs.
+        if step == 2 {
+            away.agent.kill();
+        }
+        away.vts.restore();
+        away.vts.had_requests(1 << (30 - 8 * step));
+        away.grow([1, 2]);
+        if step == 2 {
+            away.agent.start();
+        }
+        away.until_used([300_000 + step, 600_000 + 2 * step]);
+        away.vts.until_asked(3);
+        away.until_used([300_000 + step, 600_000 + 2 * step]);
+        wait("the restart is told", || match away.agent.events("service_totals_restarted").len() as u64 {
+            told if told == step => Ok(()),
+            told => Err(told.to_string()),
+        });
+    }
+    away.vts.forget("users::example.org", "alice");
+    away.vts.until_asked(3);
+    away.grow([300_007, 600_009]);
+    away.until_used([300_007, 600_009]);
+    away.vts.until_asked(3);
+    away.until_used([300_007, 600_009]);
+}
+
 /// What V2Ray itself says of a user: upload and download; nothing while it does not run.
 fn told(site: &V2raySite, user: &str) -> Option<[u64; 2]> {
     let reading = site.inside.run(|| {

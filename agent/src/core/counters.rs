@@ -8,9 +8,13 @@
 //!
 //! Bytes that a service counted and lost before anybody read them (it restarted between two readings) cannot
 //! be known.
+//!
+//! A service may bring counters over a restart, or put keys back that it had forgotten, as nginx-module-vts does from
+//! its dump. A counter that appears again is taken on from its *floor*, how far it was when it was seen last, if it is
+//! not below: what it has truly counted anew up to that floor is lost then, and nothing is billed twice.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -20,8 +24,13 @@ use super::event::UserId;
 /// ask for, where it is told to.
 pub const COUNTERS_MAX: usize = 131_072;
 
-/// A counter beyond this (256 PiB) is an error, not traffic: the ledger has the same bound.
-pub const COUNTER_MAX: u64 = 1 << 58;
+/// Counters that vanished and are remembered. Of more the smallest are forgotten: they are the least to be billed
+/// again, and clients who make keys in masses push none that matters out.
+const FLOORS_MAX: usize = COUNTERS_MAX;
+
+/// A counter beyond this (1 PiB) is an error, not traffic. So far below the ledger's bound, which holds for all
+/// counters of a user, that sums over many users stay within a number.
+pub const COUNTER_MAX: u64 = 1 << 50;
 
 /// What two readings of the same start may differ in: services tell how long they run in whole seconds, and
 /// take their time to answer.
@@ -70,6 +79,17 @@ pub struct Document {
     pub at_ms: u64,
     /// Requests since its start, however often it has read its configuration; `None`: it does not say.
     pub requests: Option<u64>,
+    /// Requests that its counters have. Where those are more than there were since its start, they are of an earlier
+    /// one.
+    pub counted: Option<u64>,
+}
+
+/// Have the counters of a start been brought over from the one before?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    No,
+    Perhaps,
+    Yes,
 }
 
 /// What a reading is, beside the one before.
@@ -100,6 +120,10 @@ pub struct Reading {
     pub counters: Vec<Counter>,
     /// Counters that were left out: not numbers, or beyond [`COUNTER_MAX`]. They are taken for unchanged.
     pub refused: Vec<Key>,
+    /// It may bring counters over a restart, or put back what it had forgotten.
+    pub keeps: bool,
+    /// Names that need not be a user's, as their groups may be of anything: they are where somebody says so.
+    pub unsure: HashSet<Arc<str>>,
 }
 
 /// What is known of a service from before.
@@ -108,6 +132,16 @@ pub struct Before {
     pub life: Option<Life>,
     pub document: Option<Document>,
     pub cursors: HashMap<Key, [u64; 2]>,
+    /// Of counters that vanished.
+    pub floors: HashMap<Key, [u64; 2]>,
+}
+
+/// How far a counter was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    pub bytes: [u64; 2],
+    /// The counter vanished; if it comes back, it may be where it was.
+    pub vanished: bool,
 }
 
 /// Who has a name.
@@ -146,8 +180,8 @@ pub struct Progress {
     pub document: Option<Document>,
     /// No cursor from before holds any more.
     pub anew: bool,
-    /// `None`: the counter is gone.
-    pub cursors: Vec<(Key, Option<[u64; 2]>)>,
+    /// `None`: nothing has to be known of the counter any more.
+    pub cursors: Vec<(Key, Option<Cursor>)>,
     /// Sums since this was made, of those that grew.
     pub sums: Vec<(UserId, [u64; 2])>,
 }
@@ -159,8 +193,12 @@ pub struct Tally {
     document: Option<Document>,
     /// Readings in a row of an older start.
     older: u32,
+    /// When the start was loaded that the present one followed: it may answer in turn with it for a while.
+    followed: Option<u64>,
     /// `None` until the baseline.
     cursors: Option<HashMap<Key, [u64; 2]>>,
+    /// How far counters were that vanished. None of them is in `cursors`.
+    floors: HashMap<Key, [u64; 2]>,
     sums: BTreeMap<UserId, [u64; 2]>,
     /// Readings taken; what follows has the number of the one that changed it last.
     reading: u64,
@@ -174,8 +212,8 @@ impl Tally {
     /// `None`: the service was never seen.
     pub fn new(before: Option<Before>) -> Self {
         match before {
-            Some(Before { life, document, cursors }) => {
-                Tally { life, document, cursors: Some(cursors), ..Tally::default() }
+            Some(Before { life, document, cursors, floors }) => {
+                Tally { life, document, cursors: Some(cursors), floors, ..Tally::default() }
             }
             None => Tally::default(),
         }
@@ -187,13 +225,35 @@ impl Tally {
             return if old.is(&new) { Start::Same } else { Start::Anew };
         }
         let (Some(old), Some(new)) = (self.document, reading.document) else { return Start::Same };
-        // Of a clock that was set back nothing can be told.
-        if new.loaded_ms < old.loaded_ms && new.at_ms >= old.at_ms {
-            return Start::Older;
-        }
         let fell = matches!((old.requests, new.requests), (Some(old), Some(new)) if new < old);
+        // Of a clock that was set back nothing can be told. One that had fewer requests and never answered before was
+        // started before its clock was set.
+        if new.loaded_ms < old.loaded_ms && new.at_ms >= old.at_ms {
+            let seen = self.followed == Some(new.loaded_ms);
+            return if fell && !seen { Start::Anew } else { Start::Older };
+        }
         // A configuration that was read anew leaves the counters; that is no start.
         if new.loaded_ms != old.loaded_ms && fell { Start::Anew } else { Start::Same }
+    }
+
+    /// Of a start that begins with this reading.
+    fn brought(&self, reading: &Reading) -> Brought {
+        if !reading.keeps {
+            return Brought::No;
+        }
+        let told = reading.document.and_then(|now| Some((now.counted?, now.requests?)));
+        // Who asks has made a request: without any they are not counted at all.
+        let Some((counted, requests)) = told.filter(|(_, requests)| *requests > 0) else {
+            return Brought::Perhaps;
+        };
+        if counted > requests {
+            return Brought::Yes;
+        }
+        // A dump is as old as a minute or so when it is read after a crash, and lacks no quarter of all requests.
+        match self.document.and_then(|before| before.counted) {
+            Some(before) if counted < before - before / 4 => Brought::No,
+            _ => Brought::Perhaps,
+        }
     }
 
     /// Takes a complete reading.
@@ -209,6 +269,7 @@ impl Tally {
         let mut taken = Taken { baseline: self.cursors.is_none() || came_back, ..Taken::default() };
         let before = self.cursors.take().unwrap_or_default();
         taken.restarted = start == Start::Anew;
+        let brought = if taken.restarted { self.brought(reading) } else { Brought::Perhaps };
         // The start is kept as it was first told, so that it cannot creep. Where a reading does not tell it, no
         // later one may be compared with what was before: counters that fell here would be taken twice.
         let told = self.life.is_some() != reading.life.is_some();
@@ -219,30 +280,79 @@ impl Tally {
         if taken.restarted || taken.baseline || told || loaded(self.document) != loaded(reading.document) {
             self.changed = Some(self.reading);
         }
-        self.document = reading.document;
-        let before = if taken.restarted || came_back { self.begin_anew() } else { before };
-        let mut step = Step { before: &before, after: HashMap::with_capacity(before.len()), taken };
-        for counter in &reading.counters {
-            self.one(counter, &mut step, &whose);
+        if taken.restarted {
+            self.followed = loaded(self.document);
         }
-        for key in &reading.refused {
-            if let Some(&cursor) = before.get(key) {
-                step.after.entry(*key).or_insert(cursor);
+        self.document = reading.document;
+        let before = match taken.restarted || taken.baseline {
+            true => self.begin_anew(before, taken.restarted && brought != Brought::No),
+            false => before,
+        };
+        let after = HashMap::with_capacity(before.len());
+        let mut step = Step { before: &before, after, brought: brought == Brought::Yes, taken };
+        let (added, refused) = added_up(reading);
+        for counter in added.into_values() {
+            self.one(&counter, &mut step, &whose);
+        }
+        for key in refused {
+            if let Some(&cursor) = before.get(&key) {
+                step.after.insert(key, cursor);
             }
         }
         let Step { after, taken, .. } = step;
-        for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        for (key, cursor) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+            if reading.keeps && *cursor != [0; 2] {
+                self.floors.insert(*key, *cursor);
+            }
             self.move_to(*key);
         }
         self.cursors = Some(after);
+        self.bound_floors();
         taken
     }
 
-    fn begin_anew(&mut self) -> HashMap<Key, [u64; 2]> {
-        self.anew = Some(self.reading);
+    /// No counter is where it was. Where it may come back so, that is kept.
+    fn begin_anew(&mut self, before: HashMap<Key, [u64; 2]>, keep: bool) -> HashMap<Key, [u64; 2]> {
         self.changed = Some(self.reading);
-        self.moved.clear();
+        if keep {
+            before.keys().for_each(|key| self.move_to(*key));
+            self.floors.extend(before.into_iter().filter(|(_, cursor)| *cursor != [0; 2]));
+        } else {
+            self.anew = Some(self.reading);
+            self.moved.clear();
+            self.floors.clear();
+        }
         HashMap::new()
+    }
+
+    fn bound_floors(&mut self) {
+        let over = self.floors.len().saturating_sub(FLOORS_MAX);
+        if over == 0 {
+            return;
+        }
+        let size = |(key, bytes): (&Key, &[u64; 2])| (bytes[0].saturating_add(bytes[1]), *key);
+        let mut all: Vec<(u64, Key)> = self.floors.iter().map(size).collect();
+        all.select_nth_unstable(over - 1);
+        for (_, key) in all.drain(..over) {
+            self.floors.remove(&key);
+            self.move_to(key);
+        }
+    }
+
+    /// From where on a counter counts, if not from 0, and whether it is lower than it was.
+    fn base(&self, key: &Key, bytes: &[u64; 2], step: &Step<'_>) -> (Option<[u64; 2]>, bool) {
+        let below = |at: &[u64; 2]| bytes[0] < at[0] || bytes[1] < at[1];
+        if let Some(cursor) = step.before.get(key) {
+            let fell = below(cursor);
+            return ((!fell).then_some(*cursor), fell);
+        }
+        let base = match self.floors.get(key) {
+            Some(floor) if !below(floor) => Some(*floor),
+            // Brought over as it was some time before it was read last.
+            Some(_) if step.brought => Some(*bytes),
+            _ => None,
+        };
+        (base, false)
     }
 
     fn move_to(&mut self, key: Key) {
@@ -252,22 +362,21 @@ impl Tally {
 
     fn one(&mut self, counter: &Counter, step: &mut Step<'_>, whose: impl Fn(&str) -> Whose) {
         let Counter { key, name, bytes } = counter;
-        // A service that says the same one twice is not believed the second time.
-        if step.after.contains_key(key) {
-            return;
-        }
         let cursor = step.before.get(key);
-        let base = cursor.copied().unwrap_or_default();
-        let fell = bytes[0] < base[0] || bytes[1] < base[1];
+        let (known, fell) = self.base(key, bytes, step);
         step.taken.fell += u64::from(fell);
-        let base = if fell { [0; 2] } else { base };
+        let had_floor = self.floors.remove(key).is_some();
+        let base = known.unwrap_or_default();
         let more = [bytes[0] - base[0], bytes[1] - base[1]];
         let owner = if step.taken.baseline { Whose::Nobody } else { whose(name) };
         match owner {
             Whose::Soon => {
                 // It stays where it was, or at its beginning.
-                if let Some(stays) = cursor.filter(|_| !fell) {
-                    step.after.insert(*key, *stays);
+                if cursor.is_some() || had_floor {
+                    if cursor != Some(&base) {
+                        self.move_to(*key);
+                    }
+                    step.after.insert(*key, base);
                 }
                 return;
             }
@@ -275,7 +384,7 @@ impl Tally {
             Whose::Nobody => step.taken.nobodys = sum(step.taken.nobodys, more),
             Whose::User(user) if more != [0; 2] => {
                 let sums = self.sums.entry(user).or_default();
-                *sums = sum(*sums, more);
+                *sums = sum(*sums, more).map(|bytes| bytes.min(COUNTER_MAX));
                 self.grown.insert(user, self.reading);
                 step.taken.grown.insert(user);
             }
@@ -292,12 +401,16 @@ impl Tally {
         self.changed?;
         let cursors = self.cursors.as_ref()?;
         let sum = |user: &UserId| (*user, self.sums.get(user).copied().unwrap_or_default());
+        let cursor = |key: &Key| {
+            let here = cursors.get(key).map(|bytes| Cursor { bytes: *bytes, vanished: false });
+            here.or_else(|| self.floors.get(key).map(|bytes| Cursor { bytes: *bytes, vanished: true }))
+        };
         Some(Progress {
             reading: self.reading,
             life: self.life,
             document: self.document,
             anew: self.anew.is_some(),
-            cursors: self.moved.keys().map(|key| (*key, cursors.get(key).copied())).collect(),
+            cursors: self.moved.keys().map(|key| (*key, cursor(key))).collect(),
             sums: self.grown.keys().map(sum).collect(),
         })
     }
@@ -331,7 +444,30 @@ impl Tally {
 struct Step<'a> {
     before: &'a HashMap<Key, [u64; 2]>,
     after: HashMap<Key, [u64; 2]>,
+    /// It is of a start that was given the counters of the one before.
+    brought: bool,
     taken: Taken,
+}
+
+/// Each counter once, and those that are to be left out. A service may show two under one name, as nginx-module-vts
+/// does of keys that differ only behind what separates its own names: they are added up.
+fn added_up(reading: &Reading) -> (HashMap<Key, Counter>, HashSet<Key>) {
+    let mut refused: HashSet<Key> = reading.refused.iter().copied().collect();
+    let mut added: HashMap<Key, Counter> = HashMap::with_capacity(reading.counters.len());
+    for counter in &reading.counters {
+        match added.entry(counter.key) {
+            Entry::Vacant(place) => drop(place.insert(counter.clone())),
+            Entry::Occupied(mut place) => {
+                let bytes = sum(place.get().bytes, counter.bytes);
+                place.get_mut().bytes = bytes;
+                if bytes.iter().any(|bytes| *bytes > COUNTER_MAX) {
+                    refused.insert(counter.key);
+                }
+            }
+        }
+    }
+    added.retain(|key, _| !refused.contains(key));
+    (added, refused)
 }
 
 fn sum(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
@@ -340,8 +476,8 @@ fn sum(one: [u64; 2], other: [u64; 2]) -> [u64; 2] {
 
 /// What a service's counters are in sum, by name: to be shown beside what the kernel counted.
 pub fn by_name(reading: &Reading) -> BTreeMap<Arc<str>, [u64; 2]> {
-    let (mut sums, mut seen) = (BTreeMap::<_, [u64; 2]>::new(), HashSet::new());
-    for counter in reading.counters.iter().filter(|counter| seen.insert(counter.key)) {
+    let mut sums = BTreeMap::<_, [u64; 2]>::new();
+    for counter in &reading.counters {
         let of = sums.entry(Arc::clone(&counter.name)).or_default();
         *of = sum(*of, counter.bytes);
     }

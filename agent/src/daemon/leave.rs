@@ -162,6 +162,12 @@ pub fn detach(config: &Config, leave: Leave) -> anyhow::Result<Left> {
             Leave::Out => nginx::leave_out(config, &mut left),
             Leave::Nothing => nginx::give_back(config, &mut left),
         }
+        if leave != Leave::Files
+            && let Err(error) = ledger.keep_services(Vec::new()).await
+        {
+            // What they count until boxmeter is back would be billed then.
+            left.unfinished.push(format!("how far services were counted is known still: {error}"));
+        }
         anyhow::ensure!(
             attached || left != Left::default(),
             "nothing is attached: there is no {}",

@@ -35,7 +35,7 @@ use crate::{
     config::{AutoPath, Config, Service},
     core::counters::{self, Before, Reading},
     enforcer::nginx::Nginx,
-    ledger::{CommitError, FileState, FoundInbound, Gone, InboundRecord, Ledger, Reply, UserRecord},
+    ledger::{CommitError, FileState, FoundInbound, Gone, InboundRecord, Ledger, Origin, Reply, UserRecord},
     source::vts::Url,
 };
 use twins::{Twins, Verdict};
@@ -78,6 +78,10 @@ impl One {
     fn is_nginx(&self) -> bool {
         self.api.is_none()
     }
+
+    fn origin(&self) -> Origin {
+        Origin { kind: self.kind.into(), status: self.place.as_str().into() }
+    }
 }
 
 /// See the module.
@@ -115,7 +119,7 @@ pub fn begin(agent: &mut Agent, config: &Config) {
     for service in config.services.iter().filter(|service| !service.is_reported()) {
         reports.compared.add(service.identity().name, &mut reports.counted);
     }
-    agent.commits.tallies = Tallies::new(reports.all.iter().map(|one| Arc::clone(&one.name)));
+    agent.commits.tallies = Tallies::new(reports.all.iter().map(|one| (Arc::clone(&one.name), one.origin())));
 }
 
 fn path_of(path: &AutoPath) -> Option<std::path::PathBuf> {
@@ -195,6 +199,11 @@ impl Reports {
             Ok(gone) => self.gone = Some(gone),
             Err(error) => tracing::warn!("whose names were deleted: {error}"),
         }
+        // Of a service that the kernel meters by now, or nobody: both would count again what it says later.
+        let reported = self.all.iter().map(|one| Arc::clone(&one.name)).collect();
+        if let Err(error) = ledger.keep_services(reported).await {
+            tracing::warn!("services that report no more are known still, until the next start: {error}");
+        }
     }
 
     /// Asks the ledger what is not known yet, one by one.
@@ -207,8 +216,9 @@ impl Reports {
             self.asking = Some(Asking::Known(Box::pin(async move { Ok((inbounds.await?, users.await?)) })));
         } else if self.gone.is_none() || std::mem::take(&mut self.gone_is_old) {
             self.asking = Some(Asking::Gone(ledger.gone()));
-        } else if let Some(service) = tallies.unknown().pop() {
-            self.asking = Some(Asking::Before(Arc::clone(&service), ledger.service_before(service)));
+        } else if let Some((service, origin)) = tallies.unknown().pop() {
+            let before = ledger.service_before(Arc::clone(&service), origin);
+            self.asking = Some(Asking::Before(service, before));
         }
     }
 

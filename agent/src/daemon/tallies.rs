@@ -2,7 +2,7 @@
 //! ledger does not have; knows whose names are whose.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,18 +13,25 @@ use crate::{
         counters::{Before, Progress, Reading, TAG, Taken, Tally, Whose},
         event::UserId,
     },
-    ledger::{Gone, InboundNo, InboundRecord, ServiceProgress},
+    ledger::{Gone, InboundNo, InboundRecord, Origin, ServiceProgress},
 };
 
 /// Users of one service, beyond which no more are taken in by themselves: clients may choose what is counted.
 pub const ADOPTED_MAX: usize = 10_000;
 
+/// Syncs after which a configuration that was read after something was seen is what the users are from: the first of
+/// them may have begun before.
+const SYNCS_WAITED: u64 = 2;
+
 struct One {
+    origin: Origin,
     /// `None` until the ledger has said what is known: before that nothing is taken.
     tally: Option<Tally>,
     /// The names of users that its counters have, since the agent's start: those who are there, and those who are
     /// about to be taken in.
     names: BTreeSet<Arc<str>>,
+    /// Names that its configuration may have, and how many syncs there were when each was seen first.
+    waited: BTreeMap<Arc<str>, u64>,
     /// The names of deleted users that it counted last; `None`: it was not read yet.
     gone: Option<BTreeSet<Arc<str>>>,
     inbound: Option<InboundNo>,
@@ -56,6 +63,8 @@ pub struct Read {
 #[derive(Default)]
 pub struct Tallies {
     all: BTreeMap<Arc<str>, One>,
+    /// How often users were taken from configurations.
+    syncs: u64,
 }
 
 /// The tag of a service's own account.
@@ -70,14 +79,18 @@ pub fn service_of(tag: &str) -> Option<&str> {
 
 impl Tallies {
     /// Names must be unique.
-    pub fn new(services: impl IntoIterator<Item = Arc<str>>) -> Self {
-        let one = |name| (name, One { tally: None, names: BTreeSet::new(), gone: None, inbound: None });
-        Tallies { all: services.into_iter().map(one).collect() }
+    pub fn new(services: impl IntoIterator<Item = (Arc<str>, Origin)>) -> Self {
+        let one = |(name, origin)| {
+            let (names, waited) = (BTreeSet::new(), BTreeMap::new());
+            (name, One { origin, tally: None, names, waited, gone: None, inbound: None })
+        };
+        Tallies { all: services.into_iter().map(one).collect(), syncs: 0 }
     }
 
     /// Of which the ledger has not said yet what it knows.
-    pub fn unknown(&self) -> Vec<Arc<str>> {
-        self.all.iter().filter(|(_, one)| one.tally.is_none()).map(|(name, _)| Arc::clone(name)).collect()
+    pub fn unknown(&self) -> Vec<(Arc<str>, Origin)> {
+        let unknown = self.all.iter().filter(|(_, one)| one.tally.is_none());
+        unknown.map(|(name, one)| (Arc::clone(name), one.origin.clone())).collect()
     }
 
     /// What the ledger knows of a service.
@@ -89,7 +102,9 @@ impl Tallies {
         }
     }
 
+    /// Users and these inbounds are as configurations say.
     pub fn set_inbounds(&mut self, records: &[InboundRecord]) {
+        self.syncs += 1;
         for (name, one) in &mut self.all {
             let tag = tag(name);
             one.inbound = records.iter().find(|record| record.tag == tag).map(|record| record.no);
@@ -102,8 +117,16 @@ impl Tallies {
         // Bytes that nothing can be kept under would wait in memory, and those in the service are safe.
         one.inbound?;
         let tally = one.tally.as_mut()?;
-        let mut names =
-            Names { known: &mut one.names, gone: BTreeSet::new(), read: Read::default(), room: 0 };
+        let mut names = Names {
+            known: &mut one.names,
+            waited: BTreeMap::new(),
+            waited_before: &one.waited,
+            syncs: self.syncs,
+            unsure: &reading.unsure,
+            gone: BTreeSet::new(),
+            read: Read::default(),
+            room: 0,
+        };
         names.room = people.room(names.known);
         let mut owners: HashMap<&str, Whose> = HashMap::new();
         for counter in &reading.counters {
@@ -111,7 +134,8 @@ impl Tallies {
                 owners.insert(&counter.name, names.whose(&counter.name, people));
             }
         }
-        let Names { gone, mut read, .. } = names;
+        let Names { gone, mut read, waited, .. } = names;
+        one.waited = waited;
         read.taken = tally.take(reading, |name| owners.get(name).copied().unwrap_or(Whose::Nobody));
         read.gone_changed = one.gone.as_ref() != Some(&gone);
         one.gone = Some(gone);
@@ -132,7 +156,8 @@ impl Tallies {
     pub fn batch(&self) -> Vec<ServiceProgress> {
         let progress = self.all.iter().filter_map(|(service, one)| {
             let progress: Progress = one.tally.as_ref()?.progress()?;
-            Some(ServiceProgress { service: Arc::clone(service), inbound: one.inbound?, progress })
+            let (service, origin) = (Arc::clone(service), one.origin.clone());
+            Some(ServiceProgress { service, origin, inbound: one.inbound?, progress })
         });
         progress.collect()
     }
@@ -158,6 +183,10 @@ impl People<'_> {
 /// Names while a reading is looked at, each once.
 struct Names<'a> {
     known: &'a mut BTreeSet<Arc<str>>,
+    waited: BTreeMap<Arc<str>, u64>,
+    waited_before: &'a BTreeMap<Arc<str>, u64>,
+    syncs: u64,
+    unsure: &'a HashSet<Arc<str>>,
     gone: BTreeSet<Arc<str>>,
     read: Read,
     room: usize,
@@ -181,8 +210,9 @@ impl Names<'_> {
                 Whose::User(user)
             }
             None if check_name(name).is_err() => Whose::Nobody,
-            // Its configuration has him, and was not read yet: his bytes wait.
-            None if people.members.is_none() || self.known.contains(name) => Whose::Soon,
+            None if self.unsure.contains(name) && !people.listed.contains(name) => Whose::Nobody,
+            None if people.members.is_none() => self.of_configuration(name),
+            None if self.known.contains(name) => Whose::Soon,
             None if self.room == 0 => {
                 self.read.too_many += 1;
                 Whose::Nobody
@@ -194,6 +224,19 @@ impl Names<'_> {
                 Whose::Soon
             }
         }
+    }
+
+    /// Its configuration has him, and was not read yet: his bytes wait until it was. If it has nobody of this name
+    /// then, as where somebody was added by the API alone, they are nobody's: whoever gets the name later has not
+    /// moved them.
+    fn of_configuration(&mut self, name: &Arc<str>) -> Whose {
+        let first = self.waited_before.get(name).copied().unwrap_or(self.syncs);
+        self.waited.insert(Arc::clone(name), first);
+        if self.syncs >= first + SYNCS_WAITED {
+            return Whose::Nobody;
+        }
+        self.read.new_names = true;
+        Whose::Soon
     }
 }
 
@@ -251,7 +294,7 @@ mod tests {
     }
 
     fn ready() -> Tallies {
-        let mut tallies = Tallies::new(["web".into()]);
+        let mut tallies = Tallies::new([("web".into(), Origin::default())]);
         tallies.set_before("web", Some(Before::default()));
         tallies.set_inbounds(&[record("web/(reported)")]);
         tallies
@@ -264,12 +307,12 @@ mod tests {
     #[test]
     fn nothing_is_taken_before_the_ledger_knows_where_to() {
         let world = World::new(&["alice"]);
-        let mut tallies = Tallies::new(["web".into()]);
+        let mut tallies = Tallies::new([("web".into(), Origin::default())]);
         let first = reading(&[(1, "alice", 5)]);
         assert_eq!(take(&mut tallies, &first, &world.people()), None);
         tallies.set_before("web", Some(Before::default()));
         assert_eq!(take(&mut tallies, &first, &world.people()), None);
-        assert_eq!(tallies.unknown(), [""; 0].map(Arc::from));
+        assert!(tallies.unknown().is_empty());
         tallies.set_inbounds(&[record("web/(reported)")]);
         take(&mut tallies, &first, &world.people()).unwrap();
         let batch = tallies.batch();
@@ -301,10 +344,53 @@ mod tests {
         let mut tallies = ready();
         let world = |users| World { members: None, ..World::new(users) };
         let read = take(&mut tallies, &reading(&[(1, "alice", 5)]), &world(&[]).people()).unwrap();
-        assert_eq!((read.taken.nobodys, read.new_names, read.too_many), ([0; 2], false, 0));
+        // Its configuration is asked for.
+        assert_eq!((read.taken.nobodys, read.new_names, read.too_many), ([0; 2], true, 0));
         assert_eq!(names(&tallies), [""; 0], "he is not taken in from here");
         take(&mut tallies, &reading(&[(1, "alice", 9)]), &world(&["alice"]).people()).unwrap();
         assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [9, 0])]);
+    }
+
+    /// One whom somebody added by V2Ray's API, and who is in no file.
+    #[test]
+    fn a_name_that_no_configuration_has_waits_until_it_was_read_and_then_is_nobodys() {
+        let mut tallies = ready();
+        let world = |users| World { members: None, ..World::new(users) };
+        let told = |bytes| reading(&[(1, "alice", bytes)]);
+        for _ in 0..SYNCS_WAITED {
+            // Asked for as long as it waits, however often it is seen.
+            for _ in 0..3 {
+                let read = take(&mut tallies, &told(50), &world(&[]).people()).unwrap();
+                assert_eq!((read.taken.nobodys, read.new_names), ([0; 2], true));
+            }
+            tallies.set_inbounds(&[record("web/(reported)")]);
+        }
+        let read = take(&mut tallies, &told(60), &world(&[]).people()).unwrap();
+        assert_eq!((read.taken.nobodys, read.new_names), ([60, 0], false));
+        tallies.set_inbounds(&[record("web/(reported)")]);
+        take(&mut tallies, &told(70), &world(&["alice"]).people()).unwrap();
+        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [10, 0])], "what was before is not hers");
+        // Gone from V2Ray and back, it waits again.
+        take(&mut tallies, &reading(&[]), &world(&[]).people()).unwrap();
+        let read = take(&mut tallies, &told(5), &world(&[]).people()).unwrap();
+        assert_eq!((read.taken.nobodys, read.new_names), ([0; 2], true));
+    }
+
+    #[test]
+    fn a_name_that_may_be_anything_is_a_users_only_where_somebody_says_so() {
+        let mut tallies = ready();
+        let told = |bytes| Reading {
+            unsure: HashSet::from(["alice".into(), "agent".into()]),
+            ..reading(&[(1, "alice", bytes), (2, "agent", bytes)])
+        };
+        let read = take(&mut tallies, &told(5), &World::new(&[]).people()).unwrap();
+        assert_eq!((read.taken.nobodys, read.new_names), ([10, 0], false));
+        take(&mut tallies, &told(8), &World::new(&["alice"]).people()).unwrap();
+        assert_eq!(tallies.batch()[0].progress.sums, [(ALICE, [3, 0])]);
+        // Listed, he is taken in.
+        let listed = World { listed: BTreeSet::from(["agent".into()]), ..World::new(&[]) };
+        assert!(take(&mut tallies, &told(9), &listed.people()).unwrap().new_names);
+        assert_eq!(names(&tallies), ["agent", "alice"]);
     }
 
     #[test]

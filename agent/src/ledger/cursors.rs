@@ -2,19 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
     commit::Tick,
     error::CommitError,
-    model::{Anomaly, AnomalyKind, InboundNo, ReportedRow, ServiceProgress},
+    model::{Anomaly, AnomalyKind, InboundNo, Origin, ReportedRow, ServiceProgress},
 };
-use crate::core::counters::{Before, COUNTER_MAX, Document, Key, Life};
+use crate::core::counters::{Before, COUNTER_MAX, Cursor, Document, Key, Life};
 
 impl Tick<'_> {
     /// Bytes and cursors of a service; nothing of either if the ledger has this reading or a later one already.
     pub(super) fn service(&mut self, reporter: [u8; 16], of: &ServiceProgress) -> rusqlite::Result<()> {
-        let ServiceProgress { service, inbound, progress } = of;
+        let ServiceProgress { service, origin, inbound, progress } = of;
         if !self.cache.inbounds.contains(inbound) {
             self.refuse(of, AnomalyKind::UnknownInbound);
             return Ok(());
@@ -47,18 +47,22 @@ impl Tick<'_> {
         }
         self.transaction
             .prepare_cached(
-                "INSERT INTO services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO UPDATE SET
-                     boot = ?2, pid = ?3, started_ms = ?4, loaded_ms = ?5, answered_ms = ?6, requests = ?7,
-                     reporter = ?8, reading = ?9, at_ms = ?10, rev = ?11",
+                "INSERT INTO services VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                     ON CONFLICT DO UPDATE SET
+                     kind = ?2, status = ?3, boot = ?4, pid = ?5, started_ms = ?6, loaded_ms = ?7, answered_ms = ?8,
+                     requests = ?9, counted = ?10, reporter = ?11, reading = ?12, at_ms = ?13, rev = ?14",
             )?
             .execute(params![
                 &**service,
+                &*origin.kind,
+                &*origin.status,
                 progress.life.map(|life| life.boot),
                 progress.life.map(|life| life.pid),
                 progress.life.map(|life| life.started_ms),
                 progress.document.map(|document| signed(document.loaded_ms)),
                 progress.document.map(|document| signed(document.at_ms)),
                 progress.document.and_then(|document| document.requests).map(signed),
+                progress.document.and_then(|document| document.counted).map(signed),
                 reporter,
                 reading,
                 self.at_ms,
@@ -87,16 +91,16 @@ impl Tick<'_> {
         let mut gone =
             self.transaction.prepare_cached("DELETE FROM service_cursors WHERE service = ?1 AND key = ?2")?;
         let mut moved = self.transaction.prepare_cached(
-            "INSERT INTO service_cursors VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET
-                 upload = ?3, download = ?4",
+            "INSERT INTO service_cursors VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET
+                 upload = ?3, download = ?4, vanished = ?5",
         )?;
         for (key, cursor) in &of.progress.cursors {
             match cursor {
                 // Readings have no higher ones.
-                Some(cursor) => {
+                Some(Cursor { bytes, vanished }) => {
                     let [upload, download] =
-                        cursor.map(|value| i64::try_from(value.min(COUNTER_MAX)).unwrap_or(i64::MAX));
-                    moved.execute(params![&*of.service, key, upload, download])?;
+                        bytes.map(|value| i64::try_from(value.min(COUNTER_MAX)).unwrap_or(i64::MAX));
+                    moved.execute(params![&*of.service, key, upload, download, vanished])?;
                 }
                 None => drop(gone.execute(params![&*of.service, key])?),
             }
@@ -113,12 +117,31 @@ fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// What is known of a service; `None`: it was never seen.
-pub(super) fn before(connection: &Connection, service: &str) -> Result<Option<Before>, CommitError> {
+/// Nothing is known any more of services but these. One that is reported again later begins with a baseline: what it
+/// counts meanwhile is counted by the kernel, or by nobody.
+pub(super) fn keep(transaction: &Transaction<'_>, services: &[Arc<str>]) -> rusqlite::Result<()> {
+    let known: Vec<String> = transaction
+        .prepare("SELECT name FROM services")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for name in known.iter().filter(|name| !services.iter().any(|kept| **kept == ***name)) {
+        transaction.execute("DELETE FROM service_cursors WHERE service = ?1", [name])?;
+        transaction.execute("DELETE FROM services WHERE name = ?1", [name])?;
+    }
+    Ok(())
+}
+
+/// What is known of a service; `None`: it was never seen, or another one of this name was.
+pub(super) fn before(
+    connection: &Connection,
+    service: &str,
+    origin: &Origin,
+) -> Result<Option<Before>, CommitError> {
     let known = connection
         .query_row(
-            "SELECT boot, pid, started_ms, loaded_ms, answered_ms, requests FROM services WHERE name = ?1",
-            [service],
+            "SELECT boot, pid, started_ms, loaded_ms, answered_ms, requests, counted FROM services
+             WHERE name = ?1 AND kind = ?2 AND status = ?3",
+            params![service, &*origin.kind, &*origin.status],
             |row| {
                 let boot: Option<[u8; 16]> = row.get(0)?;
                 let life = match boot {
@@ -126,21 +149,25 @@ pub(super) fn before(connection: &Connection, service: &str) -> Result<Option<Be
                     None => None,
                 };
                 let (loaded, at): (Option<i64>, Option<i64>) = (row.get(3)?, row.get(4)?);
-                let requests: Option<i64> = row.get(5)?;
+                let (requests, counted): (Option<i64>, Option<i64>) = (row.get(5)?, row.get(6)?);
                 let document = loaded.zip(at).map(|(loaded, at)| Document {
                     loaded_ms: unsigned(loaded),
                     at_ms: unsigned(at),
                     requests: requests.map(unsigned),
+                    counted: counted.map(unsigned),
                 });
                 Ok((life, document))
             },
         )
         .optional()?;
     let Some((life, document)) = known else { return Ok(None) };
-    let mut statement =
-        connection.prepare("SELECT key, upload, download FROM service_cursors WHERE service = ?1")?;
-    let rows = statement.query_map([service], |row| {
-        Ok((row.get::<_, Key>(0)?, [unsigned(row.get(1)?), unsigned(row.get(2)?)]))
-    })?;
-    Ok(Some(Before { life, document, cursors: rows.collect::<rusqlite::Result<HashMap<_, _>>>()? }))
+    let mut statement = connection
+        .prepare("SELECT key, upload, download FROM service_cursors WHERE service = ?1 AND vanished = ?2")?;
+    let mut counters = |vanished: bool| {
+        let rows = statement.query_map(params![service, vanished], |row| {
+            Ok((row.get::<_, Key>(0)?, [unsigned(row.get(1)?), unsigned(row.get(2)?)]))
+        })?;
+        rows.collect::<rusqlite::Result<HashMap<_, _>>>()
+    };
+    Ok(Some(Before { life, document, cursors: counters(false)?, floors: counters(true)? }))
 }

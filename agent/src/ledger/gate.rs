@@ -11,7 +11,7 @@ use super::{
     error::CommitError,
     gone::{self, Gone},
     idempotency,
-    model::{AccountPeriod, UserRecord},
+    model::{AccountPeriod, Origin, UserRecord},
     parking, people, policies,
     records::{
         AdminChange, Asked, IdempotencyKey, Keep, NewEntry, NewUser, ParkedEntry, ParkedKey, ParkedStage,
@@ -257,8 +257,15 @@ impl Ledger {
     }
 
     /// How far the counters of a service were taken over; `None`: it was never seen.
-    pub fn service_before(&self, service: Arc<str>) -> Reply<Option<Before>> {
-        self.send(move |writer| cursors::before(&writer.connection, &service))
+    pub fn service_before(&self, service: Arc<str>, origin: Origin) -> Reply<Option<Before>> {
+        self.send(move |writer| cursors::before(&writer.connection, &service, &origin))
+    }
+
+    /// Forgets how far the counters of all services but these were taken over.
+    pub fn keep_services(&self, services: Vec<Arc<str>>) -> Reply<()> {
+        self.send(move |writer| {
+            writer.change(Stale::Revision, |transaction, _| Ok(cursors::keep(transaction, &services)?))
+        })
     }
 
     /// Names whose users somebody deleted.

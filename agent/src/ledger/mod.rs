@@ -68,8 +68,9 @@ pub use error::{CommitError, LedgerError, QueryError};
 pub use gone::Gone;
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
-    EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,
-    ReportedConnection, ReportedRow, Row, ServiceProgress, UsageAnswer, UsageQuery, UsageRow, UserRecord,
+    EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Origin,
+    Reported, ReportedConnection, ReportedRow, Row, ServiceProgress, UsageAnswer, UsageQuery, UsageRow,
+    UserRecord,
 };
 pub use notices::{Notice, NoticeOf};
 pub use open::Check;

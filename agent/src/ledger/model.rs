@@ -55,10 +55,20 @@ pub struct Reported {
     pub services: Vec<ServiceProgress>,
 }
 
+/// What a service that keeps totals is, and where it says them: counters under the same name are others where either
+/// differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    pub kind: Arc<str>,
+    /// Empty where its configuration says it.
+    pub status: Arc<str>,
+}
+
 /// Bytes of one service's counters, and how far those are: both are written, or neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceProgress {
     pub service: Arc<str>,
+    pub origin: Origin,
     /// What its bytes are kept under.
     pub inbound: InboundNo,
     pub progress: Progress,

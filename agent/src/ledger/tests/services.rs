@@ -1,14 +1,19 @@
 //! Services that keep totals themselves: their bytes and how far they are, together or not at all.
 
 use super::*;
-use crate::core::counters::{Before, Counter, Life, Progress, Reading, Tally, Whose};
+use crate::core::counters::{Before, Counter, Cursor, Life, Progress, Reading, Tally, Whose};
 
 const AGENT: [u8; 16] = [1; 16];
 const NEXT_AGENT: [u8; 16] = [2; 16];
 const THIRD_AGENT: [u8; 16] = [4; 16];
 
+fn nginx() -> Origin {
+    Origin { kind: "nginx".into(), status: "http://127.0.0.1/status".into() }
+}
+
 fn batch(rig: &Rig, reporter: [u8; 16], progress: Progress) -> Batch {
-    let service = ServiceProgress { service: Arc::from("web"), inbound: rig.inbound, progress };
+    let service =
+        ServiceProgress { service: Arc::from("web"), origin: nginx(), inbound: rig.inbound, progress };
     let reported = Reported { reporter, rows: vec![], connections: vec![], services: vec![service] };
     Batch { reported: Some(reported), ..rig.batch(start_ms(), &[]) }
 }
@@ -20,7 +25,7 @@ fn reading(life: Option<Life>, counters: &[(u8, u64)]) -> Reading {
 }
 
 fn before(rig: &Rig) -> Option<Before> {
-    rig.ledger.service_before("web".into()).wait().unwrap()
+    rig.ledger.service_before("web".into(), nginx()).wait().unwrap()
 }
 
 /// Takes a reading and commits it, as an agent does.
@@ -121,7 +126,9 @@ fn bytes_and_cursors_of_a_service_are_taken_together_or_not_at_all() {
         life: None,
         document: None,
         anew: false,
-        cursors: vec![([1; 16], Some([bytes[0], 0])), ([2; 16], Some([bytes[1], 0]))],
+        cursors: [1, 2]
+            .map(|n| ([n; 16], Some(Cursor { bytes: [bytes[usize::from(n) - 1], 0], vanished: false })))
+            .into(),
         sums: vec![(alice, [bytes[0], 0]), (bob, [bytes[1], 0])],
     };
     rig.ledger.commit(batch(&rig, AGENT, progress(1, [10, 100]))).wait().unwrap();
@@ -150,6 +157,64 @@ fn bytes_of_a_stranger_hold_up_nobody() {
     let done = rig.ledger.commit(batch(&rig, AGENT, tally.progress().unwrap())).wait().unwrap();
     assert_eq!((done.anomalies[0].kind, done.services_refused.len()), (AnomalyKind::UnknownUser, 0));
     assert_eq!((used(&rig), before(&rig).unwrap().cursors.len()), ([100, 200], 2));
+}
+
+/// nginx brings its counters over a restart, and what it does not say for a while is where it was.
+#[test]
+fn counters_that_come_back_are_known_to_the_next_agent() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let life = |started_ms| Some(Life { boot: [3; 16], pid: 9, started_ms });
+    let told = |start, counters: &[(u8, u64)]| Reading { keeps: true, ..reading(life(start), counters) };
+    let mut tally = Tally::new(Some(Before::default()));
+    read(&rig, AGENT, &mut tally, &told(5, &[(1, 300), (2, 40)]));
+    // Restarted and back with one of them; and read by an agent that begins.
+    read(&rig, AGENT, &mut tally, &told(90_000, &[(1, 310)]));
+    assert_eq!(used(&rig), [350, 700]);
+    let known = before(&rig).unwrap();
+    assert_eq!((known.cursors[&[1; 16]], known.floors[&[2; 16]]), ([310, 620], [40, 80]));
+    assert_eq!((known.cursors.len(), known.floors.len()), (1, 1));
+    let mut tally = Tally::new(before(&rig));
+    read(&rig, NEXT_AGENT, &mut tally, &told(90_000, &[(1, 310), (2, 41)]));
+    assert_eq!((used(&rig), before(&rig).unwrap().floors.len()), ([351, 702], 0));
+    read(&rig, NEXT_AGENT, &mut tally, &told(180_000, &[(1, 311), (2, 41)]));
+    assert_eq!(used(&rig), [352, 704]);
+}
+
+/// The kernel counted it meanwhile, or nobody should: what a service says when it is reported again is a baseline.
+#[test]
+fn a_service_that_is_not_reported_any_more_or_is_another_begins_with_a_baseline() {
+    let rig = Rig::new("UTC", &["alice"]);
+    let mut tally = Tally::new(Some(Before::default()));
+    read(&rig, AGENT, &mut tally, &reading(None, &[(1, 100), (2, 1)]));
+    let others = [
+        Origin { status: "http://127.0.0.1:81/status".into(), ..nginx() },
+        Origin { kind: "v2ray".into(), ..nginx() },
+    ];
+    for origin in others {
+        let before = rig.ledger.service_before("web".into(), origin.clone()).wait().unwrap();
+        assert_eq!(before, None, "{origin:?}");
+    }
+    // The other one's baseline takes the place of what was known.
+    let mut tally = Tally::new(None);
+    tally.take(&reading(None, &[(1, 9_000)]), |_| Whose::User(user(&rig, 0)));
+    let mut other = batch(&rig, NEXT_AGENT, tally.progress().unwrap());
+    let origin = Origin { kind: "v2ray".into(), ..nginx() };
+    other.reported.as_mut().unwrap().services[0].origin = origin.clone();
+    rig.ledger.commit(other).wait().unwrap();
+    let known = rig.ledger.service_before("web".into(), origin.clone()).wait().unwrap().unwrap();
+    assert_eq!((known.cursors, before(&rig)), ([([1; 16], [9_000, 18_000])].into(), None));
+    assert_eq!(used(&rig), [101, 202]);
+    for (kept, is_known) in [("web", true), ("v2ray", false)] {
+        rig.ledger.keep_services(vec![kept.into()]).wait().unwrap();
+        let before = rig.ledger.service_before("web".into(), origin.clone()).wait().unwrap();
+        assert_eq!(before.is_some(), is_known);
+    }
+    let left: i64 = rig
+        .reader()
+        .connection()
+        .query_row("SELECT count(*) FROM service_cursors", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!((left, used(&rig)), (0, [101, 202]), "usage stays");
 }
 
 fn counted(rig: &Rig, names: &[&str]) -> Vec<String> {

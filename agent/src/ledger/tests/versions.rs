@@ -57,7 +57,7 @@ fn every_older_version_is_brought_up_to_date() {
         let standing = ledger.standing(users[0].id, EPOCH).wait().unwrap().unwrap();
         assert_eq!((standing.used.counted, standing.taken_over), (counters(1000), counters(1000)));
         // No service was ever seen, and the first one that is begins with a baseline.
-        assert_eq!(ledger.service_before("web".into()).wait().unwrap(), None);
+        assert_eq!(ledger.service_before("web".into(), Origin::default()).wait().unwrap(), None);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Answers of the real module, and what hostile clients make of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use super::{pieces::TEXT_MAX, *};
+use super::{answer::key_of, pieces::TEXT_MAX, *};
 use crate::core::counters::by_name;
 
 /// By the module 0.2.7 in Debian's nginx.
@@ -47,7 +47,71 @@ fn groups_of_countries_are_nobodys() {
     let zones = format!(
         "{{\"country::*\":{{\"CN\":{z}}},\"country::a.example\":{{\"US\":{z}}},\"agent::*\":{{\"x\":{z}}}}}"
     );
-    assert_eq!(sums(&answer(&zones)), BTreeMap::new());
+    let reading = parse(answer(&zones).as_bytes()).unwrap();
+    assert!(by_name(&reading).keys().all(|name| reading.unsure.contains(name)), "{reading:?}");
+    assert_eq!(reading.unsure, HashSet::from(["agent".into()]));
+    // Clients choose them: as many as there are, they keep nothing from being read.
+    let many: Vec<String> = (0..=COUNTERS_MAX).map(|n| format!("\"{n}\":{z}", z = zone("1", "1"))).collect();
+    let zones = format!("{{\"agent::*\":{{{}}},\"users::*\":{{\"a\":{}}}}}", many.join(","), zone("1", "10"));
+    assert_eq!(sums(&answer(&zones)), BTreeMap::from([("a".to_owned(), [1, 10])]));
+}
+
+/// Whoever writes no server counts users all the same, and those once who are counted at their server as well.
+#[test]
+fn groups_over_all_servers_are_of_users_who_have_no_other() {
+    let z = zone("1", "10");
+    let zones = format!(
+        "{{\"users::*\":{{\"a\":{z},\"b\":{z}}},\"users::h\":{{\"a\":{z}}},\"a::*\":{{\"/\":{z}}},\
+          \"carol::*\":{{\"/\":{z},\"/x\":{z}}}}}"
+    );
+    let reading = parse(answer(&zones).as_bytes()).unwrap();
+    let found = by_name(&reading);
+    assert_eq!((found["a"], found["b"], found["carol"]), ([1, 10], [1, 10], [2, 20]));
+    assert_eq!(reading.unsure, HashSet::from(["carol".into()]), "it is a user if somebody says so");
+}
+
+/// In groups that are nobody's as well.
+#[test]
+fn keys_that_are_no_text_are_no_trouble_anywhere() {
+    let z = zone("1", "10");
+    let zones = format!("{{\"country::h\":{{\"#\":{z}}},\"x::*\":{{\"#\":{z}}},\"users::h\":{{\"a\":{z}}}}}");
+    let text: Vec<u8> = answer(&zones).bytes().map(|byte| if byte == b'#' { 0xff } else { byte }).collect();
+    assert_eq!(by_name(&parse(&text[..]).unwrap())["a"], [1, 10]);
+    let odd = zone("{\"#\":1}", "1");
+    let odd = odd.bytes().map(|byte| if byte == b'#' { 0xff } else { byte });
+    let text = [
+        &b"{\"moduleVersion\":1,\"filterZones\":{\"a::h\":{\"/\":"[..],
+        &odd.collect::<Vec<_>>()[..],
+        b"}}}",
+    ];
+    assert_eq!(parse(&text.concat()[..]).unwrap().refused.len(), 1);
+}
+
+/// The module 0.2.4 answers so for `GET /user1/%22`; bytes that JSON does not have are in what is skipped as well.
+#[tokio::test]
+async fn what_is_no_json_in_a_text_stops_nothing() {
+    let z = zone("1", "10");
+    let odd = |bytes: &[u8]| [b"\"", bytes, b"\":"].concat();
+    let mut text =
+        b"{\"moduleVersion\":\"v0.2.4\",\"sharedZones\":{\"a\tb\x01\\&quot;\":\"\\&\x02\"},\"filterZones\":{"
+            .to_vec();
+    text.extend(b"\"user1::h\":{");
+    for key in [&b"/\\&quot;"[..], b"/\\\"\\\\", b"/\\u0041", b"/\x1f", b"/\\\n"] {
+        text.extend([&odd(key)[..], z.as_bytes(), b","].concat());
+    }
+    text.extend([&odd(b"/")[..], z.as_bytes(), b"}}}"].concat());
+    for size in [1, 2, 7, text.len()] {
+        let (pieces, read) = mpsc::channel(PIECES_MAX);
+        let parsed = tokio::task::spawn_blocking(move || parse(Pieces::new(read)));
+        for piece in text.chunks(size) {
+            pieces.send(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        drop(pieces);
+        let reading = parsed.await.unwrap().unwrap();
+        assert_eq!((by_name(&reading)["user1"], reading.counters.len()), ([6, 60], 6), "{size}");
+        let escaped = |key: &[u8]| reading.counters.iter().any(|it| it.key == key_of(b"user1::h", key));
+        assert!(escaped(b"/\\&quot;") && escaped(b"/\"\\") && escaped(b"/A") && escaped(b"/?"));
+    }
 }
 
 #[test]
@@ -57,6 +121,7 @@ fn an_answer_says_of_which_start_it_is() {
     let of = |value: &serde_json::Value| value.as_u64().unwrap();
     assert_eq!((document.loaded_ms, document.at_ms), (of(&json["loadMsec"]), of(&json["nowMsec"])));
     assert_eq!(document.requests, Some(of(&json["connections"]["requests"])));
+    assert_eq!(document.counted, Some(of(&json["serverZones"]["*"]["requestCounter"])));
 }
 
 /// By what comes in pieces: as many keys as are remembered, each of the length that the module writes.
