@@ -63,10 +63,7 @@ fn a_user_of_sing_box_v2ray_and_nginx_is_one_account() {
             false => Err(format!("{kernel:?} {told:?}")),
         }
     });
-    let list = agent.done(&["users", "list"])["users"].clone();
-    let of_name =
-        |name: &str| list.as_array().unwrap().iter().filter(|user| user["name"] == json!(name)).count();
-    assert_eq!((of_name(&alice.name), of_name(&bob.name)), (1, 1), "{list}");
+    assert_eq!([&alice.name, &bob.name].map(|name| accounts(&agent, name)), [1, 1]);
     let shown = agent.show(&alice.name);
     let share = |of: &str, key: &str| {
         let shares = shown["services"].as_array().unwrap();
@@ -96,4 +93,9 @@ fn a_user_of_sing_box_v2ray_and_nginx_is_one_account() {
     wait("sing-box lets her in", || exchange(&site, 0));
     wait("V2Ray lets her in", || exchange(&v2ray, 0));
     assert_eq!(agent.done(&["audit"])["difference_bytes"], json!(0));
+}
+
+fn accounts(agent: &Agent, name: &str) -> usize {
+    let list = agent.done(&["users", "list"])["users"].clone();
+    list.as_array().unwrap().iter().filter(|user| user["name"] == json!(name)).count()
 }

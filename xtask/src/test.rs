@@ -276,8 +276,9 @@ fn clippy() -> Result<()> {
 /// # Errors
 /// It fails, or does not show what it should.
 fn demo() -> Result<()> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["run", "--demo"])
+    // The program that runs may be another file by now: `cargo test` has built it anew.
+    let output = cargo()
+        .args(["run", "--quiet", "--locked", "-p", "xtask", "--", "run", "--demo"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
