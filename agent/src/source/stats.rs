@@ -27,6 +27,9 @@ mod proto {
 
 use proto::{QueryStatsRequest, Stat, SysStatsRequest, stats_service_client::StatsServiceClient};
 
+/// A busy machine may be late once; how long it runs tells a restart.
+const LIFE_TRIES: usize = 3;
+
 /// No answer to a single call in this time is a failure.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,8 @@ pub enum StatsError {
     Refused { addr: SocketAddr, error: String },
     #[error("the proxy was restarted while it was asked; it is asked again")]
     Restarted,
+    #[error("the API at {addr} takes longer than a second to say how long it runs; it is asked again")]
+    Slow { addr: SocketAddr },
     #[error("it has more than {COUNTERS_MAX} counters of users; nothing of them was counted")]
     TooMany,
 }
@@ -102,16 +107,22 @@ impl Stats {
         }
     }
 
-    /// `None` where it does not say how long it runs, or says it too late.
+    /// `None` where it does not say how long it runs. Counters of which it is not known whether they began anew are
+    /// not taken: they are there the next time, too.
     async fn life(&mut self) -> Result<Option<Life>, StatsError> {
-        let asked_ns = clock::mono_ns();
-        match self.client.get_sys_stats(Request::new(SysStatsRequest {})).await {
-            Ok(answer) => {
-                Ok(life::of_uptime(answer.into_inner().uptime.into(), (asked_ns, clock::mono_ns())))
+        for _ in 0..LIFE_TRIES {
+            let asked_ns = clock::mono_ns();
+            let answer = match self.client.get_sys_stats(Request::new(SysStatsRequest {})).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+                Err(status) => return Err(self.failed(&status)),
+            };
+            let life = life::of_uptime(answer.uptime.into(), (asked_ns, clock::mono_ns()));
+            if life.is_some() {
+                return Ok(life);
             }
-            Err(status) if status.code() == Code::Unimplemented => Ok(None),
-            Err(status) => Err(self.failed(&status)),
         }
+        Err(StatsError::Slow { addr: self.addr })
     }
 
     fn failed(&self, status: &Status) -> StatsError {

@@ -10,7 +10,8 @@ fn reports() -> (Reports, Tallies) {
     let config = Config::parse(text, Path::new("test.toml")).expect("a configuration");
     let mut reports = Reports::default();
     reports.add(&config.services[0], &config);
-    (reports, Tallies::new(["web".into()]))
+    let origin = Origin { kind: "nginx".into(), status: "http://127.0.0.1:1/s".into() };
+    (reports, Tallies::new([("web".into(), origin)]))
 }
 
 /// A ledger that could not be read at the start is asked again, and until then nothing is told it of users.
