@@ -17,7 +17,7 @@ use keys::{check_keys, without_secrets};
 pub use ledger::Ledger;
 pub use notify::Notify;
 pub use panel::{Language, Panel};
-pub use service::{Counts, Service};
+pub use service::Service;
 use values::duration;
 pub use values::{AutoPath, Reload};
 
@@ -231,11 +231,6 @@ impl Config {
             "local" => Ok(TimeZone::try_system().unwrap_or(TimeZone::UTC)),
             name => TimeZone::get(name),
         }
-    }
-
-    /// Services that have inbounds: all but nginx.
-    pub fn proxies(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter().filter(|service| !service.is_nginx())
     }
 
     /// Is there to be a sing-box? Not beside other services where nobody says so, and the usual place has

@@ -16,7 +16,6 @@ pub mod import;
 pub mod kernel;
 pub mod ledger;
 pub mod notify;
-mod output;
 pub mod panel;
 pub mod service;
 pub mod singbox;

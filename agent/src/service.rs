@@ -29,8 +29,6 @@ pub enum Kind {
     Singbox,
     V2ray,
     Xray,
-    /// Keeps totals itself, and has no inbounds: only what it is called is asked here.
-    Nginx,
 }
 
 impl Kind {
@@ -40,7 +38,6 @@ impl Kind {
             Kind::Singbox => "sing-box",
             Kind::V2ray => "V2Ray",
             Kind::Xray => "Xray",
-            Kind::Nginx => "nginx",
         }
     }
 
@@ -50,7 +47,6 @@ impl Kind {
             Kind::Singbox => "sing-box",
             Kind::V2ray => "v2ray",
             Kind::Xray => "xray",
-            Kind::Nginx => "nginx",
         }
     }
 
@@ -59,7 +55,6 @@ impl Kind {
         match self {
             Kind::Singbox => "type",
             Kind::V2ray | Kind::Xray => "protocol",
-            Kind::Nginx => "",
         }
     }
 
@@ -68,7 +63,6 @@ impl Kind {
         match self {
             Kind::Singbox => config::name_key(inbound),
             Kind::V2ray | Kind::Xray => v2ray::config::name_key(inbound),
-            Kind::Nginx => "",
         }
     }
 
@@ -77,7 +71,6 @@ impl Kind {
         match self {
             Kind::Singbox => config::credential_keys(inbound),
             Kind::V2ray | Kind::Xray => v2ray::config::credential_keys(inbound),
-            Kind::Nginx => &[],
         }
     }
 
@@ -86,14 +79,13 @@ impl Kind {
         match self {
             Kind::Singbox => config::carries_users(inbound),
             Kind::V2ray | Kind::Xray => v2ray::config::carries_users(inbound),
-            Kind::Nginx => false,
         }
     }
 
     /// A file's text as it may be checked, without what a check would do beside.
     pub fn checked_text(self, text: &str) -> Cow<'_, str> {
         match self {
-            Kind::Singbox | Kind::Nginx => Cow::Borrowed(text),
+            Kind::Singbox => Cow::Borrowed(text),
             Kind::V2ray | Kind::Xray => Cow::Owned(v2ray::config::without_log_files(text)),
         }
     }
@@ -103,7 +95,6 @@ impl Kind {
         match self {
             Kind::Singbox => node.get("users"),
             Kind::V2ray | Kind::Xray => v2ray::config::users(node),
-            Kind::Nginx => None,
         }
     }
 }
@@ -149,7 +140,7 @@ impl Service {
     pub fn list(&self, paths: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
         match self.kind {
             Kind::Singbox => files::list(paths),
-            Kind::V2ray | Kind::Xray | Kind::Nginx => files::list_in_order(paths),
+            Kind::V2ray | Kind::Xray => files::list_in_order(paths),
         }
     }
 
@@ -168,7 +159,7 @@ impl Service {
     /// What is not the program's JSON, or cannot be meant.
     pub fn parse(&self, files: &[FileText]) -> Result<ProxyConfig, ConfigError> {
         match self.kind {
-            Kind::Singbox | Kind::Nginx => files::parse(files),
+            Kind::Singbox => files::parse(files),
             Kind::V2ray | Kind::Xray => {
                 files::parse_as(files, v2ray::config::merge, |root| v2ray::config::read(root, self))
             }

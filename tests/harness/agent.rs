@@ -71,13 +71,6 @@ impl Agent {
         std::fs::write(file, text.replace(&head, &format!("{head}{line}\n"))).unwrap();
     }
 
-    /// One more service, by the lines of its table. To be called before it starts.
-    pub fn serve(&self, lines: &str) {
-        let file = self.folder.join("boxmeter.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(file, format!("{text}[[service]]\n{lines}\n")).unwrap();
-    }
-
     fn configured(&self, words: &[&str]) -> Command {
         let mut command = Command::new(boxmeter());
         command.env("BOXMETER_CLOCK", self.folder.join("clock"));

@@ -17,7 +17,6 @@ pub mod cases;
 pub mod cgroup;
 pub mod direct;
 pub mod netns;
-pub mod nginx;
 pub mod process;
 pub mod questions;
 pub mod relay;
@@ -64,8 +63,7 @@ pub fn tools() -> PathBuf {
 /// A program of a Debian package: the machine's own, or the one that `cargo xtask setup` has unpacked.
 pub fn program(name: &str) -> Option<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
-    let folder = |package: &str| ["usr/bin", "usr/sbin"].map(|bin| tools().join(package).join(bin));
-    let unpacked = ["prometheus", "v2ray", "nginx"].into_iter().flat_map(folder);
+    let unpacked = ["prometheus", "v2ray"].map(|package| tools().join(package).join("usr/bin"));
     std::env::split_paths(&places).chain(unpacked).map(|place| place.join(name)).find(|path| path.is_file())
 }
 
@@ -90,8 +88,8 @@ pub fn lacking() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".into());
     }
-    if let Some(missing) = ["v2ray", "nginx"].into_iter().find(|name| program(name).is_none()) {
-        return Some(format!("needs {missing}: cargo xtask setup"));
+    if program("v2ray").is_none() {
+        return Some("needs v2ray: cargo xtask setup".into());
     }
     let missing = singbox::VERSIONS.iter().find(|v| !singbox::binary(v).is_file());
     missing.map(|v| format!("needs sing-box {v}: cargo xtask setup"))

@@ -95,34 +95,6 @@ fn without_an_api_v2ray_is_restarted() {
     wait("the user is let in", || rig.exchange(rig.alice(), 0, MIB));
 }
 
-/// Who is connected is not known where the kernel does not watch: that is no quiet moment. And nothing is wrong with
-/// one that has StatsService alone.
-#[test]
-fn a_service_that_counts_itself_is_never_taken_for_quiet() {
-    needs_machine!();
-    let mut rig = Rig::of(V2raySite::new(&tutorial(), TUTORIAL_USERS));
-    rig.agent.hurries();
-    let restart = format!("command:{}", rig.site.supervise());
-    let lines =
-        format!("meter = \"reported\"\nevery = \"1s\"\nrestart_within = \"8s\"\nrestart = {restart:?}");
-    rig.agent.configure("[service]", &lines);
-    rig.agent.start();
-    let alice = rig.alice().name.clone();
-    rig.exchange(rig.alice(), 0, MIB).unwrap();
-    let doctor = rig.agent.command(&["doctor"]);
-    let findings: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    let all = findings["findings"].as_array().unwrap().iter();
-    let of_service = all.filter(|it| it["id"].as_str().unwrap().starts_with("service-"));
-    let bad: Vec<_> = of_service.clone().filter(|it| it["severity"] == serde_json::json!("fail")).collect();
-    assert!(bad.is_empty() && of_service.count() > 2, "{bad:?} of {findings}");
-    rig.agent.done(&["users", "disable", &alice]);
-    let events = wait("V2Ray was restarted", || match rig.agent.events("service_reloaded") {
-        none if none.is_empty() => Err(rig.agent.done(&["status"]).to_string()),
-        events => Ok(events),
-    });
-    assert!(events[0]["data"]["why"].as_str().unwrap().contains("restart_within"), "{events:?}");
-}
-
 /// From the cut to the API, with V2Ray restarted in between: whoever was cut stays cut, and comes back as it
 /// was.
 #[test]

@@ -5,15 +5,9 @@
     reason = "tests fail by panicking, and wait with a deadline"
 )]
 
-mod accounts;
 mod apart;
-mod counting;
 mod gate;
 mod hostile;
-mod limits;
 mod metered;
-mod nginx;
-mod refused;
-mod reported;
 mod rig;
-mod together;
+mod running;

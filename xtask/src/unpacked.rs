@@ -1,5 +1,5 @@
-//! Programs of Debian that the tests run beside the agent: Prometheus, which reads what it tells, V2Ray and
-//! nginx. Owns where they are: unpacked and not installed, since the packages start services.
+//! Programs of Debian that the tests run beside the agent: Prometheus, which reads what it tells, and V2Ray. Owns where
+//! they are: unpacked and not installed, since the packages start services.
 
 use crate::shell::find_program;
 use crate::{packages, paths};
@@ -8,8 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Each package with the programs that are needed of it.
-const PACKAGES: &[(&str, &[&str])] =
-    &[("prometheus", &["promtool", "prometheus"]), ("v2ray", &["v2ray"]), ("nginx", &["nginx"])];
+const PACKAGES: &[(&str, &[&str])] = &[("prometheus", &["promtool", "prometheus"]), ("v2ray", &["v2ray"])];
 
 /// Where a package's programs are if the machine has none; the tests' harness looks there too.
 fn folder(package: &str) -> PathBuf {
@@ -22,9 +21,7 @@ fn folder(package: &str) -> PathBuf {
 /// No Debian, or no network.
 pub fn install_missing() -> Result<()> {
     for (package, programs) in PACKAGES {
-        let unpacked = |program: &&str| {
-            ["usr/bin", "usr/sbin"].iter().any(|bin| folder(package).join(bin).join(program).exists())
-        };
+        let unpacked = |program: &&str| folder(package).join("usr/bin").join(program).exists();
         if programs.iter().all(|program| find_program(&[program]).is_some() || unpacked(program)) {
             continue;
         }

@@ -4,7 +4,7 @@ use boxmeter_web::{
     api::{
         params::check_range,
         query::AuditQuery,
-        types::{Audit, Reconciled, Traffic},
+        types::{Audit, Traffic},
     },
     backend::Backend,
 };
@@ -13,7 +13,7 @@ use clap::Args;
 use super::{
     context::Context,
     failure::Failure,
-    format::{Tone, exact, minute, safe_cut},
+    format::{Tone, exact, minute},
     table::{Cell, Table},
 };
 
@@ -73,27 +73,11 @@ pub fn render(context: &Context, audit: &Audit) -> String {
         let values = [("bytes", &*exact(audit.width_bytes)), ("ms", &micros)];
         out.push_str(&format!("{}\n", context.fill("audit.width", &values)));
     }
-    for one in &audit.services {
-        out.push_str(&format!("{}\n", reconciled(context, one)));
-    }
     if let Some(dropped) = audit.dropped_bytes.filter(|dropped| *dropped > 0) {
         let values = [("bytes", &*exact(dropped))];
         out.push_str(&format!("{}\n", context.fill("audit.dropped", &values)));
     }
     out
-}
-
-/// What a service itself says, beside the kernel's figures.
-fn reconciled(context: &Context, one: &Reconciled) -> String {
-    let values = [
-        ("service", &*safe_cut(&one.service, 40)),
-        ("time", &minute(&one.since)),
-        ("up", &exact(one.traffic.upload_payload_bytes)),
-        ("down", &exact(one.traffic.download_payload_bytes)),
-        ("told_up", &exact(one.reported_upload_bytes)),
-        ("told_down", &exact(one.reported_download_bytes)),
-    ];
-    context.fill("audit.service", &values)
 }
 
 type Figure = fn(&Traffic) -> u64;

@@ -14,10 +14,10 @@ use super::{
 
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// Do not ask; also put back users who are out of the proxies' configuration.
+    /// Do not ask; also put back users who are out of sing-box's configuration.
     #[arg(long)]
     pub yes: bool,
-    /// Leave users out of the proxies' configuration who are out.
+    /// Leave users out of sing-box's configuration who are out.
     #[arg(long)]
     pub leave_out: bool,
     /// Remove only the programs and counters in the kernel, and leave sing-box's files as they are: before another

@@ -6,7 +6,6 @@
 pub mod account;
 pub mod attribute;
 pub mod clock_map;
-pub mod counters;
 pub mod crowd;
 pub mod event;
 mod few;

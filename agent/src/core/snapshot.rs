@@ -106,12 +106,6 @@ impl Publisher {
         Arc::make_mut(&mut self.snapshot.counters).insert(name, value);
     }
 
-    /// Grows by what has happened since.
-    pub fn add_counter(&mut self, name: &'static str, more: u64) {
-        let counter = Arc::make_mut(&mut self.snapshot.counters).entry(name).or_default();
-        *counter = counter.saturating_add(more);
-    }
-
     /// A part does not work as it should; the reason may change, since when stays.
     pub fn degrade(&mut self, part: &'static str, reason: String, now: Now) {
         let known = self.snapshot.degraded.iter().position(|degraded| degraded.part == part);

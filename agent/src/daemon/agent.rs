@@ -28,7 +28,6 @@ use super::{
     people,
     proxies::{News, Proxies, Synced},
     proxy::Changes,
-    reports::Reports,
     shared::{Directory, PictureSender, Question, UserRecords},
     totals::Totals,
     watchdog::Watchdog,
@@ -67,9 +66,6 @@ pub struct Agent {
     pub news: AsyncFd<Events>,
     pub commits: Commits,
     pub proxies: Proxies,
-    pub reports: Reports,
-    /// The ledger has said who the users are: without their names nobody is told whom to refuse.
-    pub users_known: bool,
     pub pictures: PictureSender,
     pub directory: Directory,
     pub totals: Totals,
@@ -100,7 +96,6 @@ impl Agent {
         self.take_over().await;
         let changes = self.proxies.first_look().await;
         self.changed(changes);
-        self.listen();
         if let Some(synced) = self.proxies.first_synced().await {
             self.applied(synced);
         }
@@ -129,10 +124,8 @@ impl Agent {
         let tags = people::tags(&self.meter.kernel.inbounds(), &BTreeMap::new(), &inbounds);
         self.commits.set_inbounds(&inbounds, &tags);
         self.directory.users = by_id(users);
-        self.users_known = true;
         self.directory.inbounds = Arc::new(inbounds);
         self.directory.tags = Arc::new(tags);
-        self.reports.take_over(&self.commits.ledger).await;
         match self.commits.ledger.reported_connections().await {
             Ok(connections) => self.meter.attributor.reported_before(connections),
             Err(error) => tracing::warn!("how far reported connections were: {error}"),
@@ -169,10 +162,6 @@ impl Agent {
                 }
                 news = self.proxies.next() => self.proxy_news(news),
                 news = self.gate.next() => self.gate_news(news),
-                news = self.reports.next() => {
-                    self.report_news(news);
-                    Ok(())
-                }
                 news = self.hands.next() => {
                     // Nobody would be taken out of sing-box's users any more, and nobody put back.
                     let news = news.context("the task that edits sing-box's users ended unexpectedly")?;
@@ -263,7 +252,7 @@ impl Agent {
     }
 
     /// Parts that work or do not, and what happened.
-    pub(super) fn told(
+    fn told(
         &mut self,
         parts: Vec<(&'static str, Option<String>)>,
         events: Vec<(&'static str, serde_json::Value)>,
@@ -288,7 +277,6 @@ impl Agent {
         self.take(tick);
         self.start_commit();
         self.tell_hands();
-        self.tell_services();
         self.publish();
         Ok(())
     }
@@ -308,6 +296,7 @@ impl Agent {
     /// A reading, whoever asked for it: each byte is in one only.
     fn take(&mut self, tick: Tick) {
         self.gate.seen(&tick.rows, clock::billing());
+        self.gate.reported(&tick.reported);
         self.commits.take(tick);
     }
 
@@ -334,8 +323,8 @@ impl Agent {
                     let reason = format!("{refused} readings were refused; see `boxmeter events`");
                     self.meter.publisher.degrade("ledger", reason, now);
                 }
-                self.gate.reported(self.commits.take_told());
                 if self.commits.is_current() {
+                    self.gate.committed();
                     self.totals.committed(&self.commits.ledger, &self.meter.accounts, now);
                 }
                 Ok(())
@@ -378,7 +367,7 @@ impl Agent {
             self.meter.publisher.set_counter(name, value);
         }
         self.directory.source = self.proxies.kind();
-        self.directory.services = Arc::new(self.service_statuses());
+        self.directory.services = Arc::new(self.proxies.service_statuses());
         self.directory.gate = self.gate.rows();
         self.directory.enforcement = self.hands.status();
         self.tell_troubles(&snapshot.degraded);
@@ -405,8 +394,7 @@ impl Agent {
     pub fn apply_config(&mut self) {
         let now = clock::now();
         let (ledger, directory) = (&self.commits.ledger, &self.directory);
-        let more = self.reports.more(directory, &self.commits.tallies);
-        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, (more, now.wall_ms)) {
+        if let Err(error) = self.proxies.apply(&mut self.meter, ledger, directory, now.wall_ms) {
             self.not_applied(&error);
         }
     }
@@ -421,9 +409,7 @@ impl Agent {
         match self.proxies.applied(&mut self.meter, synced) {
             Ok(applied) => {
                 self.commits.set_inbounds(&applied.inbounds, &applied.tags);
-                self.reports.users_moved();
                 self.directory.users = newest(&self.directory.users, applied.users);
-                self.users_known = true;
                 self.directory.inbounds = Arc::new(applied.inbounds);
                 self.directory.tags = Arc::new(applied.tags);
                 self.directory.listeners = Arc::new(applied.listeners);
@@ -433,6 +419,20 @@ impl Agent {
             }
             Err(error) => self.not_applied(&error),
         }
+    }
+
+    /// The machine went down under the agent before this one, after its last commit: what of the usage nobody knows.
+    pub fn lost(&mut self, committed_ms: Option<i64>) {
+        let Some(committed_ms) = committed_ms else { return };
+        let at = jiff::Timestamp::from_millisecond(committed_ms).unwrap_or_default().strftime("%F %T UTC");
+        let every = self.tick.as_millis();
+        let message = format!(
+            "the machine went down while the agent ran: what was counted after the last commit ({at}) is lost. There is \
+             one every {every} ms"
+        );
+        let data =
+            serde_json::json!({"severity": "warning", "message": message, "committed_ms": committed_ms});
+        self.event("counts_lost", None, data);
     }
 
     pub fn event(&mut self, kind: &str, user: Option<UserId>, data: serde_json::Value) {

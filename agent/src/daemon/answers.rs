@@ -129,7 +129,7 @@ pub fn totals(answer: &UsageAnswer) -> BTreeMap<UserId, Traffic> {
 }
 
 /// Most users have no such bytes at all.
-pub(super) fn shown(reported: u64) -> Option<u64> {
+fn shown(reported: u64) -> Option<u64> {
     (reported > 0).then_some(reported)
 }
 
@@ -418,7 +418,6 @@ pub fn audit(reading: &AuditReading, as_of: Time) -> Audit {
         from: None,
         to: None,
         as_of: Some(as_of),
-        services: Vec::new(),
         dropped_bytes: None,
     }
 }

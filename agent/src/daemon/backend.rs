@@ -341,7 +341,7 @@ impl Backend for Answerer {
             ));
         }
         let reading = self.ask(Question::Audit).await?.map_err(ApiError::unavailable)?;
-        Ok(self.with_services(answers::audit(&reading, self.time(clock::wall_ms()))))
+        Ok(answers::audit(&reading, self.time(clock::wall_ms())))
     }
 
     async fn stats(&self) -> Result<Stats, ApiError> {

@@ -1,19 +1,15 @@
 //! Batches on their way to the ledger: one at a time, each with the newest absolute counts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{meter::Tick, reported::ReportedSums, tallies::Tallies};
+use super::{meter::Tick, reported::ReportedSums};
 use crate::{
     core::{
         account::{self, Anomaly},
-        event::{Counters, InboundIndex, Now, Slot, UserId},
+        event::{Counters, InboundIndex, Now, Slot},
     },
     ledger::{
         Batch, CommitError, Committed, InboundNo, InboundRecord, Ledger, NewEvent, Reply, Reported, Row,
-        ServiceProgress,
     },
 };
 
@@ -23,10 +19,6 @@ pub struct Commits {
     waiting: BTreeMap<Slot, account::Row>,
     inbounds: BTreeMap<InboundIndex, InboundNo>,
     reported: ReportedSums,
-    /// Services that keep totals themselves.
-    pub tallies: Tallies,
-    /// Of whom reported bytes have come into the ledger.
-    told: BTreeSet<UserId>,
     running: Option<Running>,
 }
 
@@ -45,8 +37,6 @@ impl Commits {
             waiting: BTreeMap::new(),
             inbounds: BTreeMap::new(),
             reported: ReportedSums::new(rand::random()),
-            tallies: Tallies::default(),
-            told: BTreeSet::new(),
             running: None,
         }
     }
@@ -59,7 +49,6 @@ impl Commits {
                 self.inbounds.insert(index, record.no);
             }
         }
-        self.tallies.set_inbounds(records);
     }
 
     /// For how long one has been under way.
@@ -74,11 +63,6 @@ impl Commits {
     /// Whether the ledger has everything that was read, as far as it can take it.
     pub fn is_current(&self) -> bool {
         !self.waiting.values().any(|row| self.inbounds.contains_key(&row.owner.inbound))
-    }
-
-    /// Of whom reported bytes have come into the ledger since the last call.
-    pub fn take_told(&mut self) -> BTreeSet<UserId> {
-        std::mem::take(&mut self.told)
     }
 
     pub fn take(&mut self, tick: Tick) {
@@ -128,7 +112,7 @@ impl Commits {
             .into_iter()
             .filter_map(|(index, counters)| Some((*self.inbounds.get(&index)?, counters)))
             .collect();
-        let reported = self.reported.batch(&self.inbounds, self.tallies.batch());
+        let reported = self.reported.batch(&self.inbounds);
         let batch = Batch {
             epoch,
             at,
@@ -155,16 +139,8 @@ impl Commits {
                         self.waiting.remove(&slot);
                     }
                 }
-                if let Some(mut reported) = running.reported {
-                    // Neither bytes nor cursors of those are there: both are told again.
-                    let refused =
-                        |service: &ServiceProgress| committed.services_refused.contains(&service.service);
-                    reported.services.retain(|service| !refused(service));
-                    let sums = reported.services.iter().flat_map(|service| &service.progress.sums);
-                    self.told.extend(sums.map(|(user, _)| *user));
-                    self.told.extend(reported.rows.iter().map(|row| row.user));
+                if let Some(reported) = running.reported {
                     self.reported.committed(&reported, &self.inbounds);
-                    self.tallies.committed(&reported.services);
                 }
                 Ok(committed)
             }

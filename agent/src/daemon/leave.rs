@@ -1,8 +1,6 @@
 //! Boxmeter leaves: its programs go out of the kernel, and what it put into the proxies' files goes out of
 //! those, with no agent running. What others have put there meanwhile stays.
 
-mod nginx;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -42,7 +40,7 @@ pub struct Leaving {
     pub limits: u64,
     /// Users who have any.
     pub limited: u64,
-    /// Users whose entries are out of the proxies' files, or whom nginx refuses.
+    /// Users whose entries are out of sing-box's files.
     pub out: Vec<String>,
 }
 
@@ -50,7 +48,7 @@ pub struct Leaving {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     pub put_back: Vec<String>,
-    /// Out of the proxies' files still, or refused by nginx; the ledger has their entries.
+    /// Out of sing-box's files still; the ledger has their entries.
     pub still_out: Vec<String>,
     /// Locked entries that are gone, and those that stay since their list would be empty without.
     pub locked_removed: u64,
@@ -99,8 +97,7 @@ fn out(users: &[UserRecord], parked: &[ParkedRecord]) -> Vec<String> {
 pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
     let attached = config.kernel.pins.exists();
     if !config.ledger.path.exists() {
-        let out = nginx::refused(config).into_iter().collect();
-        return Ok(Leaving { attached, out, ..Leaving::default() });
+        return Ok(Leaving { attached, ..Leaving::default() });
     }
     let reader = Reader::open(&config.ledger.path)?;
     let (users, policies, parked) = (reader.users()?, reader.policies()?, reader.parked()?);
@@ -110,13 +107,12 @@ pub fn leaving(config: &Config) -> anyhow::Result<Leaving> {
     };
     let living = users.iter().filter(|user| user.tombstoned_ms.is_none());
     let limits: Vec<u64> = living.map(|user| count(&terms(user), user)).collect();
-    let out: BTreeSet<String> = out(&users, &parked).into_iter().chain(nginx::refused(config)).collect();
     Ok(Leaving {
         attached,
         ledger: true,
         limits: limits.iter().sum(),
         limited: limits.iter().map(|&limits| u64::from(limits > 0)).sum(),
-        out: out.into_iter().collect(),
+        out: out(&users, &parked),
     })
 }
 
@@ -156,12 +152,7 @@ pub fn detach(config: &Config, leave: Leave) -> anyhow::Result<Left> {
             Leave::Files => Ok(Left::default()),
             Leave::Out | Leave::Nothing => tidy(config, &ledger, leave == Leave::Nothing).await,
         };
-        let mut left = left.unwrap_or_else(|reason| Left { trouble: Some(reason), ..Left::default() });
-        match leave {
-            Leave::Files => {}
-            Leave::Out => nginx::leave_out(config, &mut left),
-            Leave::Nothing => nginx::give_back(config, &mut left),
-        }
+        let left = left.unwrap_or_else(|reason| Left { trouble: Some(reason), ..Left::default() });
         anyhow::ensure!(
             attached || left != Left::default(),
             "nothing is attached: there is no {}",

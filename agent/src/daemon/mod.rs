@@ -11,8 +11,6 @@ mod backend;
 mod care;
 mod changes;
 mod commits;
-mod compared;
-mod counted;
 mod delays;
 mod door;
 mod figures;
@@ -30,13 +28,10 @@ mod people;
 mod proxies;
 mod proxy;
 mod questions;
-mod refusals;
 mod reported;
-mod reports;
 mod shared;
 mod shares;
 mod steering;
-mod tallies;
 mod totals;
 mod troubles;
 mod watchdog;
@@ -58,7 +53,6 @@ use tokio::{
 pub use answers::{every_page, ledger_query, query_error, usage as usage_answer};
 pub use leave::{Leave, Leaving, Left, detach, leaving};
 pub use listen::{PANEL_USER, panel_user};
-pub use reports::nginx_of;
 
 use agent::Agent;
 use backend::Answerer;
@@ -142,7 +136,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
             backups: backups.clone(),
         });
     }
-    for service in config.proxies() {
+    for service in &config.services {
         let identity = service.identity();
         ways.push(Editor {
             config: service.config.clone(),
@@ -159,7 +153,7 @@ fn edit_ways(config: &Config) -> anyhow::Result<Vec<Editor>> {
 
 /// How long removals may wait for a reload or restart.
 fn patience(config: &Config) -> std::collections::BTreeMap<Service, std::time::Duration> {
-    let others = config.proxies().map(|service| (service.identity(), service.restart_within));
+    let others = config.services.iter().map(|service| (service.identity(), service.restart_within));
     std::iter::once((Service::singbox(), config.singbox.reload_within)).chain(others).collect()
 }
 
@@ -170,12 +164,11 @@ fn proxies(config: &Config, hands: &hands::Hands) -> Proxies {
         let owners = Owners::Singbox(config.singbox.source.into());
         Proxy::new(Service::singbox(), config.singbox.config.clone(), owners, removed())
     });
-    let others = config.proxies().map(|service| {
-        let owners = match &service.access_log {
-            _ if service.is_reported() => Owners::Nobody,
-            AutoPath::Auto => Owners::AccessLog(None),
-            AutoPath::Path(path) => Owners::AccessLog(Some(path.clone())),
-        };
+    let others = config.services.iter().map(|service| {
+        let owners = Owners::AccessLog(match &service.access_log {
+            AutoPath::Auto => None,
+            AutoPath::Path(path) => Some(path.clone()),
+        });
         Proxy::new(service.identity(), service.config.clone(), owners, removed())
     });
     Proxies::new(singbox.into_iter().chain(others).collect(), config.billing.default_policy.clone())
@@ -276,8 +269,6 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         news,
         commits: Commits::new(ledger),
         proxies,
-        reports: reports::Reports::default(),
-        users_known: false,
         pictures,
         directory: Directory::default(),
         totals: Totals::new(zone),
@@ -292,7 +283,6 @@ async fn agent_process(config: &Config) -> anyhow::Result<()> {
         troubles,
         watchdog: watchdog::Watchdog::of_environment(),
     };
-    reports::begin(&mut agent, config);
     told_at_start(&mut agent, config, cut_off);
     agent.event("agent_started", None, serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
     agent.start().await?;

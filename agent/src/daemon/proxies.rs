@@ -1,11 +1,7 @@
 //! All proxies beside the agent: what each of them sees becomes one directory of watched ports, one list
 //! of inbounds and one of users.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use anyhow::{Context, bail};
 use boxmeter_web::api::types::{InboundStatus, ServiceStatus, SingboxStatus, SourceKind};
@@ -16,13 +12,9 @@ use super::{
     people,
     proxy::{self, Changes, Proxy},
     shared::Directory,
-    tallies,
 };
 use crate::{
-    core::{
-        counters,
-        event::{InboundIndex, Network, SourceEvent},
-    },
+    core::event::{InboundIndex, Network, SourceEvent},
     kernel::{self, Namespace, WatchPort},
     ledger::{CommitError, FoundInbound, InboundRecord, Ledger, UserRecord},
     service::{self, Service},
@@ -63,13 +55,6 @@ struct Remembered {
     users: people::Managed,
 }
 
-/// What there is besides the proxies' configurations: the accounts of services that keep totals themselves.
-#[derive(Default)]
-pub struct More {
-    pub inbounds: Vec<FoundInbound>,
-    pub users: people::Managed,
-}
-
 /// What followed from the configurations.
 pub struct Applied {
     pub users: Vec<UserRecord>,
@@ -83,12 +68,8 @@ impl Proxies {
         Proxies { all, default_policy, applying: None, apply_again: true, troubles: BTreeMap::new() }
     }
 
-    /// What happens next. May be called again without having ended.
+    /// What happens next; there is at least one proxy. May be called again without having ended.
     pub async fn next(&mut self) -> News {
-        if self.all.is_empty() {
-            // Services that have no inbounds, and nothing else.
-            return News::Synced(synced(&mut self.applying).await);
-        }
         let proxies = self.all.iter_mut().map(|proxy| Box::pin(proxy.next()));
         let (at, news) = tokio::select! {
             synced = synced(&mut self.applying) => return News::Synced(synced),
@@ -207,29 +188,24 @@ impl Proxies {
         meter: &mut Meter,
         ledger: &Ledger,
         directory: &Directory,
-        (more, now_ms): (More, i64),
+        now_ms: i64,
     ) -> anyhow::Result<()> {
         if self.applying.is_some() {
             self.apply_again = true;
             return Ok(());
         }
-        self.check_tags(&more)?;
-        let remembered = self.remembered(meter, directory);
-        // Services that keep totals themselves need no configuration of a proxy; but what the kernel watches stays.
-        let none = !self.all.is_empty() && self.all.iter().all(|proxy| proxy.config.is_none());
-        let forgets = remembered.ports.is_empty() && !meter.kernel.inbounds().is_empty();
         anyhow::ensure!(
-            !none || !more.inbounds.is_empty() && !forgets,
+            self.all.iter().any(|proxy| proxy.config.is_some()),
             "no proxy's configuration was ever read"
         );
+        self.check_tags()?;
+        let remembered = self.remembered(meter, directory);
         let (mut ports, mut namespaces, mut complete) = (remembered.ports, Vec::new(), true);
         for proxy in &mut self.all {
             let seen = proxy.namespace()?;
             complete &= seen.is_some() && proxy.config.is_some();
             let namespace = seen.map_or_else(Namespace::own, Ok)?;
-            if let Some(config) = &proxy.config
-                && !proxy.is_reported()
-            {
+            if let Some(config) = &proxy.config {
                 ports.extend(people::ports(proxy.service.kind, config, namespace.cookie()));
             }
             namespaces.push(namespace);
@@ -252,11 +228,9 @@ impl Proxies {
         let unread = remembered.inbounds.iter().map(|inbound| Arc::clone(&inbound.tag));
         let unread: Vec<Arc<str>> = stale.chain(unread).collect();
         let found = configs().flat_map(|(kind, config)| people::inbounds(kind, config));
-        let found = found.chain(remembered.inbounds).chain(more.inbounds);
-        let inbounds = ledger.sync_inbounds(found.collect(), now_ms);
+        let inbounds = ledger.sync_inbounds(found.chain(remembered.inbounds).collect(), now_ms);
         let mut managed = self.managed(directory);
         managed.extend(remembered.users);
-        managed.extend(more.users);
         let elsewhere = configs().flat_map(|(_, config)| &config.inbounds).filter(|inbound| inbound.managed);
         let elsewhere = elsewhere.map(|inbound| Arc::clone(&inbound.tag)).chain(unread).collect();
         let found = people::users(configs().map(|(_, config)| config), &managed);
@@ -275,9 +249,7 @@ impl Proxies {
         let services: Vec<Service> = self.all.iter().map(|proxy| proxy.service.clone()).collect();
         let unread = |tag: &str| {
             let own = service::of_tag(&services, tag);
-            let is_own = |proxy: &Proxy| Some(&proxy.service) == own && proxy.config.is_none();
-            // What services report has no listener: it is found without a configuration.
-            self.all.iter().any(is_own) && !counters::is_tag(tag)
+            self.all.iter().any(|proxy| Some(&proxy.service) == own && proxy.config.is_none())
         };
         let mut remembered = Remembered::default();
         let records = directory.inbounds.iter().filter(|record| record.tombstoned_ms.is_none());
@@ -300,18 +272,16 @@ impl Proxies {
         remembered
     }
 
-    /// A tag of sing-box that reads as one of another service would mix the two up; nginx is one, too.
-    fn check_tags(&self, more: &More) -> anyhow::Result<()> {
+    /// A tag of sing-box that reads as one of another service would mix the two up.
+    fn check_tags(&self) -> anyhow::Result<()> {
         let singbox = self.all.iter().filter(|proxy| proxy.service.is_singbox());
         let mut tags = singbox.filter_map(|proxy| proxy.config.as_ref()).flat_map(|config| &config.inbounds);
-        let others = self.all.iter().map(|proxy| &proxy.service).filter(|service| !service.is_singbox());
-        let own = more.inbounds.iter().filter_map(|inbound| tallies::service_of(&inbound.tag));
-        let names: BTreeSet<&str> = others.map(|service| &*service.name).chain(own).collect();
-        let reads_as = |tag: &str| {
-            names.iter().find(|&&name| tag.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')))
-        };
-        if let Some((inbound, name)) = tags.find_map(|inbound| Some((inbound, reads_as(&inbound.tag)?))) {
-            let tag = &inbound.tag;
+        let others = || self.all.iter().filter(|proxy| !proxy.service.is_singbox());
+        let mixed = tags.find_map(|inbound| {
+            Some((inbound, others().find(|proxy| proxy.service.written(&inbound.tag).is_some())?))
+        });
+        if let Some((inbound, proxy)) = mixed {
+            let (tag, name) = (&inbound.tag, &proxy.service.name);
             bail!(
                 "the tag {tag:?} of sing-box reads as one of the service {name:?}; give that another `name`"
             );

@@ -33,8 +33,6 @@ pub enum Owners {
     Singbox(Setting),
     /// In the access log, at this place if it is named.
     AccessLog(Option<PathBuf>),
-    /// Nowhere: it keeps totals itself, and the kernel does not watch it.
-    Nobody,
 }
 
 /// A part of what a proxy does for boxmeter, as people see it when it does not.
@@ -176,23 +174,6 @@ impl Proxy {
 
     pub fn try_event(&mut self) -> Option<SourceEvent> {
         self.events.try_recv().ok()
-    }
-
-    /// Does it keep totals itself?
-    pub fn is_reported(&self) -> bool {
-        matches!(self.owners, Owners::Nobody)
-    }
-
-    /// Where its gRPC API is, and in which network namespace.
-    pub fn api(&self) -> super::counted::Api {
-        let api = self.config.as_ref()?.grpc_api.as_ref()?;
-        Some((api.addr, self.process.as_ref().and_then(process::Process::netns_path)))
-    }
-
-    /// The same, where it has StatsService.
-    pub fn stats_api(&self) -> super::counted::Api {
-        self.api()
-            .filter(|_| self.config.as_ref().and_then(|it| it.grpc_api.as_ref()).is_some_and(|api| api.stats))
     }
 
     pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
@@ -411,11 +392,6 @@ impl Proxy {
         let version = self.version.as_deref().and_then(process::major_minor);
         let chosen = match &self.owners {
             Owners::Singbox(setting) => source::choose(config, *setting, version),
-            Owners::Nobody => {
-                // Whether its totals can be read is told elsewhere.
-                changes.source |= !std::mem::replace(&mut self.connected, true);
-                return;
-            }
             Owners::AccessLog(named) => {
                 source::choose_access_log(&self.service, config, named.as_deref(), self.process.as_ref())
             }

@@ -14,7 +14,7 @@ use crate::{
         attribute::ReportedBytes,
         event::{InboundIndex, UserId},
     },
-    ledger::{InboundNo, Reported, ReportedConnection, ReportedRow, ServiceProgress},
+    ledger::{InboundNo, Reported, ReportedConnection, ReportedRow},
 };
 
 /// Connections that wait for a ledger that cannot write. Of more, an agent that is killed before it can
@@ -50,24 +50,11 @@ impl ReportedSums {
         }
     }
 
-    /// What the ledger does not have, with what services told. `None`: it has everything. Of connections all
-    /// or nothing: while it does not know an inbound they wait.
-    pub fn batch(
-        &self,
-        inbounds: &BTreeMap<InboundIndex, InboundNo>,
-        services: Vec<ServiceProgress>,
-    ) -> Option<Reported> {
-        let (rows, connections) = self.of_connections(inbounds).unwrap_or_default();
-        let reported = Reported { reporter: self.reporter, rows, connections, services };
-        let empty =
-            reported.rows.is_empty() && reported.connections.is_empty() && reported.services.is_empty();
-        (!empty).then_some(reported)
-    }
-
-    fn of_connections(
-        &self,
-        inbounds: &BTreeMap<InboundIndex, InboundNo>,
-    ) -> Option<(Vec<ReportedRow>, Vec<ReportedConnection>)> {
+    /// What the ledger does not have. `None` too while it does not know an inbound: all of it or nothing.
+    pub fn batch(&self, inbounds: &BTreeMap<InboundIndex, InboundNo>) -> Option<Reported> {
+        if self.grown.is_empty() && self.connections.is_empty() {
+            return None;
+        }
         let row = |account: &Account| {
             let &(user, inbound) = account;
             let total = self.sums.get(account).copied().unwrap_or_default();
@@ -79,7 +66,7 @@ impl ReportedSums {
             total,
             ended,
         });
-        Some((rows, connections.collect()))
+        Some(Reported { reporter: self.reporter, rows, connections: connections.collect() })
     }
 
     /// The ledger has this batch.
@@ -126,31 +113,31 @@ mod tests {
     #[test]
     fn sums_grow_and_what_is_committed_is_not_sent_again() {
         let mut sums = ReportedSums::new([7; 16]);
-        assert_eq!(sums.batch(&known(), vec![]), None);
+        assert_eq!(sums.batch(&known()), None);
         sums.take(told("a", 10, 10, false));
         sums.take(told("b", 5, 105, false));
-        let batch = sums.batch(&known(), vec![]).expect("news");
+        let batch = sums.batch(&known()).expect("news");
         assert_eq!(batch.rows, [ReportedRow { user: ALICE, inbound: InboundNo(9), total: [15, 30] }]);
         assert_eq!(batch.connections.len(), 2);
         // While that is on its way, more comes.
         sums.take(told("a", 1, 11, true));
         sums.committed(&batch, &known());
-        let next = sums.batch(&known(), vec![]).expect("news");
+        let next = sums.batch(&known()).expect("news");
         assert_eq!(next.rows[0].total, [16, 32]);
         let a = ReportedConnection { id: "a".into(), total: [11, 22], ended: true };
         assert_eq!(next.connections, [a]);
         sums.committed(&next, &known());
-        assert_eq!(sums.batch(&known(), vec![]), None);
+        assert_eq!(sums.batch(&known()), None);
         // A failed batch is simply not committed: the next one has it all.
         sums.take(told("b", 1, 106, true));
-        assert_eq!(sums.batch(&known(), vec![]), sums.batch(&known(), vec![]));
+        assert_eq!(sums.batch(&known()), sums.batch(&known()));
     }
 
     #[test]
     fn nothing_is_sent_of_an_inbound_that_the_ledger_does_not_know() {
         let mut sums = ReportedSums::new([7; 16]);
         sums.take(told("a", 10, 10, false));
-        assert_eq!(sums.batch(&BTreeMap::new(), vec![]), None);
-        assert!(sums.batch(&known(), vec![]).is_some());
+        assert_eq!(sums.batch(&BTreeMap::new()), None);
+        assert!(sums.batch(&known()).is_some());
     }
 }

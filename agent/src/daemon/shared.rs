@@ -6,10 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use boxmeter_web::api::types::{InboundStatus, KernelStatus, ServiceStatus, SingboxStatus, SourceKind};
 use tokio::sync::{oneshot, watch};
 
-use super::{compared::Compare, gate::Rows, hands::HandsStatus, meter::ListedFlow};
+use super::{gate::Rows, hands::HandsStatus, meter::ListedFlow};
 use crate::{
     core::{
-        counters,
         event::{Counters, InboundIndex, PolicyId, UserId},
         snapshot::Snapshot,
         terms::Terms,
@@ -76,8 +75,6 @@ pub struct Directory {
     pub singbox: SingboxStatus,
     /// The other proxies.
     pub services: Arc<Vec<ServiceStatus>>,
-    /// What they say themselves, beside the kernel's figures.
-    pub compared: Arc<Vec<Compare>>,
     pub source: Option<SourceKind>,
     pub source_connected: bool,
     /// What was decided about each user.
@@ -85,14 +82,6 @@ pub struct Directory {
     pub enforcement: HandsStatus,
     pub committed_ms: Option<i64>,
     pub rev: i64,
-}
-
-impl Directory {
-    /// Is there nothing but services that count whoever comes, such as nginx? Their users are written down nowhere.
-    pub fn has_no_file(&self) -> bool {
-        let living = || self.inbounds.iter().filter(|inbound| inbound.tombstoned_ms.is_none());
-        living().next().is_some() && living().all(|inbound| counters::is_tag(&inbound.tag))
-    }
 }
 
 /// The picture after a tick.

@@ -28,25 +28,18 @@ impl Answerer {
             return Ok(Vec::new());
         }
         let rows = self.read(move |reader| reader.by_inbound(user)).await?;
-        let mut shares: BTreeMap<String, (Traffic, [u64; 2])> = BTreeMap::new();
-        for (tag, counters, reported) in rows {
+        let mut shares: BTreeMap<String, Traffic> = BTreeMap::new();
+        for (tag, counters) in rows {
             // Its name is what the tag begins with; all else is sing-box's.
             let own = tag.split_once('/').map(|(name, _)| name);
             let own = own.filter(|name| services.iter().any(|service| service.name == **name));
             let name = own.map_or_else(|| Service::singbox().name.to_string(), str::to_owned);
-            let ((share, told), more) = (shares.entry(name).or_default(), answers::traffic(counters));
+            let (share, more) = (shares.entry(name).or_default(), answers::traffic(counters));
             share.upload_payload_bytes += more.upload_payload_bytes;
             share.download_payload_bytes += more.download_payload_bytes;
             share.upload_wire_bytes += more.upload_wire_bytes;
             share.download_wire_bytes += more.download_wire_bytes;
-            *told = [told[0].saturating_add(reported[0]), told[1].saturating_add(reported[1])];
         }
-        let share = |(service, (traffic, [up, down])): (String, (Traffic, [u64; 2]))| ServiceShare {
-            service,
-            traffic,
-            reported_upload_bytes: answers::shown(up),
-            reported_download_bytes: answers::shown(down),
-        };
-        Ok(shares.into_iter().map(share).collect())
+        Ok(shares.into_iter().map(|(service, traffic)| ServiceShare { service, traffic }).collect())
     }
 }

@@ -93,12 +93,9 @@ impl Agent {
         waits
     }
 
-    pub(super) fn tell_kept_out(&self) {
+    fn tell_kept_out(&self) {
         if let Some(out) = self.gate.kept_out() {
-            self.tell_refused(&out);
-            if !self.proxies.all.is_empty() {
-                self.hands.want(out);
-            }
+            self.hands.want(out);
         }
     }
 
@@ -124,11 +121,7 @@ impl Agent {
                 false => now_ns.saturating_sub(*self.source_down_ns.entry(at).or_insert(now_ns)),
             };
             let source_down = !proxy.connected && down_ns >= SOURCE_GRACE_NS;
-            let mut flows = flows.get(&at).copied().unwrap_or(0);
-            if proxy.is_reported() {
-                // The kernel does not watch it: who is connected is not known, and somebody may be.
-                flows = flows.max(1);
-            }
+            let flows = flows.get(&at).copied().unwrap_or(0);
             scenes.insert(proxy.service.clone(), Scene { flows, source_down });
         }
         self.hands.scene(scenes);
@@ -360,7 +353,6 @@ impl Agent {
     fn note(&mut self, user: UserId, standing: Option<&Standing>) {
         let Some(known) = self.directory.users.get(&user) else { return };
         let Some(now) = standing.filter(|now| now.tombstoned_ms.is_none()) else {
-            self.reports.users_moved();
             Arc::make_mut(&mut self.directory.users).remove(&user);
             return;
         };
@@ -380,12 +372,6 @@ impl Agent {
 
     /// Somebody changed users in the ledger: from here on it is so.
     pub(super) fn users_changed(&mut self, now: Vec<UserNow>) -> Result<(), KernelError> {
-        for UserNow { record, .. } in &now {
-            let before = self.directory.users.get(&record.id).map(|user| &**user);
-            if self.reports.user_changed(record, before, &self.directory) {
-                self.proxies.apply_again();
-            }
-        }
         let users = std::sync::Arc::make_mut(&mut self.directory.users);
         for UserNow { record, standing } in now {
             self.gate.reload(record.id, standing);

@@ -75,20 +75,6 @@ impl Troubles {
 }
 
 impl Agent {
-    /// The machine went down under the agent before this one, after its last commit: what of the usage nobody knows.
-    pub fn lost(&mut self, committed_ms: Option<i64>) {
-        let Some(committed_ms) = committed_ms else { return };
-        let at = jiff::Timestamp::from_millisecond(committed_ms).unwrap_or_default().strftime("%F %T UTC");
-        let every = self.tick.as_millis();
-        let message = format!(
-            "the machine went down while the agent ran: what was counted after the last commit ({at}) is lost. There is \
-             one every {every} ms"
-        );
-        let data =
-            serde_json::json!({"severity": "warning", "message": message, "committed_ms": committed_ms});
-        self.event("counts_lost", None, data);
-    }
-
     /// Channels that do not get through are parts that do not work; and whatever lasts is told.
     pub(super) fn tell_troubles(&mut self, degraded: &[Degraded]) {
         let Some(notifier) = self.troubles.notifier.clone() else { return };

@@ -1,11 +1,9 @@
 //! `boxmeter doctor`: what is not well with the machine and the proxies' configurations, and what to do.
-//! `check` is pure over facts that others gathered; `gather` reads sing-box's; `services` and `nginx` are about the
-//! others; `fix` repairs.
+//! `check` is pure over facts that others gathered; `gather` reads sing-box's; `fix` repairs.
 
 pub mod check;
 pub mod fix;
 pub mod gather;
-pub mod nginx;
 mod report;
 pub mod services;
 

@@ -13,7 +13,7 @@ use super::{
     check::machine,
     fix,
     gather::{Gathered, gather},
-    nginx, services,
+    services,
 };
 use crate::{
     config::{AutoPath, Config},
@@ -43,7 +43,6 @@ pub fn run(config: &Config, fix: bool, yes: bool, json: bool) -> anyhow::Result<
     };
     let others = services::gather(config);
     findings.extend(others.iter().flat_map(services::check));
-    findings.extend(nginx::gather(config).iter().flat_map(nginx::check));
     findings.extend(services::collisions(&others, singbox.as_ref().and_then(|it| it.config.as_ref().ok())));
     let text = if json { in_json(&findings)? } else { in_words(&findings) };
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Fail).count();

@@ -1,18 +1,18 @@
 //! What is not well with the proxies of `[[service]]`, and what to do. `gather` reads; `check` is pure over
 //! what was read.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use super::check::{Finding, Severity, config_warning, finding};
 use crate::{
     config::{AutoPath, Config},
     service::Service,
     singbox::{
-        GrpcApi, ProxyConfig,
+        ProxyConfig,
         config::{Inbound, Transports},
         process::Process,
     },
-    source::{Choice, choose_access_log, stats::Stats},
+    source::{Choice, choose_access_log},
     v2ray::config::PROXY_PROTOCOL,
 };
 
@@ -23,11 +23,7 @@ pub struct Facts {
     pub config: Result<ProxyConfig, String>,
     pub process: Result<Process, String>,
     pub version: Option<String>,
-    /// Its totals, where it counts itself: of how many users; `None` where the kernel counts, or nobody was asked.
-    pub totals: Option<Result<usize, String>>,
-    /// It counts itself.
-    pub is_reported: bool,
-    /// Where owners are logged, and whether the file is there; not asked where it counts itself.
+    /// Where owners are logged, and whether the file is there.
     pub log: Option<Result<(PathBuf, bool), String>>,
 }
 
@@ -41,14 +37,7 @@ pub fn gather(config: &Config) -> Vec<Facts> {
             AutoPath::Auto => None,
             AutoPath::Path(path) => Some(path.as_path()),
         };
-        let is_reported = configured.is_reported();
-        let totals = match (config.as_ref(), process.as_ref()) {
-            (Ok(config), Ok(process)) if is_reported => {
-                config.grpc_api.as_ref().map(|api| users(api, process))
-            }
-            _ => None,
-        };
-        let log = config.as_ref().ok().filter(|_| !is_reported).map(|config| {
+        let log = config.as_ref().ok().map(|config| {
             match choose_access_log(&service, config, named, process.as_ref().ok()) {
                 Ok(Choice::AccessLog { path, .. }) => {
                     let there = path.is_file();
@@ -62,26 +51,11 @@ pub fn gather(config: &Config) -> Vec<Facts> {
             config: config.map_err(|error| error.to_string()),
             version: process.as_ref().ok().and_then(|process| process.version().ok()),
             process: process.map_err(|error| error.to_string()),
-            totals,
-            is_reported,
             log,
             service,
         }
     };
-    config.proxies().map(one).collect()
-}
-
-/// Of how many users its StatsService tells.
-fn users(api: &GrpcApi, process: &Process) -> Result<usize, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let reading = runtime.block_on(async {
-        let mut stats = Stats::connect(api.addr, process.netns_path()).await?;
-        stats.read().await
-    });
-    let reading = reading.map_err(|error| error.to_string())?;
-    let names: BTreeSet<_> = reading.counters.iter().map(|counter| &counter.name).collect();
-    Ok(names.len())
+    config.services.iter().map(one).collect()
 }
 
 /// All findings, the good ones too.
@@ -120,10 +94,8 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         Ok(config) => config,
     };
     log(facts, &mut found);
-    totals(facts, config, &mut found);
     api(facts, config, &mut found);
-    // Of one that counts itself neither a log nor a port is looked at.
-    for inbound in config.inbounds.iter().filter(|_| !facts.is_reported) {
+    for inbound in &config.inbounds {
         hidden(facts, inbound, &mut found);
         if inbound.note == Some(PROXY_PROTOCOL) {
             found.push(finding(
@@ -250,45 +222,6 @@ fn log(facts: &Facts, found: &mut Vec<Finding>) {
     }
 }
 
-fn totals(facts: &Facts, config: &ProxyConfig, found: &mut Vec<Finding>) {
-    if !facts.is_reported {
-        return;
-    }
-    let name = &facts.service.name;
-    let fail = |detail: String, what: &str| {
-        let title = format!("{name}: its totals cannot be read, so that nothing is counted");
-        finding("service-totals", Severity::Fail, title, detail, what)
-    };
-    found.push(match (&config.grpc_api, &facts.totals) {
-        (Some(api), _) if !api.stats => fail(
-            "Its API has no StatsService.".to_owned(),
-            "Add StatsService to `api.services`, `\"stats\": {}`, and restart it.",
-        ),
-        (None, _) => fail(
-            "Its configuration has no API.".to_owned(),
-            "Add `api` with StatsService, `\"stats\": {}`, and an inbound on 127.0.0.1 that is routed to it.",
-        ),
-        (Some(_), Some(Err(error))) => {
-            fail(error.clone(), "Restart it after its configuration was changed; the text says what is missing.")
-        }
-        (Some(_), Some(Ok(0))) => finding(
-            "service-totals",
-            Severity::Warn,
-            format!("{name}: it has counted no user yet"),
-            "So it is where nobody has come since its start, and where its policy does not have users counted.",
-            "Set `statsUserUplink` and `statsUserDownlink` in the users' level under `policy.levels`.",
-        ),
-        (Some(api), totals) => {
-            let title = format!("{name}: its totals come from StatsService");
-            let detail = match totals {
-                Some(Ok(users)) => format!("of {users} users, at {}", api.addr),
-                _ => format!("at {}", api.addr),
-            };
-            finding("service-totals", Severity::Ok, title, detail, "")
-        }
-    });
-}
-
 fn api(facts: &Facts, config: &ProxyConfig, found: &mut Vec<Finding>) {
     let name = &facts.service.name;
     match &config.grpc_api {
@@ -330,8 +263,7 @@ mod tests {
         };
         let config = service.parse(&[file]).map_err(|error| error.to_string());
         let log = Some(Ok(("/var/log/access.log".into(), true)));
-        let process = Err("it does not run".to_owned());
-        Facts { service, config, process, version: None, totals: None, is_reported: false, log }
+        Facts { service, config, process: Err("it does not run".to_owned()), version: None, log }
     }
 
     fn ids(facts: &Facts) -> Vec<(&'static str, Severity)> {
@@ -376,19 +308,6 @@ mod tests {
         let found = collisions(&all, None);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!((found[0].id, found[0].severity), ("service-port-taken", Severity::Fail));
-        let reported =
-            |text: &str, totals| ids(&Facts { totals, is_reported: true, log: None, ..facts(text) });
-        let well = reported(text, Some(Ok(2)));
-        let only = |id: &str| well.iter().filter(|(of, _)| *of == id).map(|(_, it)| *it).collect::<Vec<_>>();
-        assert_eq!(
-            (only("service-totals"), only("service-source")),
-            (vec![Severity::Ok], vec![]),
-            "{well:?}"
-        );
-        assert!(reported(text, Some(Ok(0))).contains(&("service-totals", Severity::Warn)));
-        assert!(reported(&with_handler, None).contains(&("service-totals", Severity::Fail)));
-        assert!(reported(text, Some(Err("no".to_owned()))).contains(&("service-totals", Severity::Fail)));
-        assert!(!reported(&web("0.0.0.0"), None).iter().any(|(id, _)| *id == "service-forwarded"));
         let silent = Facts { log: Some(Err("no log".to_owned())), ..facts(text) };
         assert!(ids(&silent).contains(&("service-source", Severity::Fail)));
     }

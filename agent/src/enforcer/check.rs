@@ -42,9 +42,6 @@ impl Editor {
 
     fn check_command(&self, copies: &Copies) -> io::Result<Command> {
         let running = self.running_process();
-        if let (None, Some(process)) = (&self.binary, running) {
-            process.may_be_run()?;
-        }
         let mut command = match (&self.binary, running) {
             (Some(binary), _) => Command::new(binary),
             (None, Some(process)) if process.other_mount_ns => {
@@ -88,8 +85,7 @@ impl Editor {
 
     /// The executable of a sing-box that does not run: the last one's, else the one that people would start.
     fn executable_of_before(&self) -> io::Result<PathBuf> {
-        let before = self.before().filter(|process| process.distrust.is_none());
-        let exe = before.map(|process| process.exe.to_string_lossy().into_owned());
+        let exe = self.before().map(|process| process.exe.to_string_lossy().into_owned());
         let exe = exe.map(|exe| PathBuf::from(exe.trim_end_matches(" (deleted)")));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = std::env::split_paths(&path).map(|folder| folder.join(self.service.kind.program()));
@@ -108,7 +104,7 @@ impl Editor {
     /// The words that ask for a check, and the option before each file.
     fn check_words(&self) -> io::Result<(&'static [&'static str], &'static str)> {
         match self.service.kind {
-            Kind::Singbox | Kind::Nginx => Ok((&["check", "--disable-color"], "-c")),
+            Kind::Singbox => Ok((&["check", "--disable-color"], "-c")),
             Kind::Xray => Ok((&["run", "-test"], "-c")),
             Kind::V2ray => {
                 let exe = match (&self.binary, self.running_process()) {

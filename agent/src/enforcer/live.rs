@@ -200,7 +200,7 @@ impl Live {
     fn package(&self) -> &'static str {
         match self.kind {
             Kind::Xray => "xray",
-            Kind::Singbox | Kind::V2ray | Kind::Nginx => "v2ray.core",
+            Kind::Singbox | Kind::V2ray => "v2ray.core",
         }
     }
 

@@ -8,7 +8,6 @@ mod command;
 pub mod editor;
 pub mod live;
 pub mod managed;
-pub mod nginx;
 pub mod reconcile;
 #[cfg(test)]
 mod reconcile_tests;

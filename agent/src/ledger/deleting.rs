@@ -8,7 +8,7 @@ use super::{
     commit::{id_bytes, user_id},
     deliveries,
     error::CommitError,
-    gone, idempotency,
+    idempotency,
     model::UserRecord,
     parking, policies,
     records::{Asked, FileState, Refusal},
@@ -39,7 +39,6 @@ pub(super) fn delete(
         "UPDATE user_inbounds SET tombstoned_ms = ?2, rev = ?3 WHERE user_id = ?1 AND tombstoned_ms IS NULL",
         params![id_bytes(id), asked.at_ms, rev],
     )?;
-    gone::add(transaction, &before.name, asked.at_ms, rev)?;
     asked.event(transaction, "user_deleted", Some(id), json!({ "name": &*before.name }), rev)?;
     known(transaction, id)
 }

@@ -7,9 +7,8 @@ use rusqlite::Transaction;
 
 use super::{
     commit::{Stale, user_id},
-    cursors, deleting,
+    deleting,
     error::CommitError,
-    gone::{self, Gone},
     idempotency,
     model::{AccountPeriod, UserRecord},
     parking, people, policies,
@@ -23,7 +22,6 @@ use super::{
     writer::{Ledger, Reply, Writer},
 };
 use crate::core::{
-    counters::Before,
     event::{PolicyId, UserId},
     terms::Terms,
 };
@@ -254,16 +252,6 @@ impl Ledger {
     /// How far each connection was taken over by earlier starts of the agent.
     pub fn reported_connections(&self) -> Reply<HashMap<Arc<str>, [u64; 2]>> {
         self.send(|writer| reported::connections(&writer.connection))
-    }
-
-    /// How far the counters of a service were taken over; `None`: it was never seen.
-    pub fn service_before(&self, service: Arc<str>) -> Reply<Option<Before>> {
-        self.send(move |writer| cursors::before(&writer.connection, &service))
-    }
-
-    /// Names whose users somebody deleted.
-    pub fn gone(&self) -> Reply<Gone> {
-        self.send(|writer| gone::all(&writer.connection))
     }
 
     /// Claims the key of an import before its first change. Asked again after the agent has died in the

@@ -18,7 +18,6 @@ mod bucket;
 mod cache;
 mod columns;
 mod commit;
-mod cursors;
 mod deleting;
 mod deliveries;
 mod endings;
@@ -26,7 +25,6 @@ mod entries;
 mod error;
 mod forgetting;
 mod gate;
-mod gone;
 mod idempotency;
 pub mod import;
 mod intervals;
@@ -64,11 +62,10 @@ pub use deliveries::{
     Alerts, ChannelCounts, Delivery, Happened, NewDelivery, NotifyWanted, Outcome, Stage, WAIT_MS_MAX,
 };
 pub use error::{CommitError, LedgerError, QueryError};
-pub use gone::Gone;
 pub use model::{
     AccountPeriod, Anomaly, AnomalyKind, AuditRange, AuditSums, Batch, By, Committed, EventRecord,
     EventsWanted, FoundInbound, FoundUser, InboundNo, InboundRecord, LedgerInfo, Matters, NewEvent, Reported,
-    ReportedConnection, ReportedRow, Row, ServiceProgress, UsageAnswer, UsageQuery, UsageRow, UserRecord,
+    ReportedConnection, ReportedRow, Row, UsageAnswer, UsageQuery, UsageRow, UserRecord,
 };
 pub use notices::{Notice, NoticeOf};
 pub use open::Check;

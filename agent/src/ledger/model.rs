@@ -6,11 +6,8 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use super::records::{AdminRecord, FileState, Settings, StateRecord};
+use crate::core::event::{Counters, Now, UserId};
 pub use crate::core::period::{AccountPeriod, Kept};
-use crate::core::{
-    counters::{self, Progress},
-    event::{Counters, Now, UserId},
-};
 
 /// An inbound's number in this ledger; it never leaves the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,17 +48,6 @@ pub struct Reported {
     pub rows: Vec<ReportedRow>,
     /// How far each connection is of which bytes are in `rows`: the next start counts on from there.
     pub connections: Vec<ReportedConnection>,
-    /// Services that keep totals themselves.
-    pub services: Vec<ServiceProgress>,
-}
-
-/// Bytes of one service's counters, and how far those are: both are written, or neither.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceProgress {
-    pub service: Arc<str>,
-    /// What its bytes are kept under.
-    pub inbound: InboundNo,
-    pub progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +80,6 @@ pub struct Committed {
     /// Readings that were refused: their bytes are not in the ledger, but for those of unknown users, which
     /// are unattributed. Each kind is recorded as an event once per slot and start of the agent.
     pub anomalies: Vec<Anomaly>,
-    /// Services of which nothing was taken: neither bytes nor how far they are.
-    pub services_refused: Vec<Arc<str>>,
 }
 
 /// A reading that cannot be right. The stored counts stay as they are.
@@ -191,13 +175,6 @@ pub struct FoundUser {
     pub name: Arc<str>,
     /// Tags. Those that the ledger does not know are ignored: call `sync_inbounds` before.
     pub inbounds: Vec<Arc<str>>,
-}
-
-impl FoundUser {
-    /// Is the name in no configuration, and only what services count under?
-    pub fn is_only_counted(&self) -> bool {
-        self.inbounds.iter().all(|tag| counters::is_tag(tag))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

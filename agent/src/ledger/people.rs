@@ -18,7 +18,6 @@ use super::{
     columns,
     commit::{id_bytes, insert_event, user_id},
     error::CommitError,
-    gone,
     model::{AccountPeriod, FoundInbound, FoundUser, InboundNo, InboundRecord, NewEvent, UserRecord},
     parking::{self, Staged},
     policies,
@@ -92,8 +91,6 @@ pub(super) fn sync_users(
                 }
                 // Deleted here, and not yet gone from the file: not somebody new.
                 None if removing.remove(&*user.name).is_some() => continue,
-                // Only counted, and deleted by somebody: he stays so.
-                None if user.is_only_counted() && gone::has(transaction, &user.name)? => continue,
                 None => sync.adopt(&user.name, policy)?,
             };
             let tags: HashSet<&str> = user.inbounds.iter().map(|tag| &**tag).collect();
@@ -190,7 +187,6 @@ impl Sync<'_> {
                  VALUES (?1, ?2, ?3, 'settled', ?4, '{}', 'enabled', ?3, 'agent', ?3, 0, '[]', 'active', 'none', ?3, ?5, ?5)",
             )?
             .execute(params![id_bytes(id), name, self.now_ms, policy.0.into_bytes(), self.rev])?;
-        gone::remove(self.transaction, name)?;
         self.event("user_adopted", id, json!({ "name": name }))?;
         Ok(id)
     }

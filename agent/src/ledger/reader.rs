@@ -5,6 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use super::{
     records::{ParkedRecord, PolicyRecord, Standing, WalletEntry},
     restore, schema, shares, standing, wallet,
 };
-use crate::core::event::UserId;
+use crate::core::event::{Counters, UserId};
 
 /// Waits for the moments in which even a reader needs a lock: recovery of the write-ahead log.
 const BUSY: Duration = Duration::from_secs(2);
@@ -234,7 +235,7 @@ impl Reader {
     ///
     /// # Errors
     /// See [`QueryError`].
-    pub fn by_inbound(&self, user: UserId) -> Result<Vec<shares::Share>, QueryError> {
+    pub fn by_inbound(&self, user: UserId) -> Result<Vec<(Arc<str>, Counters)>, QueryError> {
         shares::by_inbound(&self.connection, user)
     }
 

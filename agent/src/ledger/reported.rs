@@ -27,7 +27,7 @@ const OPEN_KEPT_MS: i64 = 30 * 86_400_000;
 /// Rows that are removed at once, so that no tick is slow.
 const REMOVED_MAX: i64 = 1000;
 
-pub(super) type Pair = [i64; 2];
+type Pair = [i64; 2];
 
 fn pair(total: [u64; 2]) -> Option<Pair> {
     let one = |value: u64| i64::try_from(value).ok().filter(|value| *value <= COUNTER_MAX);
@@ -37,13 +37,13 @@ fn pair(total: [u64; 2]) -> Option<Pair> {
 impl Tick<'_> {
     pub(super) fn reported(&mut self, reported: &Reported) -> rusqlite::Result<()> {
         for row in &reported.rows {
-            self.reported_or_refused(reported.reporter, row)?;
+            if let Some(kind) = self.reported_row(reported.reporter, row)? {
+                let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
+                self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
+            }
         }
         for connection in &reported.connections {
             self.reported_connection(connection)?;
-        }
-        for service in &reported.services {
-            self.service(reported.reporter, service)?;
         }
         if !reported.connections.is_empty() {
             self.transaction
@@ -57,27 +57,15 @@ impl Tick<'_> {
         Ok(())
     }
 
-    fn reported_or_refused(&mut self, reporter: [u8; 16], row: &ReportedRow) -> rusqlite::Result<()> {
-        match self.reported_delta(reporter, row)? {
-            Ok(delta) => self.add_reported(reporter, row, delta)?,
-            Err(kind) => {
-                let slot = u32::try_from(row.inbound.0).unwrap_or(u32::MAX);
-                self.committed.anomalies.push(Anomaly { kind, slot, generation: 0 });
-            }
-        }
-        Ok(())
-    }
-
-    /// What is to be added, and where to; or why it cannot be.
-    pub(super) fn reported_delta(
+    fn reported_row(
         &mut self,
         reporter: [u8; 16],
         row: &ReportedRow,
-    ) -> rusqlite::Result<Result<(i64, Pair), AnomalyKind>> {
-        let Some(total) = pair(row.total) else { return Ok(Err(AnomalyKind::Reported)) };
+    ) -> rusqlite::Result<Option<AnomalyKind>> {
+        let Some(total) = pair(row.total) else { return Ok(Some(AnomalyKind::Reported)) };
         let key = match self.key(Some(row.user), row.inbound)? {
             Ok(key) => key,
-            Err(kind) => return Ok(Err(kind)),
+            Err(kind) => return Ok(Some(kind)),
         };
         let before: Option<Pair> = self
             .transaction
@@ -91,24 +79,15 @@ impl Tick<'_> {
             .optional()?;
         let before = before.unwrap_or_default();
         let delta = [total[0] - before[0], total[1] - before[1]];
-        let fell = delta.iter().any(|delta| *delta < 0);
-        Ok(if fell { Err(AnomalyKind::Reported) } else { Ok((key, delta)) })
-    }
-
-    pub(super) fn add_reported(
-        &mut self,
-        reporter: [u8; 16],
-        row: &ReportedRow,
-        (key, delta): (i64, Pair),
-    ) -> rusqlite::Result<()> {
-        if let Some(total) = pair(row.total)
-            && delta != [0; 2]
-        {
+        if delta.iter().any(|delta| *delta < 0) {
+            return Ok(Some(AnomalyKind::Reported));
+        }
+        if delta != [0; 2] {
             let place = Place { key, epoch_no: self.cache.epochs[self.epoch].no, starts: self.starts };
             add(self.transaction, &place, delta, self.at_ms, self.rev)?;
             move_cursor(self.transaction, reporter, row, total, self.rev)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn reported_connection(&mut self, connection: &ReportedConnection) -> rusqlite::Result<()> {

@@ -13,7 +13,7 @@ use super::{error::LedgerError, schema_gate};
 pub(super) const APPLICATION_ID: i64 = 0x626f_786d;
 
 /// The version that this program writes.
-pub(super) const SCHEMA: i64 = 7;
+pub(super) const SCHEMA: i64 = 6;
 
 /// One entry per version, never changed once released: the n-th leads to `user_version` n.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -27,7 +27,6 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(include_str!("migrations/0004_sharing.sql")),
         M::up(include_str!("migrations/0005_rules.sql")),
         M::up(include_str!("migrations/0006_notify.sql")),
-        M::up(include_str!("migrations/0007_services.sql")),
     ])
 });
 

@@ -10,7 +10,7 @@ use super::{
     columns,
     commit::id_bytes,
     error::CommitError,
-    gone, idempotency,
+    idempotency,
     model::UserRecord,
     parking, people, policies,
     records::{
@@ -90,7 +90,6 @@ fn create_one(
             new.created_ms
         ],
     )?;
-    gone::remove(transaction, &new.name)?;
     parking::put(transaction, id, &new.entries, ParkedStage::Returning, asked.at_ms, rev)?;
     let made = known(transaction, id)?;
     let data = json!({
@@ -120,7 +119,6 @@ pub(super) fn give_up_adding(
         "UPDATE users SET tombstoned_ms = ?2, file_state = 'removing', rev = ?3 WHERE id = ?1",
         params![id_bytes(id), asked.at_ms, rev],
     )?;
-    gone::add(transaction, &user.name, asked.at_ms, rev)?;
     asked.event(
         transaction,
         "user_not_added",

@@ -7,14 +7,13 @@ use rusqlite::Connection;
 use super::error::QueryError;
 use crate::core::event::{Counters, UserId};
 
-/// A tag, what the kernel counted there, and what was reported.
-pub type Share = (Arc<str>, Counters, [u64; 2]);
-
-/// What the kernel counted, and what was reported; by tag. Inbounds without a byte are not there.
-pub(super) fn by_inbound(connection: &Connection, user: UserId) -> Result<Vec<Share>, QueryError> {
+/// By tag; inbounds without a byte are not there.
+pub(super) fn by_inbound(
+    connection: &Connection,
+    user: UserId,
+) -> Result<Vec<(Arc<str>, Counters)>, QueryError> {
     let mut statement = connection.prepare_cached(
-        "SELECT i.tag, sum(t.upload_payload), sum(t.download_payload), sum(t.upload_wire), sum(t.download_wire),
-                sum(t.reported_upload), sum(t.reported_download)
+        "SELECT i.tag, sum(t.upload_payload), sum(t.download_payload), sum(t.upload_wire), sum(t.download_wire)
          FROM usage_keys k JOIN usage_totals t ON t.key_no = k.no JOIN inbounds i ON i.no = k.inbound_no
          WHERE k.user_id = ?1 GROUP BY i.no ORDER BY i.tag",
     )?;
@@ -22,7 +21,7 @@ pub(super) fn by_inbound(connection: &Connection, user: UserId) -> Result<Vec<Sh
         let tag: String = row.get(0)?;
         let bytes = |at| row.get::<_, i64>(at).map(|bytes| u64::try_from(bytes).unwrap_or(0));
         let counters = Counters { payload: [bytes(1)?, bytes(2)?], wire: [bytes(3)?, bytes(4)?] };
-        Ok((Arc::from(tag), counters, [bytes(5)?, bytes(6)?]))
+        Ok((Arc::from(tag), counters))
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

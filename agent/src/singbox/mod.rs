@@ -12,7 +12,6 @@ pub mod services;
 pub mod sockets;
 pub mod splice;
 pub mod tree;
-pub mod trust;
 
 pub use config::{FoundUser, Inbound, LogOptions, ProxyConfig, Secret};
 pub use files::{ConfigError, ConfigWatch};

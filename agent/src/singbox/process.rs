@@ -6,15 +6,14 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use super::{files, trust};
+use super::files;
 use crate::{
     clock,
     core::event::Network,
-    output,
     service::{Kind, Service},
     v2ray,
 };
@@ -41,11 +40,6 @@ pub struct Process {
     /// From its cgroup: `sing-box.service`. Its MainPID may still be another process.
     pub unit: Option<String>,
     pub user_id: u32,
-    /// Is it root's, or of a unit that is called as the program? Anybody can start the same program with the same
-    /// arguments.
-    pub is_services: bool,
-    /// Why root must not run its executable, if so.
-    pub distrust: Option<String>,
     /// The files and directories that it was told to read, in its view, made absolute.
     pub config_args: Vec<PathBuf>,
     /// The options that say so as written, to repeat them.
@@ -109,19 +103,7 @@ impl Process {
 
     /// Its own version, asked of the executable that runs.
     pub fn version(&self) -> io::Result<String> {
-        self.may_be_run()?;
         version_of_kind(self.kind, &self.exe_link())
-    }
-
-    /// To be asked before its executable is run.
-    ///
-    /// # Errors
-    /// Others than root could have put there what root would run.
-    pub fn may_be_run(&self) -> io::Result<()> {
-        match &self.distrust {
-            None => Ok(()),
-            Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why.clone())),
-        }
     }
 
     /// Inodes of the listening sockets on these ports in its network namespace: they change when the proxy
@@ -196,21 +178,30 @@ pub fn version_of_kind(kind: Kind, exe: &Path) -> io::Result<String> {
 /// In this order: V2Ray 4 knows no word `version`, and would start with it as a server.
 fn version_arguments(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Singbox | Kind::Nginx => &["version"],
+        Kind::Singbox => &["version"],
         Kind::V2ray | Kind::Xray => &["-version", "version"],
     }
 }
 
 /// What it prints when it is started with one argument.
 fn printed(exe: &Path, argument: &str) -> io::Result<String> {
-    let done = output::run(Command::new(exe).arg(argument), VERSION_TIMEOUT);
-    let done = done.map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => {
-            io::Error::new(error.kind(), format!("`{} {argument}` does not end", exe.display()))
+    let mut child = Command::new(exe)
+        .arg(argument)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let deadline = clock::mono_ns() + VERSION_TIMEOUT.as_nanos() as u64;
+    while child.try_wait()?.is_none() {
+        if clock::mono_ns() > deadline {
+            child.kill()?;
+            child.wait()?;
+            let what = format!("`{} {argument}` does not end", exe.display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
-        _ => error,
-    })?;
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(String::from_utf8_lossy(&child.wait_with_output()?.stdout).into_owned())
 }
 
 fn parse_version(kind: Kind, text: &str) -> Option<String> {
@@ -218,7 +209,6 @@ fn parse_version(kind: Kind, text: &str) -> Option<String> {
         Kind::Singbox => "sing-box version ",
         Kind::V2ray => "V2Ray ",
         Kind::Xray => "Xray ",
-        Kind::Nginx => "nginx ",
     };
     let version = text.lines().next()?.strip_prefix(head)?;
     Some(version.split_whitespace().next()?.to_owned())
@@ -250,9 +240,6 @@ pub fn find_of(service: &Service, config: &[PathBuf]) -> Result<Process, NotFoun
             continue;
         };
         if uses(&process, &wanted) { matching.push(process) } else { others.push(process) }
-    }
-    if matching.iter().any(|process| process.is_services) {
-        matching.retain(|process| process.is_services);
     }
     let pids = |found: &[Process]| found.iter().map(|p| p.pid.to_string()).collect::<Vec<_>>().join(", ");
     match (matching.len(), others.is_empty()) {
@@ -323,23 +310,13 @@ pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
     let serves = match kind {
         Kind::Singbox => args.iter().any(|arg| arg == "run"),
         Kind::V2ray | Kind::Xray => v2ray::process::serves(&args),
-        // Its process is found by who has it follow (`enforcer::nginx`).
-        Kind::Nginx => false,
     };
-    let unit = fs::read_to_string(proc("cgroup")).ok().and_then(|text| unit(&text));
-    let is_roots = trust::is_roots(pid).is_ok();
-    let is_services = is_roots || unit.as_ref().is_some_and(|unit| unit.starts_with(kind.program()));
-    // Anybody can call what he starts as he likes.
-    let is_named = program.starts_with(kind.program()) || is_services && called == kind.program();
-    let meta = fs::metadata(proc("exe")).ok()?;
-    // What root runs already, root may.
-    let distrust = if is_roots { None } else { trust::own(&exe, &meta).err() };
-    if !is_named || !serves || !is_services && distrust.is_some() || trust::no_setuid(&exe, &meta).is_err() {
+    if !(program.starts_with(kind.program()) || called == kind.program()) || !serves {
         return None;
     }
     let cwd = fs::read_link(proc("cwd")).ok()?;
     let (config_args, raw_args) = match kind {
-        Kind::Singbox | Kind::Nginx => config_args(&args, &cwd),
+        Kind::Singbox => config_args(&args, &cwd),
         Kind::V2ray | Kind::Xray => v2ray::process::config_args(&args, &cwd, &exe),
     };
     let namespace = |name: &str| identity(&proc(name)).map(|(_, inode)| inode);
@@ -354,9 +331,7 @@ pub fn inspect_as(kind: Kind, pid: u32) -> Option<Process> {
         other_netns: namespace("ns/net") != own("ns/net"),
         other_mount_ns: namespace("ns/mnt") != own("ns/mnt")
             && (may_enter() || identity(&proc("root")) != identity(Path::new("/"))),
-        unit,
-        is_services,
-        distrust: distrust.map(|why| why.to_string()),
+        unit: fs::read_to_string(proc("cgroup")).ok().and_then(|text| unit(&text)),
         user_id: fs::metadata(proc("")).ok()?.uid(),
         config_args,
         raw_args,
@@ -413,8 +388,7 @@ fn config_args(args: &[OsString], cwd: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
     (paths, raw)
 }
 
-/// When a process began, in clock ticks after the boot.
-pub fn start_ticks(pid: u32) -> io::Result<u64> {
+fn start_ticks(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold spaces and parentheses.
     let after = stat.rsplit_once(") ").map(|(_, after)| after).unwrap_or_default();
@@ -433,11 +407,9 @@ fn unit(cgroup: &str) -> Option<String> {
         .find(|line| line.starts_with("0::"))
         .filter(|line| line.contains(".service"))
         .or_else(|| cgroup.lines().find(|line| line.contains("name=systemd")))?;
-    // What is below a user's own manager is called as that user likes.
-    if line.split(['/', ':']).any(|part| part.starts_with("user@") || part == "user.slice") {
-        return None;
-    }
-    line.rsplit(['/', ':']).find(|part| part.ends_with(".service")).map(str::to_owned)
+    let found = line.rsplit(['/', ':']).find(|part| part.ends_with(".service"));
+    // A user's own manager is a service too, and no proxy.
+    found.filter(|unit| !unit.starts_with("user@")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -468,7 +440,6 @@ mod tests {
     fn unit_is_the_innermost_service() {
         assert_eq!(unit("0::/system.slice/sing-box.service\n").as_deref(), Some("sing-box.service"));
         assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/app.slice/a.scope"), None);
-        assert_eq!(unit("0::/user.slice/user-9.slice/user@9.service/app.slice/sing-box.service"), None);
         assert_eq!(unit("0::/system.slice/docker-12ab.scope"), None);
     }
 

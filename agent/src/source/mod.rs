@@ -32,12 +32,9 @@ pub mod connect;
 #[cfg(test)]
 mod fixtures_test;
 pub mod joiner;
-pub mod life;
 pub mod log_file;
 pub mod log_line;
 pub mod singbox_api;
-pub mod stats;
-pub mod vts;
 
 /// Generated from `proto/daemon.proto`.
 pub mod daemon {

@@ -150,25 +150,6 @@ pub struct ServiceShare {
     pub service: String,
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// What it reported itself, where the kernel does not count; never part of the columns above.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reported_upload_bytes: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reported_download_bytes: Option<u64>,
-}
-
-/// What the kernel counted of a service's users, and what the service itself says of them, since the agent compares
-/// both. Nothing of it is counted twice: the service's own figures are shown here and nowhere else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reconciled {
-    pub service: String,
-    pub since: Time,
-    /// By the kernel: with what encrypts and frames it.
-    #[serde(flatten)]
-    pub traffic: Traffic,
-    /// By the service: as a rule without.
-    pub reported_upload_bytes: u64,
-    pub reported_download_bytes: u64,
 }
 
 /// One watched listener.

@@ -446,9 +446,6 @@ pub struct Audit {
     pub to: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,
-    /// Services that the kernel meters and that keep totals themselves: both, over the same time.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub services: Vec<Reconciled>,
     /// Bytes dropped by a budget: in neither side of the sum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped_bytes: Option<u64>,

@@ -295,7 +295,6 @@ impl Backend for Demo {
             from: query.from.map(|from| self.time(from)),
             to: Some(self.time(query.to.unwrap_or(self.now().timestamp()))),
             as_of: Some(Time::from(&self.now())),
-            services: Vec::new(),
             dropped_bytes: None,
         })
     }

@@ -44,10 +44,7 @@ pub async fn run(context: &Context, args: AddArgs) -> Result<(), Failure> {
         new.expires_at = expiry(context, &client, text).await?;
     }
     if new.inbounds.is_none() {
-        let status = client.status().await?;
-        // Services that only count have no inbounds, and need none.
-        let counts = status.inbounds.is_empty() && status.services.iter().any(|it| it.kind == "nginx");
-        new.inbounds = if counts { None } else { Some(every_inbound(context, &status)?) };
+        new.inbounds = Some(every_inbound(context, &client.status().await?)?);
     }
     let added = client.add_user(context.envelope(None), new).await?;
     if context.json {

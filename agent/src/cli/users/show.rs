@@ -3,7 +3,7 @@
 use boxmeter_web::{
     api::{
         query::Page,
-        types::{Package, ServiceShare, Traffic, User},
+        types::{Package, Traffic, User},
     },
     backend::{Backend, ErrorKind},
 };
@@ -96,23 +96,10 @@ fn usage(context: &Context, user: &User) -> Lines {
         ("user.packages", bytes(user.packages.remaining_bytes)),
         ("user.traffic", traffic(context, &user.traffic)),
     ];
-    let share = |share: &ServiceShare| format!("{}: {}", safe_cut(&share.service, 40), both(context, share));
-    lines.extend(user.services.iter().map(|one| ("user.share", share(one))));
+    lines.extend(user.services.iter().map(|share| {
+        ("user.share", format!("{}: {}", safe_cut(&share.service, 40), traffic(context, &share.traffic)))
+    }));
     lines
-}
-
-/// What the kernel counted of a service, and what it reported itself: either may be all there is.
-fn both(context: &Context, share: &ServiceShare) -> String {
-    let reported = [share.reported_upload_bytes, share.reported_download_bytes];
-    let [up, down] = reported.map(|it| bytes(it.unwrap_or_default()));
-    let told = || context.fill("user.share_reported", &[("up", &*up), ("down", &down)]);
-    let counted = traffic(context, &share.traffic);
-    let has_reported = reported.iter().any(|it| it.is_some_and(|it| it > 0));
-    match (share.traffic != Traffic::default(), has_reported) {
-        (true, true) => format!("{counted}; {}", told()),
-        (false, true) => told(),
-        (_, false) => counted,
-    }
 }
 
 /// Of an agent that only meters.
@@ -172,31 +159,4 @@ fn live(context: &Context, user: &User) -> String {
         ("down", &rate(user.live.download_rate)),
     ];
     context.fill("user.live_value", &values)
-}
-
-#[cfg(test)]
-mod tests {
-    use boxmeter_web::locale::Lang;
-
-    use super::*;
-
-    #[test]
-    fn a_share_shows_what_the_kernel_counted_beside_what_was_reported() {
-        let context = Context::plain(Lang::En, None);
-        let kernel = Traffic { upload_payload_bytes: 2048, ..Traffic::default() };
-        let share = |traffic, reported: Option<u64>| ServiceShare {
-            service: "v2ray".to_owned(),
-            traffic,
-            reported_upload_bytes: None,
-            reported_download_bytes: reported,
-        };
-        let text = both(&context, &share(kernel, Some(5 << 20)));
-        assert!(
-            text.contains("2.00 KiB") && text.contains("reported") && text.contains("5.00 MiB"),
-            "{text}"
-        );
-        assert!(!both(&context, &share(kernel, None)).contains("reported"));
-        let told = both(&context, &share(Traffic::default(), Some(1)));
-        assert!(told.starts_with("reported"), "{told}");
-    }
 }

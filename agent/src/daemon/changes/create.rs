@@ -14,7 +14,7 @@ use crate::{
     daemon::{
         backend::Answerer,
         gate::zone_of,
-        hands::{Brought, New, Newcomer},
+        hands::{Brought, Newcomer},
     },
     enforcer::users_edit::Credentials,
     fault,
@@ -69,16 +69,12 @@ impl Answerer {
         let policies = self.ledger.policies().await.map_err(refused)?;
         let drafts = users.iter().map(|user| self.draft(user, &policies));
         let drafts = answers.good(drafts.enumerate());
-        let newcomers: Vec<Newcomer> = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
-        let without_files =
-            self.picture().directory.has_no_file() && newcomers.iter().all(|one| one.inbounds.is_none());
-        let prepared = match without_files {
-            true => newcomers.iter().map(|_| Ok(New::default())).collect(),
-            false => self.hands.prepare(newcomers).await?,
-        };
+        let newcomers = drafts.iter().map(|(at, _)| users[*at].newcomer()).collect();
+        let prepared = self.hands.prepare(newcomers).await?;
         let whole = drafts.into_iter().zip(prepared).map(|((at, draft), prepared)| {
-            let with_entries =
-                |prepared: New| (NewRecord { entries: prepared.entries, ..draft }, prepared.credentials);
+            let with_entries = |prepared: crate::daemon::hands::New| {
+                (NewRecord { entries: prepared.entries, ..draft }, prepared.credentials)
+            };
             (at, prepared.map(with_entries))
         });
         let (places, records): (Vec<_>, Vec<_>) =
@@ -94,9 +90,7 @@ impl Answerer {
             .map(|((at, logins), record)| (at, record.map(|record| (record, logins)).map_err(refused)));
         let made = answers.good(made);
         let names: Vec<String> = made.iter().map(|(_, (record, _))| record.name.to_string()).collect();
-        let admitted =
-            if without_files { Ok(BTreeMap::new()) } else { self.hands.admit(names.clone()).await };
-        let mut failed = match admitted {
+        let mut failed = match self.hands.admit(names.clone()).await {
             Ok(failed) => failed,
             Err(error) => names.into_iter().map(|name| (name, error.clone())).collect::<BTreeMap<_, _>>(),
         };

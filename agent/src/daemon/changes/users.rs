@@ -202,9 +202,7 @@ impl Answerer {
         }
         // Deleted is deleted: an entry that cannot be taken out now is cut in the kernel, and taken out
         // as soon as it can be.
-        if !self.picture().directory.has_no_file()
-            && let Err(error) = self.hands.change(name, Want::Deleted).await
-        {
+        if let Err(error) = self.hands.change(name, Want::Deleted).await {
             tracing::warn!("taking out a deleted user: {}", error.message);
         }
         let purged = purge && self.purge_now(&envelope, name).await?;

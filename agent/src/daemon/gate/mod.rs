@@ -40,6 +40,7 @@ use crate::{
     clock,
     core::{
         account::Row,
+        attribute::ReportedBytes,
         event::{Now, PolicyId, UserId},
         notice::Notices,
         period::Due,
@@ -88,6 +89,8 @@ pub struct Gate {
     rows: Rows,
     /// Too many flows or addresses, and sharing.
     pub limits: Limits,
+    /// Of whom reported bytes are on their way to the ledger.
+    reported: BTreeSet<UserId>,
     /// When an event about a user's limit was told last.
     told: BTreeMap<(UserId, &'static str), u64>,
 }
@@ -130,6 +133,7 @@ impl Gate {
             settling: BTreeSet::new(),
             rows: Arc::default(),
             limits: Limits::new(Vec::new()),
+            reported: BTreeSet::new(),
             told: BTreeMap::new(),
         }
     }
@@ -352,9 +356,15 @@ impl Gate {
         Ok(())
     }
 
-    /// Bytes of these users that the kernel does not see are in the ledger now: they count as well.
-    pub fn reported(&mut self, users: BTreeSet<UserId>) {
-        if !users.is_empty() {
+    /// sing-box told of bytes that the kernel does not see: they count as well, once they are committed.
+    pub fn reported(&mut self, told: &[ReportedBytes]) {
+        self.reported.extend(told.iter().map(|told| told.user));
+    }
+
+    /// Everything that was read so far is in the ledger.
+    pub fn committed(&mut self) {
+        if !self.reported.is_empty() {
+            let users = std::mem::take(&mut self.reported);
             self.ask(users.into_iter().collect());
         }
     }
@@ -363,18 +373,12 @@ impl Gate {
     pub fn seen(&mut self, rows: &[Row], now: Now) {
         for user in rows.iter().filter(|row| row.counters.payload != [0, 0]).filter_map(|row| row.owner.user)
         {
-            self.first_seen(user, now);
-        }
-    }
-
-    /// The user has moved bytes, whoever counts them.
-    pub fn first_seen(&mut self, user: UserId, now: Now) {
-        if let Some(member) = self.members.get_mut(&user)
-            && member.standing.first_use_ms.is_none()
-        {
-            member.standing.first_use_ms = Some(now.wall_ms);
-            self.writes.first_uses.push((user, now.wall_ms));
-            self.dirty.insert(user);
+            let Some(member) = self.members.get_mut(&user) else { continue };
+            if member.standing.first_use_ms.is_none() {
+                member.standing.first_use_ms = Some(now.wall_ms);
+                self.writes.first_uses.push((user, now.wall_ms));
+                self.dirty.insert(user);
+            }
         }
     }
 }

@@ -57,7 +57,6 @@ enum Order {
 }
 
 /// A user to be made: what the ledger is to keep until the files have it, and the logins.
-#[derive(Default)]
 pub struct New {
     pub entries: Vec<ParkedEntry>,
     pub credentials: Vec<Credentials>,

@@ -247,7 +247,7 @@ impl<'a> Places<'a> {
                     }
                 };
                 let settings = match proxy {
-                    Kind::Singbox | Kind::Nginx => Some(node),
+                    Kind::Singbox => Some(node),
                     Kind::V2ray | Kind::Xray => node.get("settings"),
                 };
                 let method = settings.and_then(|settings| settings.get("method")).and_then(Node::str);

@@ -26,7 +26,6 @@ mod people;
 mod ranges;
 mod reported;
 mod restore;
-mod services;
 mod sharing;
 mod space;
 mod ticks;

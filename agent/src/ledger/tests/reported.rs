@@ -9,7 +9,7 @@ fn told(rig: &Rig, wall_ms: i64, reporter: [u8; 16], total: u64, connection: (&s
     let row = ReportedRow { user: user(rig, 0), inbound: rig.inbound, total: [total, 2 * total] };
     let (id, so_far, ended) = connection;
     let connection = ReportedConnection { id: Arc::from(id), total: [so_far, 2 * so_far], ended };
-    let reported = Reported { reporter, rows: vec![row], connections: vec![connection], services: vec![] };
+    let reported = Reported { reporter, rows: vec![row], connections: vec![connection] };
     Batch { reported: Some(reported), ..rig.batch(wall_ms, &[(Some(0), 5)]) }
 }
 

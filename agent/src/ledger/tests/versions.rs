@@ -7,11 +7,7 @@ use crate::{core::terms, ledger::schema};
 
 /// (dump, tick up to which it counted), one per version: user 0 had one byte per tick, user 1 two,
 /// user 2 three, and one was unattributed.
-const FROZEN: &[(&str, u64)] =
-    &[(include_str!("fixtures/v1.sql"), 45), (include_str!("fixtures/v6.sql"), 45)];
-
-/// What a proxy had told of user 0 up to the last one.
-const REPORTED: [u64; 2] = [15, 30];
+const FROZEN: &[(&str, u64)] = &[(include_str!("fixtures/v1.sql"), 45)];
 
 fn frozen(dump: &str, more: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -56,19 +52,7 @@ fn every_older_version_is_brought_up_to_date() {
         assert_eq!(added, 1000 - ticks);
         let standing = ledger.standing(users[0].id, EPOCH).wait().unwrap().unwrap();
         assert_eq!((standing.used.counted, standing.taken_over), (counters(1000), counters(1000)));
-        // No service was ever seen, and the first one that is begins with a baseline.
-        assert_eq!(ledger.service_before("web".into()).wait().unwrap(), None);
     }
-}
-
-#[test]
-fn what_was_reported_before_stays_and_is_counted_on() {
-    let (_directory, path) = frozen(FROZEN[1].0, "");
-    let ledger = Ledger::open(&path, options("Asia/Kolkata")).unwrap();
-    let user = ledger.users().wait().unwrap()[0].id;
-    let standing = ledger.standing(user, EPOCH).wait().unwrap().unwrap();
-    assert_eq!(standing.total.reported, REPORTED);
-    assert_eq!(ledger.reported_connections().wait().unwrap()["a"], REPORTED);
 }
 
 fn columns(connection: &Connection) -> Vec<String> {
