@@ -1,5 +1,6 @@
 //! Clients whose address is not one: QUIC connections that move, and connections over several paths.
 
+use crate::metered;
 use boxmeter_tests::{
     agent::Agent,
     cases::named,
@@ -15,12 +16,6 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     os::fd::{AsRawFd, FromRawFd},
 };
-
-fn metered(site: &Site) -> Agent {
-    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
-    agent.start();
-    agent
-}
 
 /// A QUIC connection lives on when its client's address changes. The first stream after that tells whose the new
 /// address is, and what has come from there before it is that user's too.

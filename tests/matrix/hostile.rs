@@ -1,6 +1,7 @@
 //! Clients that lie about who they are, and what a busy or broken machine does: nobody pays for another, no
 //! byte is lost or doubled.
 
+use crate::metered;
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::named;
 use boxmeter_tests::questions::{exact, sum};
@@ -10,12 +11,6 @@ use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-
-fn metered(site: &Site) -> Agent {
-    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
-    agent.start();
-    agent
-}
 
 /// The header changes the address that sing-box reports, not the port: the flow is found by its port.
 #[test]

@@ -11,3 +11,13 @@ mod carries;
 mod hostile;
 mod metered;
 mod restarts;
+
+use boxmeter_tests::agent::Agent;
+use boxmeter_tests::singbox::Site;
+
+/// An agent on the server's side, which runs.
+fn metered(site: &Site) -> Agent {
+    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
+    agent.start();
+    agent
+}

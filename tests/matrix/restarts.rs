@@ -1,5 +1,6 @@
 //! What outlives what: the agent, sing-box's configuration file, and what was known before either changed.
 
+use crate::metered;
 use boxmeter_tests::agent::Agent;
 use boxmeter_tests::cases::named;
 use boxmeter_tests::singbox::{Dropped, Site, VERSIONS};
@@ -10,12 +11,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
 use boxmeter_tests::questions::exact;
-
-fn metered(site: &Site) -> Agent {
-    let mut agent = Agent::new(&site.scratch, &site.config(), &site.inside);
-    agent.start();
-    agent
-}
 
 fn degraded(agent: &Agent, part: &str) -> Result<bool, String> {
     let status = agent.ask(&["status"])?;
